@@ -106,7 +106,7 @@ def test_each_form_means_one_thing(text: str, moment: Moment) -> None:
         ("-1h1h", "bad-span", "each unit once"),
         ("-999999999w", "bad-span", "hundred years"),
         ("w" + "9" * 5000, "bad-moment", "largest"),
-        ("Before", "bad-moment", "lower-case"),
+        ("Before", "bad-moment", "a-z"),
         ("../etc/passwd", "bad-moment", "snapshot"),
         ("w１２", "bad-moment", "snapshot"),
     ],
@@ -250,7 +250,7 @@ def test_no_text_does_harm(text: str) -> None:
         try:
             parse(text)
         except UsageError as refused:
-            assert refused.cause.isprintable() and "\n" not in refused.cause and len(refused.cause) < 300
+            assert refused.cause.isprintable() and "\n" not in refused.cause and len(refused.cause) < 160
 
 
 @given(snapshot_names)

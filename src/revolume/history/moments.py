@@ -335,7 +335,8 @@ def _parse_options(text: str, after: str) -> frozenset[str]:
 
 def _shown(text: str) -> str:
     """``text`` quoted for a sentence: printable, on one line, not longer than a line."""
-    return ascii(text if len(text) <= 80 else text[:77] + "...")
+    quoted = ascii(text[:80])
+    return quoted if len(quoted) <= 82 else quoted[:79] + "..."
 
 
 def _bad_moment(text: str, why: str) -> UsageError:
