@@ -1,0 +1,90 @@
+"""One volume under control: what the HTTP face and the verbs can ask of it, in plain values.
+
+A verb asks the running volume over HTTP or, when it is stopped, opens the directory and asks ``Control``
+itself; the answers are the same objects. Nothing is decided here: each method names the part of the
+volume that does the work and gives the answer its shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from revolume.api.shapes import (
+    PointShape,
+    PointsShape,
+    PointValues,
+    SnapshotShape,
+    SnapshotValues,
+    moment_shape,
+    point_shape,
+    snapshot_shape,
+)
+from revolume.history.moments import Moment, check_snapshot_name, parse_moment
+
+
+class ControlledVolume(Protocol):
+    """What control needs of a volume."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def status(self) -> Any: ...  # a dataclass of plain values
+    async def cut(self) -> PointValues: ...
+    async def snapshot(self, name: str) -> SnapshotValues: ...
+    async def drop_snapshot(self, name: str) -> None: ...
+    async def grow(self, size: int) -> None: ...
+    def points(self) -> Sequence[PointValues]: ...
+    def snapshots(self) -> Sequence[SnapshotValues]: ...
+
+
+# The write that a moment means in this volume now, and its time. Raises NotFound naming the nearest moments.
+Resolve = Callable[[Moment], tuple[int, int]]
+
+
+class Control:
+    """The volume's face towards its operator."""
+
+    def __init__(
+        self,
+        volume: ControlledVolume,
+        resolve: Resolve,
+        serving: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._volume = volume
+        self._resolve = resolve
+        self._serving = serving
+
+    def status(self) -> dict[str, Any]:
+        """The volume's status and, where it is being served, addresses and connections."""
+        return {**dataclasses.asdict(self._volume.status()), **self._serving()}
+
+    def points(self, at: str | None = None) -> PointsShape:
+        """The retained points; with ``at``, also what that moment is. Raises UsageError, NotFound."""
+        points = [point_shape(self._volume.name, point) for point in self._volume.points()]
+        if at is None:
+            return PointsShape(points)
+        write, time_ns = self._resolve(parse_moment(at))
+        return PointsShape(points, moment_shape(self._volume.name, at, write, time_ns, points))
+
+    async def cut(self) -> PointShape:
+        """A consistency point now. Idempotent while nothing changes."""
+        return point_shape(self._volume.name, await self._volume.cut())
+
+    def snapshots(self) -> list[SnapshotShape]:
+        return [snapshot_shape(self._volume.name, snapshot) for snapshot in self._volume.snapshots()]
+
+    async def snapshot(self, name: str) -> SnapshotShape:
+        """Name the present. Refused if the name is taken."""
+        return snapshot_shape(self._volume.name, await self._volume.snapshot(check_snapshot_name(name)))
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Forget a name. NotFound if there is none."""
+        await self._volume.drop_snapshot(check_snapshot_name(name))
+
+    async def grow(self, size: int) -> int:
+        """The new size in bytes. Refused if it would shrink."""
+        await self._volume.grow(size)
+        return self._volume.size

@@ -1,0 +1,80 @@
+"""The control socket: the HTTP face on ``DIR/control.sock``, served by uvicorn inside the volume's own loop.
+
+The socket is bound and reached through a descriptor of the directory (``/proc/self/fd/N/control.sock``),
+because a socket's path holds 107 bytes at most and a volume's directory may lie deeper. It belongs to its
+user alone (mode 0600, set before anything can connect). Whoever starts a server holds the volume's lock,
+so a socket file that is there already was left behind and is replaced.
+
+Uvicorn must leave the process alone: it takes no signals and configures no logging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+SOCKET_NAME: Final = "control.sock"
+
+
+class _Quiet(uvicorn.Server):
+    """Uvicorn without its hands on the process's signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class ControlServer:
+    """An application being served on a directory's control socket."""
+
+    def __init__(self, directory: str, app: FastAPI) -> None:
+        self._directory = directory
+        self._server = _Quiet(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve. Raises OSError if the socket cannot be made."""
+        listener = _listener(self._directory)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="control")
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        """Answer what is being asked, then remove the socket. Idempotent."""
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._task = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._directory, SOCKET_NAME))
+
+
+def _listener(directory: str) -> socket.socket:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(16)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return listener

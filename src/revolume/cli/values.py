@@ -1,0 +1,170 @@
+"""Values on the command line: sizes, spans of time, addresses; read from text and shown as text.
+
+Sizes are binary, as qemu's are: ``10G`` is ten times 2**30 bytes, and so is ``10GiB``. ``10GB`` is refused:
+half the world reads it as decimal, and a volume's size is not a thing to guess. Sizes are counted with
+exact fractions (``1.5G`` is whole bytes, ``0.3K`` is not), and bounded before they are converted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from revolume.errors import UsageError
+from revolume.history.moments import format_span, parse_span
+
+SIZE_MAX: Final = 2**60
+_SIZE = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,12})?)(?:([KMGTP])(iB)?|B)?", re.IGNORECASE)
+_DECIMAL = re.compile(r"[0-9.]+[KMGTP]B", re.IGNORECASE)
+_POWER: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_UNIX_PATH_BYTES_MAX: Final = 4095
+
+
+# --- sizes ---------------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``4096``, ``10G``, ``512MiB``, ``1.5T``. Raises UsageError."""
+    if _DECIMAL.fullmatch(text):
+        hint = f"Write {text[:-1]} or {text[:-1]}iB: units are powers of 1024."
+        raise UsageError("bad-size", f"The size {text!a} could be decimal.", hint)
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise _bad_size(text, "Write it as 10G, 512MiB or a number of bytes.")
+    size = Fraction(found[1]) * 1024 ** _POWER[(found[2] or "").upper()]
+    if size > SIZE_MAX:
+        raise _bad_size(text, f"The largest is {show_size(SIZE_MAX)}.")
+    if size.denominator != 1:
+        raise _bad_size(text, "It is not a whole number of bytes.")
+    return int(size)
+
+
+def format_size(size: int) -> str:
+    """The shortest text that ``parse_size`` reads as exactly ``size``."""
+    power = 0
+    while size and size % 1024 == 0 and power < 5:
+        size, power = size // 1024, power + 1
+    return f"{size}{' KMGTP'[power].strip()}"
+
+
+def show_size(size: int) -> str:
+    """``size`` for a person: three digits and a unit."""
+    value, power = float(size), 0
+    while value >= 1000 and power < 5:
+        value, power = value / 1024, power + 1
+    if power == 0:
+        return f"{size} B"
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {' KMGTP'[power]}iB"
+
+
+def _bad_size(text: str, why: str) -> UsageError:
+    return UsageError("bad-size", f"{text[:80]!a} is no size.", why)
+
+
+# --- spans ---------------------------------------------------------------------------------------------
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``500ms``, ``5s``, ``24h``, ``1h30m``; a plain ``0`` needs no unit. Raises UsageError."""
+    if text == "0":
+        return 0.0
+    if milliseconds := re.fullmatch(r"([0-9]{1,9})ms", text):
+        return int(milliseconds[1]) / 1000
+    return float(parse_span(text))
+
+
+def show_seconds(seconds: float) -> str:
+    """A span for a person: its two largest units."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, coarse in ((604800, 86400), (86400, 3600), (3600, 60)):
+        if whole >= unit:
+            return format_span(whole - whole % coarse)
+    return format_span(whole)
+
+
+# --- addresses -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host and a port; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        """Could somebody on another machine speak to it? A name other than localhost could mean anything."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+
+Address = UnixAddress | TcpAddress
+
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def parse_address(text: str) -> Address:
+    """``unix:PATH``, ``HOST:PORT`` or ``[::1]:10809``. Raises UsageError."""
+    if text.startswith("unix:"):
+        return _unix_address(text)
+    host, _, port = text.rpartition(":")
+    if not host or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise _bad_address(text, "Write unix:PATH, HOST:PORT or [::1]:PORT.")
+    return TcpAddress(_host(text, host), int(port))
+
+
+def _unix_address(text: str) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path or len(path.encode(errors="surrogateescape")) > _UNIX_PATH_BYTES_MAX:
+        raise _bad_address(text, "Write unix: and the path of the socket.")
+    return UnixAddress(path)
+
+
+def _host(text: str, host: str) -> str:
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    if bracketed or ":" in host:
+        try:
+            address = str(ipaddress.IPv6Address(inner))
+        except ValueError:
+            raise _bad_address(text, "What is in brackets must be an IPv6 address.") from None
+        if not bracketed:
+            raise _bad_address(text, f"Put the IPv6 address in brackets: [{address}]:PORT.")
+        return address
+    if not _HOST.fullmatch(inner):
+        raise _bad_address(text, "The host is a name or an address.")
+    return inner
+
+
+def _bad_address(text: str, why: str) -> UsageError:
+    return UsageError("bad-address", f"{text[:80]!a} is no address.", why)

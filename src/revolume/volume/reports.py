@@ -1,0 +1,51 @@
+"""What the offline tools of a volume answer: plain values, made once, printed by any face.
+
+``check`` and ``salvage`` read a stopped volume's directory and say what they found. A problem names a
+place a person can look at (file and offset, block, point) and what is wrong there, in one sentence; a
+report is good only if ``problems`` is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# progress(stage, done, total): what is being done now, and how far, in bytes. Called from any thread.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not hold."""
+
+    where: str  # "log/0000000012.seg at 1310720", "image block 77", "cp42"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was verified, and what does not hold."""
+
+    problems: tuple[Problem, ...]
+    segments: int  # log segments read
+    transfers: int  # transfers whose chain, header and payload digests were verified
+    blocks: int  # blocks whose content was compared with its digest, in log and image
+    points: int  # consistency points whose interval digest and volume root were verified
+    moments: int  # snapshots and other named moments that resolve
+    bytes_read: int
+
+    @property
+    def good(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class SalvageReport:
+    """What was brought back from the self-describing records."""
+
+    problems: tuple[Problem, ...]  # what could not be, or is doubtful
+    size: int  # bytes of the volume, as far as the records tell
+    write: int  # the last write that is in the result
+    transfers: int
+    blocks: int  # blocks written to the result
+    blocks_lost: int  # blocks known to have held data that no record with a right digest holds any more

@@ -1,0 +1,93 @@
+"""A volume that keeps points and names in memory: the plainest thing that control can be shown on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from revolume.errors import NotFound, Refused
+from revolume.history.moments import AtPoint, AtSnapshot, AtTime, AtWrite, Moment
+
+START_NS = 1_800_000_000 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    number: int
+    write: int
+    time_ns: int
+    epoch: int
+    digest: int
+    root: tuple[int, int]
+    changed_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    name: str
+    write: int
+    point: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    name: str
+    size: int
+    writes: int
+
+
+@dataclass
+class MemoryVolume:
+    name: str = "vm1"
+    size: int = 1 << 20
+    writes: int = 0
+    kept: list[Point] = field(default_factory=list)
+    named: dict[str, Snapshot] = field(default_factory=dict)
+
+    def write(self, count: int = 1) -> None:
+        self.writes += count
+
+    def status(self) -> Status:
+        return Status(self.name, self.size, self.writes)
+
+    async def cut(self) -> Point:
+        if not self.kept or self.kept[-1].write != self.writes:
+            number = len(self.kept) + 1
+            time_ns = START_NS + self.writes * 10**9
+            self.kept.append(Point(number, self.writes, time_ns, 1, number, (number, 2**64 - 1), 1))
+        return self.kept[-1]
+
+    async def snapshot(self, name: str) -> Snapshot:
+        if name in self.named:
+            raise Refused("name-taken", f"There is a snapshot {name} already.", "Choose another name.")
+        point = await self.cut()
+        self.named[name] = Snapshot(name, point.write, point.number, point.time_ns)
+        return self.named[name]
+
+    async def drop_snapshot(self, name: str) -> None:
+        if self.named.pop(name, None) is None:
+            raise NotFound("no-such-snapshot", f"There is no snapshot {name}.")
+
+    async def grow(self, size: int) -> None:
+        if size < self.size:
+            raise Refused("would-shrink", "A volume only grows.")
+        self.size = size
+
+    def points(self) -> list[Point]:
+        return list(self.kept)
+
+    def snapshots(self) -> list[Snapshot]:
+        return list(self.named.values())
+
+    def resolve(self, moment: Moment) -> tuple[int, int]:
+        match moment:
+            case AtWrite(number) if number <= self.writes:
+                return number, START_NS + number * 10**9
+            case AtTime(time_ns) if time_ns >= START_NS:
+                write = min((time_ns - START_NS) // 10**9, self.writes)
+                return write, START_NS + write * 10**9
+            case AtPoint(number) if 0 < number <= len(self.kept):
+                return self.kept[number - 1].write, self.kept[number - 1].time_ns
+            case AtSnapshot(name) if name in self.named:
+                return self.named[name].write, self.named[name].time_ns
+        raise NotFound("not-retained", f"{moment} is not retained.", "The oldest retained moment is w0.")
