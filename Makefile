@@ -1,0 +1,71 @@
+# The project's few commands. `make` alone lists them.
+#
+# Python 3.11 or newer is found as `python3`; name another with PYTHON=/path/to/python. Everything goes into
+# .venv; two stamp files there say what has been installed, so that calling again costs nothing.
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+TESTS  := $(VENV)/.installed-tests
+
+# How the tests are spread over the cores; `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
+JOBS ?= auto
+ARGS ?=
+# `make bench QUICK=1` takes two minutes instead of an hour.
+QUICK ?=
+
+.PHONY: help setup setup-tests demo test soak bench lint format foreign clean
+
+help:
+	@echo "make setup     .venv with revolume in it"
+	@echo "make demo      what it does, shown on a real file system in under a minute"
+	@echo "make test      every test (installs foreign NBD clients through apt where it may)"
+	@echo "make soak      the long ones: kill -9 in fifty rounds"
+	@echo "make bench     the table beside qemu-nbd and nbdkit (QUICK=1 for a short one)"
+	@echo "make lint      ruff and mypy (make format repairs what can be repaired)"
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "revolume needs Python 3.11 or newer; '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "This Python cannot make virtual environments: install the package python3-venv, or name another Python with PYTHON=." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(RUN)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(TESTS): pyproject.toml | $(RUN)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $(STAMP) $@
+
+setup: $(STAMP)
+
+setup-tests: $(TESTS)
+
+demo: $(STAMP)
+	$(RUN) -m demo
+
+test: $(TESTS) foreign
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+soak: $(TESTS) foreign
+	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS)
+
+bench: $(TESTS) foreign
+	$(RUN) -m bench $(if $(QUICK),--quick) $(ARGS)
+
+lint: $(TESTS)
+	$(RUN) -m ruff check src tests bench
+	$(RUN) -m mypy
+
+format: $(TESTS)
+	$(RUN) -m ruff check --fix src tests bench
+	$(RUN) -m ruff format src tests bench
+
+foreign:
+	@tools/foreign.sh
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench .demo
