@@ -1,0 +1,63 @@
+"""Fixtures for every test: certificates, short folders, servers as real processes on every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.pki import make_pki
+from tests.support.servers import TRANSPORTS, Server, short_folder
+
+MiB = 1 << 20
+Serve = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def pki() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield make_pki(folder / "pki")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as made:
+        yield made
+
+
+@pytest.fixture
+def serve(folder: Path, pki: Path) -> Iterator[Serve]:
+    """`serve(transport=…, size=…)` starts a server; at the end each is stopped and must exit with 0."""
+    started: list[Server] = []
+
+    def start(
+        transport: str = "unix", size: int = 64 * MiB, options: tuple[str, ...] = (), **more: object
+    ) -> Server:
+        place = folder / f"s{len(started)}"
+        place.mkdir(mode=0o755)
+        server = Server(folder=place, size=size, transport=transport, pki=pki, options=options, **more)  # type: ignore[arg-type]
+        started.append(server)
+        return server.start()
+
+    yield start
+    failures = []
+    for server in started:
+        if server.process is not None:
+            gone = server.process.poll()
+            status = server.stop() if gone is None else gone
+            if status != 0:
+                failures.append(f"{server.kind} exited with {status}\n{server.said()}")
+        print(server.said())  # shown with a failing test
+    assert not failures, "\n".join(failures)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def server(serve: Serve, transport: str) -> Server:
+    """A fresh, empty 64 MiB export, on every transport in turn."""
+    return serve(transport)
