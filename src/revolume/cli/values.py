@@ -8,6 +8,7 @@ exact fractions (``1.5G`` is whole bytes, ``0.3K`` is not), and bounded before t
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -128,6 +129,12 @@ class TcpAddress:
 
 
 Address = UnixAddress | TcpAddress
+
+
+def own_address(directory: str) -> UnixAddress:
+    """The socket in a volume's own directory."""
+    return UnixAddress(os.path.join(os.path.abspath(directory), "nbd.sock"))
+
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _PORT = re.compile(r"[0-9]{1,5}")

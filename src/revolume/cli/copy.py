@@ -1,0 +1,119 @@
+"""``revolume copy``: a volume or a moment of it into a file, or a file into a volume.
+
+Which of the two is the volume is seen from what is there: the volume is a directory, the file is not.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from revolume.cli.options import ForceOption, JsonOption
+from revolume.cli.output import print_json, print_line
+from revolume.cli.target import Target, parse_target
+from revolume.cli.values import show_size
+from revolume.errors import NotFound, Refused, UsageError
+from revolume.history.moments import ExportName, format_export
+
+if TYPE_CHECKING:
+    from revolume.cli.progress import Report
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="FROM", help="DIR, DIR@MOMENT, or a file.", show_default=False)
+]
+TargetArgument = Annotated[str, typer.Argument(metavar="TO", help="A file, or DIR.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(copy)
+
+
+def copy(
+    source: SourceArgument, target: TargetArgument, force: ForceOption = False, json: JsonOption = False
+) -> None:
+    """Copy a volume into a file, or a file into a volume.
+
+    Sparse both ways. DIR@MOMENT copies the volume as it was at that moment.
+    """
+    import asyncio
+
+    from revolume.cli.progress import progress
+
+    if os.path.isfile(source) or _is_device(source):
+        _volume_target(source, target)
+        with progress(as_json=json) as report:
+            answer = asyncio.run(_push(source, target, report, force=force))
+    else:
+        wanted = _volume_source(source, target)
+        with progress(as_json=json) as report:
+            answer = asyncio.run(_pull(wanted, target, report, force=force))
+    if json:
+        print_json(answer)
+    else:
+        data, size = show_size(answer["data_bytes"]), show_size(answer["size"])
+        print_line(f"{answer['from']} -> {answer['to']}: {size}, of which {data} not zero")
+
+
+def _is_device(path: str) -> bool:
+    import stat
+
+    return os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
+
+
+def _volume_source(source: str, target: str) -> Target:
+    wanted = parse_target(source)
+    if not os.path.isdir(wanted.directory):
+        cause = f"There is neither a volume nor a file {wanted.directory}."
+        raise NotFound("no-such-source", cause, "FROM is DIR, DIR@MOMENT or a file.")
+    if os.path.isdir(target):
+        raise UsageError(
+            "two-volumes", f"{target} is a directory, and so is the source.", "One of the two is a file."
+        )
+    return wanted
+
+
+def _volume_target(source: str, target: str) -> None:
+    wanted = parse_target(target)
+    if wanted.moment is not None:
+        raise UsageError("past-is-fixed", "A moment cannot be written to.", f"Copy into {wanted.directory}.")
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise UsageError(
+            "two-files", f"{source} and {target} are both files.", "One of the two is a volume's directory."
+        )
+
+
+async def _pull(wanted: Target, file: str, report: Report, *, force: bool) -> dict[str, Any]:
+    from revolume.cli.files import refuse_overwriting, target_file
+
+    refuse_overwriting(file, force=force)
+    from revolume.cli.door import open_door
+    from revolume.cli.transfer import pull
+
+    export = format_export(ExportName("", wanted.moment))
+    async with open_door(wanted.directory) as door, door.remote(export) as remote:
+        with target_file(file, remote.size) as opened:
+            copied = await pull(remote, opened.descriptor, report, sparse=opened.sparse)
+        return _answer(remote.name, file, copied.size, copied.data)
+
+
+async def _push(file: str, directory: str, report: Report, *, force: bool) -> dict[str, Any]:
+    from revolume.cli.door import open_door
+    from revolume.cli.files import source_file
+    from revolume.cli.transfer import holds_data, push
+
+    with source_file(file) as (descriptor, size):
+        async with open_door(directory, create_size=size) as door, door.remote("") as remote:
+            if remote.size < size:
+                cause = f"{file} has {size} bytes, the volume {remote.size}."
+                raise Refused("volume-too-small", cause, f"revolume grow {directory} {size}.")
+            if not force and await holds_data(remote):
+                hint = "--force overwrites it; what it held stays in its history."
+                raise Refused("volume-not-empty", f"The volume {directory} holds data.", hint)
+            copied = await push(descriptor, size, remote, report, overwrite=force)
+            return _answer(file, remote.name, copied.size, copied.data)
+
+
+def _answer(source: str, target: str, size: int, data: int) -> dict[str, Any]:
+    return {"from": source, "to": target, "size": size, "data_bytes": data}

@@ -1,0 +1,108 @@
+"""The command ``revolume``: finds the verb, runs it, and turns how it ended into words and a status.
+
+Every verb is a function in a file of its name. It prints its result and returns an exit status (None is
+0), or raises a RevolumeError, which carries its own status. Statuses: 0 done; 1 failed; 2 usage; 3 not
+found; 4 refused for safety; 5 done, with a finding; 6 timed out; 130 interrupted.
+
+This file and the verbs' top levels import only what parsing needs: ``revolume --help`` must not wait for
+numpy or an HTTP framework. A verb imports what it works with when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+from revolume.cli import (
+    bisect,
+    check,
+    copy,
+    grow,
+    points,
+    salvage,
+    serve,
+    snapshot,
+    status,
+    version,
+)
+from revolume.cli.output import print_error
+from revolume.errors import RevolumeError, UsageError
+
+INTERRUPTED: Final = 130
+_VERBS: Final = (serve, status, points, snapshot, grow, check, copy, salvage, bisect, version)
+
+
+def _application() -> typer.Typer:
+    app = typer.Typer(
+        name="revolume",
+        help="Block volumes over NBD that remember every write.",
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for verb in _VERBS:
+        verb.register(app)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = words or ["--help"]
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    try:
+        return int(_application()(args=words, prog_name="revolume", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_left()
+    except Exception as error:
+        told = _told(error)
+        print_error(told, as_json=as_json)
+        return told.exit_status
+
+
+def _told(error: Exception) -> RevolumeError:
+    """``error`` in the shape that is printed: what went wrong, and what to do."""
+    if isinstance(error, RevolumeError):
+        return error
+    if isinstance(error, _PARSE_ERRORS):
+        return UsageError(
+            "usage", _sentence(error.format_message()), "revolume --help, or revolume VERB --help."
+        )
+    if isinstance(error, OSError):
+        return RevolumeError("system", _sentence(_system_words(error)), "")
+    if os.environ.get("REVOLUME_TRACEBACK"):
+        raise error
+    cause = f"{type(error).__name__}: {error}"
+    return RevolumeError(
+        "internal", _sentence(cause), "This is a fault of revolume's; REVOLUME_TRACEBACK=1 shows where."
+    )
+
+
+# What the parser raises for a wrong command line; the name of its module is not part of typer's interface.
+_PARSE_ERRORS: Final = typer.BadParameter.__bases__
+
+
+def _system_words(error: OSError) -> str:
+    words = error.strerror or str(error)
+    return f"{error.filename}: {words}" if error.filename is not None else words
+
+
+def _sentence(text: str) -> str:
+    line = " ".join(text.split())
+    return line if line.endswith((".", "?", "!")) else line + "."
+
+
+def _reader_left() -> int:
+    """Whoever read our output has gone; nothing more can be said, and Python must not try at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

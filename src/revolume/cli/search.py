@@ -1,0 +1,67 @@
+"""Searching a history for the last good moment: pure order of probing, the probe is given.
+
+A history is not sorted into good and then bad: before a file system was made on it, a volume is bad too.
+So the search comes from the end. It gallops back (1, 2, 4, … candidates) until something is good, and if
+nothing is, it looks in the middle of the largest stretches not looked at yet, until it has seen all or
+used its tries. Between a good candidate and the nearest bad one after it, halving finds two neighbours,
+the first good and the second bad. That is a certain statement about these two; that nothing later is good
+again holds as far as the search has looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
+
+Probe = Callable[[int], Awaitable[bool]]
+
+
+async def bracket(count: int, tries_max: int, probe: Probe) -> tuple[int | None, int | None]:
+    """Indexes (good, bad) with good < bad, of ``count`` candidates, oldest first.
+
+    (last, None): even the last is good. (None, _): nothing good was found.
+    """
+    bad: list[int] = []
+    for tries, index in enumerate(_order(count)):
+        if tries == tries_max:
+            break
+        if await probe(index):
+            after = [other for other in bad if other > index]
+            return index, min(after, default=None)
+        bad.append(index)
+    return None, min(bad, default=None)
+
+
+async def narrow(good: int, bad: int, probe: Probe) -> tuple[int, int]:
+    """Neighbours (good, bad) between a good and a bad number."""
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if await probe(middle):
+            good = middle
+        else:
+            bad = middle
+    return good, bad
+
+
+def _order(count: int) -> Iterator[int]:
+    """Every index below ``count`` once: galloping from the end, then halving what is between."""
+    gallop = list(_gallop(count))
+    yield from gallop
+    stretches = [(low, high) for high, low in pairwise(gallop)]
+    while stretches:
+        narrower = []
+        for low, high in stretches:
+            if high - low > 1:
+                middle = (low + high) // 2
+                yield middle
+                narrower += [(middle, high), (low, middle)]
+        stretches = narrower
+
+
+def _gallop(count: int) -> Iterator[int]:
+    step, index = 1, count - 1
+    while index > 0:
+        yield index
+        index, step = index - step, step * 2
+    if count:
+        yield 0

@@ -1,0 +1,129 @@
+"""``revolume serve DIR``: one volume in the foreground, as qemu-nbd and nbdkit do it.
+
+Reads the command line into one ``Serving`` value, refuses what would be unsafe before anything is touched,
+and runs the service until a signal: SIGTERM and SIGINT are a clean stop and exit 0. Stdout has one ready
+line for each address, flushed, and nothing else; the log goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revolume.cli.options import VolumeArgument
+from revolume.cli.output import print_json, print_line
+from revolume.cli.serving import Serving
+from revolume.cli.values import Address, own_address, parse_address, parse_seconds, parse_size
+from revolume.errors import Refused, UsageError
+from revolume.history.moments import check_volume_name
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="The volume's name.  [default: DIR's base name]")
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="Make the volume, with this size, if DIR has none.")
+]
+NbdOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--nbd", metavar="ADDR", help="unix:PATH or HOST:PORT; repeatable.  [default: unix:DIR/nbd.sock]"
+    ),
+]
+IntervalOption = Annotated[str, typer.Option("--cp-interval", help="Time between consistency points.")]
+KeepOption = Annotated[str, typer.Option("--keep", help="How long every write is remembered.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", help="Room for history.  [default: half of what is free at creation]"),
+]
+MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
+SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a log file.")]
+TlsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-dir",
+        help="ca-cert.pem, server-cert.pem, server-key.pem: TLS, required on TCP, offered on unix.",
+    ),
+]
+PlainOption = Annotated[bool, typer.Option("--allow-plaintext", help="Serve other machines without TLS.")]
+ConnectionsOption = Annotated[
+    int, typer.Option("--max-connections", min=1, max=10000, help="Clients at once.")
+]
+JsonReady = Annotated[bool, typer.Option("--json", help="Ready lines and errors in JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(serve)
+
+
+def serve(
+    volume: VolumeArgument,
+    name: NameOption = None,
+    size: SizeOption = None,
+    nbd: NbdOption = None,
+    cp_interval: IntervalOption = "5s",
+    keep: KeepOption = "24h",
+    budget: BudgetOption = None,
+    map_memory: MapMemoryOption = "256MiB",
+    segment_size: SegmentOption = "64MiB",
+    tls_dir: TlsOption = None,
+    allow_plaintext: PlainOption = False,
+    max_connections: ConnectionsOption = 100,
+    json: JsonReady = False,
+) -> None:
+    """Serve a volume over NBD until stopped."""
+    asked = Serving(
+        directory=volume,
+        name=_name(volume, name),
+        size=None if size is None else parse_size(size),
+        addresses=_addresses(volume, nbd or []),
+        cp_interval_s=parse_seconds(cp_interval),
+        keep_s=parse_seconds(keep),
+        budget_bytes=None if budget is None else parse_size(budget),
+        map_memory_bytes=parse_size(map_memory),
+        segment_bytes=parse_size(segment_size),
+        tls_dir=tls_dir,
+        connections_max=max_connections,
+    )
+    _refuse_plaintext(asked, allowed=allow_plaintext)
+    from revolume.cli.service import run
+
+    run(asked, lambda uri: _ready(uri, json=json))
+
+
+def _ready(uri: str, *, json: bool) -> None:
+    if json:
+        print_json({"ready": uri})
+    else:
+        print_line(f"ready {uri}")
+
+
+def _name(directory: str, name: str | None) -> str:
+    if name is not None:
+        return check_volume_name(name)
+    try:
+        return check_volume_name(Path(os.path.abspath(directory)).name)
+    except UsageError as error:
+        error.hint = "Give the volume a name with --name."
+        raise
+
+
+def _addresses(directory: str, given: list[str]) -> tuple[Address, ...]:
+    """What to announce: what was asked for, else the socket in DIR (which is always there for the verbs)."""
+    asked = [parse_address(text) for text in given]
+    if len(set(asked)) < len(asked):
+        raise UsageError("address-twice", "An --nbd address is given twice.", "Leave one out.")
+    return tuple(asked) or (own_address(directory),)
+
+
+def _refuse_plaintext(asked: Serving, *, allowed: bool) -> None:
+    if asked.tls_dir is not None or allowed:
+        return
+    for address in asked.addresses:
+        if address.leaves_the_machine:
+            cause = f"{address} can be reached from other machines, and there is no TLS."
+            raise Refused(
+                "plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted."
+            )

@@ -1,0 +1,25 @@
+"""What a service is asked to be: the command line of ``serve`` as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from revolume.cli.values import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A volume to serve, and how. ``None`` leaves it to what the volume already has, or to the default."""
+
+    directory: str
+    addresses: tuple[Address, ...]  # announced; the directory's own socket is served in any case
+    name: str | None = None
+    size: int | None = None
+    cp_interval_s: float | None = None
+    keep_s: float | None = None
+    budget_bytes: int | None = None
+    map_memory_bytes: int | None = None
+    segment_bytes: int | None = None
+    tls_dir: str | None = None
+    connections_max: int = 100
+    control: bool = True  # whether the control socket is served

@@ -1,0 +1,44 @@
+"""``DIR@MOMENT``: which volume, and when.
+
+A moment holds neither '@' nor '/', so the last '@' of the last part of the path begins it; a directory
+whose own name has an '@' is taken as it stands if it exists.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from revolume.errors import NotFound, UsageError
+from revolume.history.moments import Moment, parse_moment
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A volume's directory and, where one was given, a moment of it."""
+
+    directory: str
+    moment: Moment | None = None
+
+
+def parse_target(text: str) -> Target:
+    """What ``text`` names. Raises UsageError for a moment that makes no sense."""
+    head, name = os.path.split(text)
+    before, at, moment = name.rpartition("@")
+    if not at or os.path.isdir(text):
+        return Target(text)
+    if not before and not head:
+        raise UsageError(
+            "no-directory", f"{text!a} names no directory.", "Write DIR@MOMENT, as in ./vm1@-10m."
+        )
+    return Target(os.path.join(head, before), parse_moment(moment))
+
+
+def existing(directory: str) -> str:
+    """``directory`` if there is one. Raises NotFound, UsageError."""
+    if os.path.isdir(directory):
+        return directory
+    if os.path.lexists(directory):
+        raise UsageError("not-a-volume", f"{directory} is no directory, so it is no volume.")
+    hint = f"revolume serve {directory} --size SIZE makes one."
+    raise NotFound("no-such-volume", f"There is no volume {directory}.", hint)
