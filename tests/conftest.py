@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.pki import make_pki
-from tests.support.servers import TRANSPORTS, Server, short_folder
+from tests.support.servers import TRANSPORTS, Serve, Server, short_folder
 
 MiB = 1 << 20
-Serve = Callable[..., Server]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Run by an interpreter that has libnbd's bindings: does what its one argument names, prints a JSON object.
 
-Not a test module: `test_negative.py` starts it. libnbd's strict mode is switched off, so that requests leave the
-client that it would normally refuse to send.
+Not a test module: `test_negative.py` starts it. libnbd's strict mode is switched off, so that requests
+leave the client that it would normally refuse to send.
 """
 
 import json

@@ -1,7 +1,7 @@
 """fio's nbd engine, which verifies what it wrote: random, unaligned, several connections, with flushes.
 
-fio's engine takes a URI but not a directory of certificates, so over TLS it runs as another user whose home has
-libnbd's default one (libnbd ignores that for root).
+fio's engine takes a URI but not a directory of certificates, so over TLS it runs as another user whose
+home has libnbd's default one (libnbd ignores that for root).
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def test_unaligned_sectors_verify(server: Server) -> None:
 
 def test_unaligned_ranges_verify(server: Server) -> None:
     """Sizes from 512 bytes to 64 KiB at any sector: the fringes of blocks and the blocks between them."""
-    fio(server, "--rw=randwrite", "--bsrange=512-64k", "--blocksize_unaligned=1", "--norandommap=1", "--iodepth=8",
-        "--size=16m", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32",
+    fio(server, "--rw=randwrite", "--bsrange=512-64k", "--blocksize_unaligned=1", "--norandommap=1",
+        "--iodepth=8", "--size=16m", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32",
         "--serialize_overlap=1")  # fmt: skip
 
 
 def test_four_connections_verify(server: Server) -> None:
     """Four jobs are four connections; each flush covers them all."""
-    fio(server, "--rw=randwrite", "--bs=4k", "--iodepth=8", "--numjobs=4", "--size=8m", "--offset_increment=8m",
-        "--fsync=32", *VERIFY)  # fmt: skip
+    fio(server, "--rw=randwrite", "--bs=4k", "--iodepth=8", "--numjobs=4", "--size=8m",
+        "--offset_increment=8m", "--fsync=32", *VERIFY)  # fmt: skip
 
 
 def test_mixed_with_trims(server: Server) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import find, need, run
-from tests.support.servers import KIND, Server, revolume, revolume_only
+from tests.support.servers import KIND, Serve, Server, revolume, revolume_only
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.foreign
@@ -114,7 +114,7 @@ def test_map_totals(server: Server) -> None:
 
 
 @revolume_only
-def test_map_of_changes_since_a_moment(serve, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_map_of_changes_since_a_moment(serve: Serve, folder: Path) -> None:
     """Changed blocks since a snapshot, as stock tools read them: a dirty bitmap."""
     need("nbdinfo", "qemu-img")
     server = serve("unix")
@@ -135,7 +135,7 @@ def test_map_of_changes_since_a_moment(serve, folder: Path) -> None:  # type: ig
     assert changed == dirty, "qemu shows dirty extents as data: false"
 
 
-def test_plain_clients_are_refused_where_tls_is_required(serve) -> None:  # type: ignore[no-untyped-def]
+def test_plain_clients_are_refused_where_tls_is_required(serve: Serve) -> None:
     need("nbdinfo")
     server = serve("tls-tcp")
     said = run("nbdinfo", f"nbd://{server.address}/vol", check=False)
@@ -143,7 +143,7 @@ def test_plain_clients_are_refused_where_tls_is_required(serve) -> None:  # type
     assert "not supported" in said.stderr, "ERR_TLS_REQD is what libnbd tells as ENOTSUP"
 
 
-def test_nbd_client_lists(serve, transport: str) -> None:  # type: ignore[no-untyped-def]
+def test_nbd_client_lists(serve: Serve, transport: str) -> None:
     """nbd-client is of use without a kernel module in one thing: listing."""
     if KIND == "nbdkit":
         pytest.skip("nbdkit lists one export without a name")

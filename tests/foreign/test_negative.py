@@ -1,4 +1,4 @@
-"""Requests that libnbd would normally refuse to send, and the exact error that each gets; the handshake driven."""
+"""Requests that libnbd would refuse to send, and the exact error that each gets; the handshake driven."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.programs import libnbd_python, run
-from tests.support.servers import KIND, Server, revolume, revolume_only
+from tests.support.servers import KIND, Serve, Server, revolume, revolume_only
 
 pytestmark = pytest.mark.foreign
 MiB, GiB = 1 << 20, 1 << 30
@@ -65,7 +65,7 @@ def test_payload_of_64_mib(server: Server) -> None:
     assert drive("payload", server.uri()) == {"write 64 MiB": "ok", "read 64 MiB": True}
 
 
-def test_zero_and_trim_of_4_gib(serve) -> None:  # type: ignore[no-untyped-def]
+def test_zero_and_trim_of_4_gib(serve: Serve) -> None:
     told = drive("huge", serve("unix", size=8 * GiB).uri())
     assert told.pop("fast zero") in ("ok", "ENOTSUP"), "a fast zero is done at once or refused at once"
     assert told == {
@@ -79,7 +79,7 @@ def test_zero_and_trim_of_4_gib(serve) -> None:  # type: ignore[no-untyped-def]
 
 
 @revolume_only
-def test_a_moment_cannot_be_changed(serve, transport: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_moment_cannot_be_changed(serve: Serve, transport: str) -> None:
     server = serve(transport)
     revolume("snapshot", server.directory, "still")
     assert drive("readonly", server.uri("vol@still")) == {

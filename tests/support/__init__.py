@@ -1,1 +1,1 @@
-"""What several test folders share: servers as processes, foreign programs, certificates, a small NBD client."""
+"""What test folders share: servers as processes, foreign programs, certificates, a small NBD client."""

@@ -8,7 +8,7 @@ import trustme
 
 
 def make_pki(folder: Path) -> Path:
-    """A private CA, a server certificate for localhost, a client certificate; world-readable: they guard nothing."""
+    """A CA, a server certificate for localhost, a client's; world-readable: they guard nothing."""
     folder.mkdir(parents=True)
     authority = trustme.CA()
     server = authority.issue_cert("localhost", "127.0.0.1", "::1")

@@ -1,8 +1,8 @@
 """Programs that are not ours: found, required by name, run with a deadline.
 
-A test that needs a program says so with `need(...)`. Where it is missing the test is skipped with the package's
-name; with CI=true that is a failure, because a suite that quietly skips its judges proves nothing. What the
-*kernel* lacks (`need_kernel`) is skipped everywhere: no package could bring it.
+A test that needs a program says so with `need(...)`. Where it is missing the test is skipped with the
+package's name; with CI=true that is a failure, because a suite that quietly skips its judges proves
+nothing. What the *kernel* lacks (`need_kernel`) is skipped everywhere: no package could bring it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -38,7 +38,7 @@ revolume_only = pytest.mark.skipif(KIND != "revolume", reason=f"{KIND} has nothi
 
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
-    """A folder with a path short enough for unix sockets, which another user may enter (fio over TLS does)."""
+    """A folder with a path short enough for unix sockets, which another user may enter (fio does)."""
     folder = Path(tempfile.mkdtemp(prefix="rv-"))
     folder.chmod(0o755)
     try:
@@ -252,3 +252,7 @@ class Server:
             with file.open("wb") as made:
                 made.truncate(self.size)
         return str(file)
+
+
+Serve = Callable[..., Server]
+"""The fixture `serve`: starts a server with the fields named, stops it after the test."""

@@ -1,12 +1,14 @@
 """A small blocking NBD client on nothing but the standard library.
 
-It exists to judge: it shares no code with the server or with `revolume.nbd.client`, it speaks the plain subset
-(fixed newstyle, GO, simple replies) that every server must serve, and it lets a test send what a polite client
-would not. Requests may be pipelined: `send` returns a cookie, `receive` the next answer in whatever order.
+It exists to judge: it shares no code with the server or with `revolume.nbd.client`, it speaks the plain
+subset (fixed newstyle, GO, simple replies) that every server must serve, and it lets a test send what a
+polite client would not. Requests may be pipelined: `send` returns a cookie, `receive` the next answer in
+whatever order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -62,10 +64,8 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self.send(DISC)
-        except OSError:
-            pass
         self.socket.close()
 
     # -- handshake
