@@ -1,0 +1,103 @@
+"""What runs inside the helper process: how it begins, and how a job's end is told to the parent.
+
+The helper must never outlive its parent, or a new node would find two writers of maps. The kernel kills
+it (PR_SET_PDEATHSIG) when the parent's *thread* that started it ends, which is the loop's thread; if the
+parent died before that was asked for, the helper has another parent by now and leaves by itself.
+
+It ignores the signals that a terminal or a service manager sends to a whole group: the parent decides
+when to end, and may want one more job on its way out.
+
+What a job raises travels as a value. Raised across the process border it would be rebuilt by calling its
+class with its ``args``, which for an error with named fields fails, and takes the whole pool down.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from revolume.errors import RevolumeError
+from revolume.host import libc
+from revolume.host.real_disk import RealDisk
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The job's result."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """One of our own errors, by its parts: class, arguments, fields."""
+
+    error_class: type[RevolumeError]
+    arguments: tuple[Any, ...]
+    fields: dict[str, Any]
+    trace: str
+
+    def error(self) -> Exception:
+        error = self.error_class.__new__(self.error_class)
+        error.args = self.arguments
+        error.__dict__.update(self.fields)
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedForeign:
+    """An error of Python or a library that survives pickling."""
+
+    original: Exception
+    trace: str
+
+    def error(self) -> Exception:
+        return self.original
+
+
+@dataclass(frozen=True, slots=True)
+class Unspeakable:
+    """An end that cannot be sent as it is: an exit, or an error that cannot be pickled."""
+
+    what: str
+    trace: str
+
+
+Outcome = Returned | Raised | RaisedForeign | Unspeakable
+
+
+def begin(parent_pid: int, niceness: int) -> None:
+    """The first thing the helper does."""
+    libc.die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(niceness)
+
+
+def run(fn: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
+    """One job."""
+    try:
+        return Returned(fn(RealDisk(), *args))
+    except BaseException as error:
+        return _told(error, traceback.format_exc())
+
+
+def _told(error: BaseException, trace: str) -> Outcome:
+    if isinstance(error, RevolumeError):
+        told: Outcome = Raised(type(error), error.args, dict(error.__dict__), trace)
+    elif isinstance(error, Exception):
+        told = RaisedForeign(error, trace)
+    else:
+        return Unspeakable(repr(error), trace)
+    try:
+        pickle.loads(pickle.dumps(told))
+    except Exception:
+        return Unspeakable(repr(error), trace)
+    return told
