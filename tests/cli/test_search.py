@@ -49,7 +49,16 @@ def test_the_last_good_one_of_a_history_that_went_bad_once(empty: int, good: int
     found, after, asked = search(history)
     assert (found, after) == (empty + good - 1, empty + good)
     if good >= bad:
-        assert len(asked) <= 2 * (len(history)).bit_length() + 2
+        assert len(asked) <= 6 * len(history).bit_length()
+
+
+@given(st.integers(0, 300), st.integers(0, 400))
+def test_a_good_stretch_near_the_end_is_not_leapt_over(bad_after: int, more: int) -> None:
+    """Mounted (bad), clean, mounted: the clean stretch is found if it is a quarter of its distance long."""
+    good = bad_after // 4 + 1
+    history = [True] * more + [False] * more + [True] * good + [False] * bad_after
+    found, _, _ = search(history)
+    assert found == 2 * more + good - 1
 
 
 def test_tries_are_bounded() -> None:

@@ -1,11 +1,13 @@
 """Searching a history for the last good moment: pure order of probing, the probe is given.
 
-A history is not sorted into good and then bad: before a file system was made on it, a volume is bad too.
-So the search comes from the end. It gallops back (1, 2, 4, … candidates) until something is good, and if
-nothing is, it looks in the middle of the largest stretches not looked at yet, until it has seen all or
-used its tries. Between a good candidate and the nearest bad one after it, halving finds two neighbours,
-the first good and the second bad. That is a certain statement about these two; that nothing later is good
-again holds as far as the search has looked.
+A history is not sorted into good and then bad: before a file system was made on it a volume is bad too,
+and so it is for as long as the file system is mounted, to a program that will not replay its journal. So
+the search comes from the end and gallops back (four steps of 1, four of 2, four of 4, …): a good stretch
+is not leapt over unless it is shorter than a quarter of its distance from the end. If nothing was good it
+looks in the middle of the largest stretches not looked at yet, until it has seen all or used its tries.
+Between a good candidate and the nearest bad one after it, halving finds two neighbours, the first good and
+the second bad. That is a certain statement about these two; that nothing later is good again holds as far
+as the search has looked.
 """
 
 from __future__ import annotations
@@ -59,9 +61,18 @@ def _order(count: int) -> Iterator[int]:
 
 
 def _gallop(count: int) -> Iterator[int]:
-    step, index = 1, count - 1
-    while index > 0:
+    index = count - 1
+    for stride in _strides():
+        if index <= 0:
+            break
         yield index
-        index, step = index - step, step * 2
+        index -= stride
     if count:
         yield 0
+
+
+def _strides() -> Iterator[int]:
+    stride = 1
+    while True:
+        yield from (stride,) * 4
+        stride *= 2
