@@ -1,0 +1,70 @@
+"""python -m bench [--quick] [--only ROW…] [--peer NAME…] [--dry]"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.chart import chart
+from bench.peers import PEERS
+from bench.plan import QUICK, Scale, rows, targets
+from bench.report import costs, judge, save, table, verdicts
+from bench.run import Bench
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    asked = argparse.ArgumentParser(prog="bench", description="One table beside the C servers.")
+    asked.add_argument("--quick", action="store_true", help="two minutes: a look, not a claim")
+    asked.add_argument("--only", nargs="*", default=[], metavar="ROW", help="some rows by key")
+    asked.add_argument("--peer", nargs="*", default=[], metavar="NAME", help="some peers by name")
+    asked.add_argument(
+        "--data", type=Path, default=ROOT / ".bench", help="where the stores are made (a real disk)"
+    )
+    asked.add_argument(
+        "--out", type=Path, help="where results go (default docs/bench; with --quick or a choice: DATA)"
+    )
+    options = asked.parse_args()
+    scale = QUICK if options.quick else Scale()
+    partial = bool(options.quick or options.only or options.peer)
+    out = options.out or (options.data if partial else ROOT / "docs" / "bench")
+    plan = [row for row in rows(scale) if not options.only or row.key in options.only]
+    options.data.mkdir(parents=True, exist_ok=True)
+
+    with tempfile.TemporaryDirectory(prefix="rvb-") as sockets:
+        bench = Bench(options.data, Path(sockets), scale, options.peer, lambda text: print(text, flush=True))
+        for kind in PEERS:
+            if not bench.make(kind).available():
+                bench.notes.append(f"{kind.name}: {kind.program} is not installed")
+                print(bench.notes[-1])
+        gc.disable()
+        for row in plan:
+            print(f"{row.title}", flush=True)
+            bench.interleaved(row)
+        for key, measure in (("memory-sparse", bench.memory_sparse), ("crash-open", bench.crash_open)):
+            ours = not options.peer or "revolume" in options.peer
+            if ours and (not options.only or key in options.only):
+                print(key, flush=True)
+                try:
+                    measure()
+                except (RuntimeError, OSError) as error:
+                    bench.notes.append(f"{key}: {error}")
+                    print(f"  {error}")
+
+    peers = [kind.name for kind in PEERS if not options.peer or kind.name in options.peer]
+    judged = judge(targets(), bench.results)
+    print("\n" + table(plan, peers, bench.results))
+    print("\n" + costs(plan, peers, bench.results))
+    print(verdicts(judged))
+    told = save(out / "results.json", scale, options.quick, plan, bench.results, judged, bench.notes)
+    (out / "results.svg").write_text(chart(told))
+    print(f"\nsaved: {out / 'results.json'}, {out / 'results.svg'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The rows of the table and the targets that they are held to.
+
+A *row* is one load on every peer in turn, several times over: peer A, B, C, then A, B, C again, so that a
+slow minute of the machine hits all alike. A *target* compares figures of the same run with one another,
+never with a figure from another day.
+
+`state` is what the export has been through before the measured load:
+  written   every block written once, in order; caches warm, nothing in flight
+  aged      then every block (on average) overwritten at random
+  horizon   ours: a small budget, random writes until the log has been used up once and folding is going on
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.load import Fio, FuaWrites
+
+KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+
+STORES = ("revolume", "nbdkit file", "qemu-nbd")
+ALL = (*STORES, "nbdkit memory", "fio on a file")
+SERVERS = ALL[:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How long and how large; `quick` is for a look, not for a claim."""
+
+    size: int = GiB
+    seconds: float = 5.0
+    repetitions: int = 5
+    sustained_seconds: float = 60.0
+    sustained_repetitions: int = 5
+    budget: int = 3 * GiB
+    memory_size: int = 1 << 40
+    memory_touched: int = GiB
+    tail: int = 4 * GiB
+    quiet_seconds: float = 1.0
+
+
+QUICK = Scale(
+    size=256 * MiB,
+    seconds=1.0,
+    repetitions=2,
+    sustained_seconds=8.0,
+    sustained_repetitions=1,
+    budget=768 * MiB,
+    memory_touched=128 * MiB,
+    tail=512 * MiB,
+    quiet_seconds=0.3,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    key: str
+    title: str
+    load: Fio | FuaWrites
+    metric: str  # "iops" or "MB/s"
+    peers: tuple[str, ...] = ALL
+    state: str = "written"
+    options: tuple[str, ...] = field(default=())  # of revolume serve
+
+
+def rows(scale: Scale) -> list[Row]:
+    short, long = scale.seconds, scale.sustained_seconds
+    return [
+        Row(
+            "randwrite-32",
+            "4 KiB random write, depth 32, burst",
+            Fio("randwrite", 4 * KiB, 32, short),
+            "iops",
+        ),
+        Row("randwrite-1", "4 KiB random write, depth 1", Fio("randwrite", 4 * KiB, 1, short), "iops"),
+        Row(
+            "randread-32", "4 KiB random read, depth 32, cached", Fio("randread", 4 * KiB, 32, short), "iops"
+        ),
+        Row("randread-1", "4 KiB random read, depth 1, cached", Fio("randread", 4 * KiB, 1, short), "iops"),
+        Row(
+            "seqwrite", "256 KiB sequential write, depth 8, burst", Fio("write", 256 * KiB, 8, short), "MB/s"
+        ),
+        Row("seqread", "256 KiB sequential read, depth 8", Fio("read", 256 * KiB, 8, short), "MB/s"),
+        Row(
+            "agedread",
+            "256 KiB sequential read after random overwrite",
+            Fio("read", 256 * KiB, 8, short),
+            "MB/s",
+            state="aged",
+        ),
+        Row("fua-1", "4 KiB random write with FUA, depth 1", FuaWrites(1, short), "iops", SERVERS),
+        Row("fua-32", "4 KiB random write with FUA, depth 32", FuaWrites(32, short), "iops", SERVERS),
+        Row(
+            "sustained",
+            f"4 KiB random write, depth 32, {long:.0f} s past the horizon",
+            Fio("randwrite", 4 * KiB, 32, long, time_based=True),
+            "iops",
+            STORES,
+            state="horizon",
+            options=("--keep", "1s", "--budget", str(scale.budget), "--cp-interval", "2s"),
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`left` over `right` is held to `bound`. Each side is (row, peer, figure); no right: the figure itself."""
+
+    title: str
+    left: tuple[str, str, str]
+    right: tuple[str, str, str] | None
+    bound: float
+    at_least: bool = True
+    unit: str = "×"
+
+
+def targets(map_memory: int = 256 * MiB) -> list[Target]:
+    def rate(row: str, peer: str = "revolume") -> tuple[str, str, str]:
+        return (row, peer, "rate")
+
+    ours = "revolume"
+    return [
+        Target(
+            "random write burst / nbdkit memory",
+            rate("randwrite-32"),
+            rate("randwrite-32", "nbdkit memory"),
+            0.8,
+        ),
+        Target(
+            "random write burst / nbdkit file", rate("randwrite-32"), rate("randwrite-32", "nbdkit file"), 1.4
+        ),
+        Target("random write burst / qemu-nbd", rate("randwrite-32"), rate("randwrite-32", "qemu-nbd"), 3.0),
+        Target("random write sustained / burst", rate("sustained"), rate("randwrite-32"), 0.5),
+        Target("random read / nbdkit file", rate("randread-32"), rate("randread-32", "nbdkit file"), 1.2),
+        Target("256 KiB write burst / nbdkit file", rate("seqwrite"), rate("seqwrite", "nbdkit file"), 1.2),
+        Target(
+            "depth 1 write p50 / nbdkit file",
+            ("randwrite-1", ours, "p50"),
+            ("randwrite-1", "nbdkit file", "p50"),
+            1.6,
+            at_least=False,
+        ),
+        Target("FUA depth 32 / depth 1", rate("fua-32"), rate("fua-1"), 8.0),
+        Target(
+            "disk bytes per client byte, burst",
+            ("randwrite-32", ours, "amplification"),
+            None,
+            2.2,
+            at_least=False,
+        ),
+        Target(
+            "disk bytes per client byte, sustained",
+            ("sustained", ours, "amplification"),
+            None,
+            2.2,
+            at_least=False,
+        ),
+        Target(
+            "peak memory, 1 TiB sparse, 1 GiB touched",
+            ("memory-sparse", ours, "rss"),
+            None,
+            220 * MiB,
+            at_least=False,
+            unit="MiB",
+        ),
+        Target(
+            "peak memory, map of 1 TiB full",
+            ("memory-full", ours, "rss"),
+            None,
+            map_memory + 200 * MiB,
+            at_least=False,
+            unit="MiB",
+        ),
+        Target(
+            "open after a crash with 4 GiB of tail",
+            ("crash-open", ours, "seconds"),
+            None,
+            10.0,
+            at_least=False,
+            unit="s",
+        ),
+    ]

@@ -1,0 +1,147 @@
+"""Runs rows on peers and collects what was measured; nothing here prints tables or judges."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.load import Fio, Measured
+from bench.peers import PEERS, BareFile, Peer, Revolume
+from bench.plan import MiB, Row, Scale
+from bench.process import PeakMemory, cost, device_bytes, settle
+
+GiB = 1 << 30
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Result:
+    """All repetitions of one row on one peer: figure name to one value a repetition."""
+
+    row: str
+    peer: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, **figures: float | None) -> None:
+        for name, value in figures.items():
+            if value is not None:
+                self.values.setdefault(name, []).append(value)
+
+
+class Bench:
+    def __init__(self, root: Path, sockets: Path, scale: Scale, only: Sequence[str], say: Say) -> None:
+        self.root, self.sockets, self.scale, self.say = root, sockets, scale, say
+        self.peers = [kind for kind in PEERS if not only or kind.name in only]
+        self.results: dict[tuple[str, str], Result] = {}
+        self.notes: list[str] = []
+
+    def result(self, row: str, peer: str) -> Result:
+        return self.results.setdefault((row, peer), Result(row, peer))
+
+    def make(self, kind: type[Peer], size: int | None = None) -> Peer:
+        peer = kind(self.root, size or self.scale.size)
+        peer.socket = self.sockets / peer.folder.name
+        return peer
+
+    # -- the table's rows
+
+    def interleaved(self, row: Row) -> None:
+        sustained = row.state == "horizon"
+        times = self.scale.sustained_repetitions if sustained else self.scale.repetitions
+        kinds = [kind for kind in self.peers if kind.name in row.peers]
+        for repetition in range(times):
+            for kind in kinds:
+                peer = self.make(kind)
+                if not peer.available():
+                    continue
+                try:
+                    measured = self._once(row, peer, repetition)
+                except (RuntimeError, OSError) as error:
+                    self.notes.append(f"{row.key} on {kind.name}: {error}")
+                    self.say(f"  {kind.name}: {error}")
+                    continue
+                finally:
+                    peer.stop()
+                    if peer.fresh:
+                        peer.clear()
+                figure = measured.iops if row.metric == "iops" else measured.bytes_per_second / 1e6
+                self.say(f"  {kind.name:14} {figure:12,.0f} {row.metric}   p50 {measured.p50_us:7.0f} µs")
+
+    def _once(self, row: Row, peer: Peer, repetition: int) -> Measured:
+        if peer.fresh:
+            peer.clear()
+        peer.start(row.options if isinstance(peer, Revolume) else ())
+        bare = isinstance(peer, BareFile)
+        with PeakMemory(peer.pid) as memory:
+            self._bring_to(row.state, peer, repetition)
+            before = cost(peer.pid) if bare else settle(peer.pid, self.scale.quiet_seconds)
+            os.sync()
+            device = device_bytes(self.root)
+            measured = row.load.run(peer.uri, peer.size, seed=repetition + 1)
+            cpu = cost(peer.pid).cpu - before.cpu
+            spent = cost(peer.pid) - before if bare else settle(peer.pid, self.scale.quiet_seconds) - before
+            os.sync()
+            written = device_bytes(self.root)
+        moved = measured.client_bytes / GiB
+        writes = not isinstance(row.load, Fio) or "write" in row.load.rw
+        result = self.result(row.key, peer.name)
+        result.add(
+            rate=measured.iops if row.metric == "iops" else measured.bytes_per_second / 1e6,
+            p50=measured.p50_us,
+            p99=measured.p99_us,
+            cpu_per_gib=None if bare else cpu / moved,
+            accounted=spent.disk_bytes / measured.client_bytes if writes and not bare else None,
+            amplification=(written - device) / measured.client_bytes
+            if writes and written and device
+            else None,
+            rss=None if bare else memory.server,
+            rss_helper=None if bare or not memory.helper else memory.helper,
+        )
+        return measured
+
+    def _bring_to(self, state: str, peer: Peer, repetition: int) -> None:
+        if peer.name in ("revolume", "nbdkit memory"):  # the others' files are written already
+            Fio("write", MiB, 8, 600, amount=peer.size).run(peer.uri, peer.size, 99)
+        if state == "aged":
+            Fio("randwrite", 4096, 32, 600, amount=peer.size).run(peer.uri, peer.size, 77 + repetition)
+        if state == "horizon" and isinstance(peer, Revolume):
+            # Past the horizon: the whole budget of log has been written once and is being used again.
+            Fio("randwrite", 4096, 32, 600, amount=self.scale.budget * 3 // 2).run(peer.uri, peer.size, 55)
+
+    # -- rows of ours alone
+
+    def memory_sparse(self) -> None:
+        """A 1 TiB sparse volume of which a little is touched, at random 4 KiB blocks."""
+        peer = self.make(Revolume, self.scale.memory_size)
+        peer.clear()
+        peer.start()
+        try:
+            with PeakMemory(peer.pid) as memory:
+                Fio("randwrite", 4096, 32, 600, amount=self.scale.memory_touched).run(peer.uri, peer.size, 3)
+                settle(peer.pid, self.scale.quiet_seconds)
+        finally:
+            peer.stop()
+            peer.clear()
+        self.result("memory-sparse", peer.name).add(rss=memory.server, rss_helper=memory.helper or None)
+
+    def crash_open(self) -> None:
+        """Killed with a long log tail in the page cache: how long until the export answers again."""
+        peer = self.make(Revolume)
+        peer.clear()
+        options = ("--cp-interval", "1h")
+        peer.start(options)
+        try:
+            Fio("randwrite", 4096, 32, 600, amount=self.scale.tail).run(peer.uri, peer.size, 4)
+            peer.stop(signal.SIGKILL)
+            began = time.monotonic()
+            peer.start(options, wait=300)
+            Fio("randread", 4096, 1, 5, amount=4096).run(peer.uri, peer.size, 4)
+            took = time.monotonic() - began
+        finally:
+            peer.stop()
+            peer.clear()
+        self.result("crash-open", peer.name).add(seconds=took)
