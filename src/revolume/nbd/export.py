@@ -16,11 +16,13 @@ What a session relies on:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from revolume.host.network import Peer
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.nbd.errors import ExportError
+
+if TYPE_CHECKING:
+    from revolume.host.network import Peer
 
 Extent = tuple[int, int]  # length, flags
 
@@ -109,5 +111,4 @@ __all__ = [
     "Extent",
     "NoRoomNow",
     "Op",
-    "Peer",
 ]
