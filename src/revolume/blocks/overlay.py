@@ -1,0 +1,416 @@
+"""The in-memory part of the live map: block → word and digest, millions of them, within a fixed arena.
+
+A hash table for whole batches: every step is one numpy call over all blocks asked for, so its cost is the
+number of calls, not the number of blocks. What shapes it:
+
+*Buckets of eight.* A bucket's eight keys are one cache line. A lookup fetches one line for each block,
+compares all at once, and is done if every block was found (nearly always). Keys are stored plus one, so
+that 0, the state of untouched memory, is an empty slot. A bucket fills from the left and loses nothing
+singly: a free last slot ends the search, otherwise the next bucket of the same page goes on.
+
+*Pages.* Buckets lie in pages (48 KiB) taken one after the other from an arena that is reserved once and
+becomes resident as it is used. A directory maps the hash's upper bits to pages; each page owns a run of
+its slots. A page that gets too full is divided, its run of the directory with it (extendible hashing), so
+growth never moves more than one page's entries at a time: about a tenth of a millisecond.
+
+*Uneven first runs.* Equal pages would all fill, and divide, at the same time: the table would swing between
+half empty and full, and so would its memory. The first eight pages own runs that grow from one to two by
+equal factors, so that at any time some pages have just been divided and some are about to be, and the
+load stays near 0.52 (46 bytes an entry) at every size.
+
+*Forgetting.* Addresses only grow, and what lies below a bound is known elsewhere. ``forget_below`` only
+notes the bound; entries below it go when their page is next rebuilt: when it is full, or in ``sweep``.
+
+What would break it: blocks chosen so that all fall into one page. The hash is seeded by the caller for that
+reason. Not safe for threads: the loop owns it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.word import ADDRESS_MASK
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Entries = tuple[U64, U64, U64]
+"""(blocks, words, digests)"""
+
+SLOTS = 8
+PAGE_BUCKETS = 256
+ENTRY_BYTES = 24
+FIRST_RUNS = (94, 102, 112, 122, 133, 145, 158, 158)
+"""How the directory's 1024 first slots are shared out: each about 2^(1/8) times the one before."""
+LOAD_MAX = 0.72
+"""A page fuller than this is divided, if there is a page left."""
+LOAD_FULL = 0.95
+"""And without one, this is the end."""
+LOAD_SURE = 0.50
+"""What ``room`` promises, however the entries happen to fall."""
+DIRECTORY_BITS_MAX = 22
+BATCH = 8192
+
+assert sum(FIRST_RUNS) == 1024
+
+_ONE = np.array(1, np.uint64)
+_BUCKET_BITS = np.array(24, np.uint64)
+_FOLD = np.array(32, np.uint64)
+_MIX = np.array(0x9E3779B97F4A7C15, np.uint64)
+_STIR = np.array(0xD6E8FEB86659FD93, np.uint64)
+_AHEAD = np.arange(1, 5)
+_MASK = np.array(ADDRESS_MASK, np.uint64)
+_IN_BUCKET = np.array(SLOTS - 1, np.int64)
+_BUCKET_SHIFT = np.array(3, np.int64)
+
+
+class OverlayFull(Exception):
+    """More entries were put than ``room`` promised."""
+
+
+class Overlay:
+    """See the module's text. ``page_buckets`` is a parameter so that tests divide pages early."""
+
+    def __init__(self, capacity_bytes: int, seed: int = 0, page_buckets: int = PAGE_BUCKETS) -> None:
+        assert page_buckets & (page_buckets - 1) == 0
+        self._page_slots = page_buckets * SLOTS
+        self._pages_max = max(2 * len(FIRST_RUNS), capacity_bytes // (self._page_slots * ENTRY_BYTES))
+        slots = (self._pages_max * page_buckets + 1) * SLOTS  # the last bucket stays empty: "absent"
+        self._keys = _reserved(slots)
+        self._lines = self._keys.reshape(-1, SLOTS)
+        self._words = _reserved(slots)
+        self._digests = _reserved(slots)
+        self._fills = np.zeros(slots // SLOTS, np.uint8)  # used slots of each bucket
+        self._absent = slots - SLOTS
+        self._seed = np.array(seed & (1 << 64) - 1, np.uint64)
+        self._page_buckets = page_buckets
+        self._page_shift = page_buckets.bit_length() - 1
+        self._page_mask = np.array(page_buckets - 1, np.uint64)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Empty, with the first pages. The directory holds the number of a page's first bucket."""
+        self._pages = len(FIRST_RUNS)
+        self._counts = np.zeros(self._pages_max, np.int64)
+        self._run = np.zeros(self._pages_max, np.int64)
+        self._span = np.zeros(self._pages_max, np.int64)
+        self._span[: self._pages] = FIRST_RUNS
+        self._run[1 : self._pages] = np.cumsum(FIRST_RUNS)[:-1]
+        bases = np.arange(self._pages, dtype=np.int64) << self._page_shift
+        self._directory = np.repeat(bases, FIRST_RUNS)
+        self._shift = np.array(64 - 10, np.uint64)
+        self._floor = 0
+        self._len = 0
+        self._swept = 0
+
+    # What it holds and may hold
+
+    def __len__(self) -> int:
+        """Entries, those included that may be forgotten but have not been yet."""
+        return self._len
+
+    def room(self) -> int:
+        """How many more entries surely fit."""
+        return max(0, int(self._pages_max * self._page_slots * LOAD_SURE) - self._len)
+
+    @property
+    def pressure(self) -> float:
+        """0 empty … 1 no room left."""
+        return min(1.0, self._len / (self._pages_max * self._page_slots * LOAD_SURE))
+
+    @property
+    def used_bytes(self) -> int:
+        """Resident memory, as far as it is ours to know."""
+        return self._pages * self._page_slots * ENTRY_BYTES + self._directory.nbytes + 3 * self._counts.nbytes
+
+    # Asking
+
+    def get(self, blocks: U64) -> tuple[U64, U64]:
+        """Words and digests; word 0 (and digest 0) where a block is not known here."""
+        keys = blocks + _ONE
+        slots = self._locate(keys, self._buckets_of(keys))
+        return self._words.take(slots), self._digests.take(slots)
+
+    def within(self, start: int, end: int) -> Iterator[Entries]:
+        """Everything known about the blocks [start, end), in no order, in bounded pieces."""
+        if end - start <= max(BATCH, 2 * self._len):  # cheaper to ask than to walk
+            for first in range(start, end, BATCH):
+                blocks = np.arange(first, min(end, first + BATCH), dtype=np.uint64)
+                words, digests = self.get(blocks)
+                known = np.flatnonzero(words)
+                if len(known):
+                    yield blocks[known], words[known], digests[known]
+            return
+        low, high = np.uint64(start), np.uint64(end)
+        for blocks, words, digests in self.chunks():
+            inside = np.flatnonzero((blocks >= low) & (blocks < high))
+            if len(inside):
+                yield blocks[inside], words[inside], digests[inside]
+
+    def chunks(self) -> Iterator[Entries]:
+        """Everything, page by page in the hash's order; the arrays are copies.
+
+        The table may be changed between two pieces: what was put before the start and is not forgotten is
+        met exactly once, as it stands when its page is reached.
+        """
+        at = 0  # on the scale of the finest possible directory
+        while at < 1 << DIRECTORY_BITS_MAX:
+            coarse = DIRECTORY_BITS_MAX - self._bits
+            page = int(self._directory[at >> coarse]) >> self._page_shift
+            at = int(self._run[page] + self._span[page]) << coarse
+            keys, words, digests = self._page_entries(page)
+            if len(keys):
+                yield keys - _ONE, words, digests
+
+    # Changing
+
+    def put(self, blocks: U64, words: U64, digests: U64) -> None:
+        """Blocks get these words and digests; of a repeated block the last counts. Words are not 0.
+
+        OverlayFull: more than ``room``; then a part has been taken in.
+        """
+        for first in range(0, len(blocks), BATCH):
+            piece = slice(first, first + BATCH)
+            self._put(blocks[piece] + _ONE, words[piece], digests[piece])
+
+    def forget_below(self, address: int) -> None:
+        """Entries whose word's address lies below may go from now on, whenever it is convenient."""
+        self._floor = max(self._floor, address)
+
+    def sweep(self, pages: int) -> int:
+        """Drop what may be forgotten from the next few pages, in turn; returns how many entries went."""
+        before = self._len
+        for _ in range(min(pages, self._pages)):
+            self._swept = (self._swept + 1) % self._pages
+            self._drop_forgotten(self._swept)
+        return before - self._len
+
+    # Where a key lies
+
+    @property
+    def _bits(self) -> int:
+        return 64 - int(self._shift)
+
+    def _hash(self, keys: U64) -> U64:
+        mixed = keys ^ self._seed
+        mixed *= _MIX
+        mixed ^= mixed >> _FOLD
+        mixed *= _STIR
+        return mixed
+
+    def _buckets_of(self, keys: U64) -> I64:
+        """The home bucket: the page by the hash's upper bits, the bucket in it by middle ones."""
+        mixed = self._hash(keys)
+        bases = self._directory.take((mixed >> self._shift).view(np.int64))
+        mixed >>= _BUCKET_BITS
+        mixed &= self._page_mask
+        bases += mixed.view(np.int64)
+        return bases
+
+    def _next(self, buckets: I64) -> I64:
+        """The bucket behind each, within its page."""
+        mask = self._page_buckets - 1
+        return (buckets & ~mask) | ((buckets + 1) & mask)
+
+    def _following(self, buckets: I64) -> I64:
+        """The next few behind each: looked through together, because rounds cost more than lines."""
+        mask = self._page_buckets - 1
+        return (buckets & ~mask)[:, None] | ((buckets[:, None] + _AHEAD) & mask)
+
+    def _locate(self, keys: U64, buckets: I64) -> I64:
+        """The slot of every key, or the absent slot."""
+        lines = self._lines.take(buckets, axis=0)
+        hits = (lines == keys[:, None]).ravel().nonzero()[0]
+        if len(hits) == len(keys):
+            buckets <<= _BUCKET_SHIFT
+            hits &= _IN_BUCKET
+            buckets |= hits
+            return buckets
+        return self._locate_on(keys, buckets, lines, hits)
+
+    def _locate_on(self, keys: U64, buckets: I64, lines: U64, hits: I64) -> I64:
+        """The rest of ``_locate``: those not in their home bucket, if that is full, may be in the next."""
+        slots = np.full(len(keys), self._absent)
+        found = hits >> 3
+        slots[found] = (buckets[found] << 3) | (hits & 7)
+        todo = ((lines[:, -1] != 0) & (slots == self._absent)).nonzero()[0]
+        while len(todo):
+            at = self._following(buckets[todo])
+            lines = self._lines.take(at, axis=0).reshape(len(todo), -1)
+            hits = (lines == keys[todo][:, None]).ravel().nonzero()[0]
+            found, place = hits // lines.shape[1], hits % lines.shape[1]
+            slots[todo[found]] = (at[found, place >> 3] << 3) | (place & 7)
+            buckets[todo] = at[:, -1]
+            full = (lines[:, SLOTS - 1 :: SLOTS] != 0).all(axis=1)
+            todo = todo[full & (slots[todo] == self._absent)]
+        return slots
+
+    # Taking in
+
+    def _put(self, keys: U64, words: U64, digests: U64) -> None:
+        slots = self._locate(keys, self._buckets_of(keys))
+        unknown = (slots == self._absent).nonzero()[0]
+        if not len(unknown):
+            self._words[slots] = words
+            self._digests[slots] = digests
+            return
+        known = (slots != self._absent).nonzero()[0]
+        self._words[slots[known]] = words[known]
+        self._digests[slots[known]] = digests[known]
+        new = unknown[_last_of_each(keys[unknown])]
+        self._put_new(keys[new], words[new], digests[new])
+
+    def _put_new(self, keys: U64, words: U64, digests: U64) -> None:
+        slots = self._claim(keys, self._make_room(keys))
+        self._words[slots] = words
+        self._digests[slots] = digests
+        self._len += len(keys)
+
+    def _make_room(self, keys: U64) -> I64:
+        """Counts new keys in, relieving pages that they would overfill; returns their home buckets."""
+        while True:
+            buckets = self._buckets_of(keys)
+            pages = buckets >> self._page_shift
+            np.add.at(self._counts, pages, 1)
+            crowded = pages[self._counts.take(pages) > self._page_slots * LOAD_MAX]
+            if not len(crowded):
+                return buckets
+            np.subtract.at(self._counts, pages, 1)
+            relieved = [self._relieve(page) for page in np.unique(crowded).tolist()]
+            if not any(relieved):
+                break
+        np.add.at(self._counts, pages, 1)
+        if (self._counts.take(pages) > self._page_slots * LOAD_FULL).any():
+            np.subtract.at(self._counts, pages, 1)
+            raise OverlayFull(f"{self._len} entries held, {len(keys)} more do not fit")
+        return buckets
+
+    def _claim(self, keys: U64, buckets: I64) -> I64:
+        """A free slot for every key, at or behind its home bucket. Keys that want the same slot all write
+        themselves there; the one found there afterwards has it, the others try again."""
+        slots = np.empty(len(keys), np.int64)
+        todo = np.arange(len(keys))
+        while len(todo):
+            at = buckets[todo]
+            fills = self._fills.take(at)
+            full = (fills == SLOTS).nonzero()[0]
+            if len(full):
+                buckets[todo[full]] = self._next(at[full])
+                continue
+            wanted = (at << 3) + fills
+            self._keys[wanted] = keys[todo]
+            won = self._keys.take(wanted) == keys[todo]
+            self._fills[at[won]] = fills[won] + 1
+            slots[todo[won]] = wanted[won]
+            todo = todo[~won]
+        return slots
+
+    # Pages
+
+    def _relieve(self, page: int) -> bool:
+        """Make room in a page: forget if that brings much or must do, otherwise divide it."""
+        forgettable = self._forgettable(page)
+        if forgettable * 4 <= self._counts[page] and self._divide(page):
+            return True
+        return self._drop_forgotten(page)
+
+    def _forgettable(self, page: int) -> int:
+        if not self._floor:
+            return 0
+        first = page * self._page_slots
+        addresses = self._words[first : first + self._page_slots] & _MASK
+        return int(self._counts[page]) - int(np.count_nonzero(addresses >= np.uint64(self._floor)))
+
+    def _drop_forgotten(self, page: int) -> bool:
+        if not self._forgettable(page):
+            return False
+        entries = self._live_entries(page)
+        self._clear(page)
+        self._fill(page, *entries)
+        return True
+
+    def _divide(self, page: int) -> bool:
+        """The upper half of the page's run goes to a new page. False: there is none left."""
+        if self._pages == self._pages_max or not self._refine(page):
+            return False
+        begin, span = int(self._run[page]), int(self._span[page])
+        middle = begin + span // 2
+        keys, words, digests = self._live_entries(page)
+        self._clear(page)
+        upper, self._pages = self._pages, self._pages + 1
+        self._directory[middle : begin + span] = upper << self._page_shift
+        self._span[page] = middle - begin
+        self._run[upper], self._span[upper] = middle, begin + span - middle
+        moves = (self._hash(keys) >> self._shift) >= np.uint64(middle)
+        self._fill(page, keys[~moves], words[~moves], digests[~moves])
+        self._fill(upper, keys[moves], words[moves], digests[moves])
+        return True
+
+    def _refine(self, page: int) -> bool:
+        """See that the page's run can be halved fairly: a finer directory where it is short."""
+        while self._span[page] < SLOTS and self._bits < DIRECTORY_BITS_MAX:
+            self._directory = np.repeat(self._directory, 2)
+            self._shift = self._shift - _ONE
+            self._run *= 2
+            self._span *= 2
+        return bool(self._span[page] > 1)
+
+    def _page_entries(self, page: int) -> Entries:
+        """(keys, words, digests) of a page, copied."""
+        first = page * self._page_slots
+        used = first + self._keys[first : first + self._page_slots].nonzero()[0]
+        return self._keys[used], self._words[used], self._digests[used]
+
+    def _live_entries(self, page: int) -> Entries:
+        keys, words, digests = self._page_entries(page)
+        live = (words & _MASK) >= np.uint64(self._floor)
+        return keys[live], words[live], digests[live]
+
+    def _clear(self, page: int) -> None:
+        first = page << self._page_shift
+        self._lines[first : first + self._page_buckets] = 0
+        words = self._page_slots * page
+        self._words[words : words + self._page_slots] = 0
+        self._fills[first : first + self._page_buckets] = 0
+        self._len -= int(self._counts[page])
+        self._counts[page] = 0
+
+    def _fill(self, page: int, keys: U64, words: U64, digests: U64) -> None:
+        """Entries into a cleared page: sorted by bucket, the first eight of each fit, the rest go on."""
+        homes = self._buckets_of(keys) - (page << self._page_shift)
+        order = homes.astype(np.uint16).argsort(kind="stable")
+        homes = homes[order]
+        held = np.bincount(homes, minlength=self._page_buckets)
+        rank = np.arange(len(homes)) - (held.cumsum() - held)[homes]
+        fit = rank < SLOTS
+        slots = np.empty(len(homes), np.int64)
+        buckets = homes + (page << self._page_shift)
+        slots[fit] = (buckets[fit] << 3) + rank[fit]
+        self._keys[slots[fit]] = keys[order[fit]]
+        first = page << self._page_shift
+        self._fills[first : first + self._page_buckets] = np.minimum(held, SLOTS)
+        slots[~fit] = self._claim(keys[order[~fit]], buckets[~fit])
+        self._words[slots] = words[order]
+        self._digests[slots] = digests[order]
+        self._counts[page] = len(keys)
+        self._len += len(keys)
+
+
+def _reserved(count: int) -> U64:
+    """Zeroes that become resident in small pages as they are touched. (numpy asks for huge pages, and the
+    first touch of one was seen to stall for two milliseconds.)"""
+    return np.frombuffer(mmap.mmap(-1, count * 8), np.uint64)
+
+
+def _last_of_each(keys: U64) -> I64:
+    """Indexes of the last occurrence of every key; all of them where keys ascend (a sequential run)."""
+    if (keys[1:] > keys[:-1]).all():
+        return np.arange(len(keys))
+    order = keys.argsort(kind="stable")
+    ordered = keys[order]
+    last = np.ones(len(keys), bool)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    return order[last]
