@@ -104,7 +104,7 @@ def rows(scale: Scale) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`left` over `right` is held to `bound`. Each side is (row, peer, figure); no right: the figure itself."""
+    """`left` over `right` is held to `bound`. A side is (row, peer, figure); no right: the figure itself."""
 
     title: str
     left: tuple[str, str, str]

@@ -75,7 +75,7 @@ def settle(root: int, quiet_seconds: float = 1.0, timeout: float = 30.0) -> Cost
 
 
 class PeakMemory:
-    """Peak resident bytes of the server and of its largest helper; a helper may end before the server does."""
+    """Peak resident bytes of the server and of its largest helper, which may end before the server does."""
 
     def __init__(self, root: int) -> None:
         self.root = root
