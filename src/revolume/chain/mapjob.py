@@ -1,0 +1,104 @@
+"""Maps made from the log by the helper process: the live map's base, and a moment's point-in-time map.
+
+Both are "the newest version of every block as of a write", the base as of a point, on top of an older base
+where there is one that is not newer than what is asked for. Entries that the image holds are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.ranges import Ranges
+from revolume.blocks.word import ADDRESS_MASK
+from revolume.chain.mapfile import MapFile, MapMeta, merge, write_map
+from revolume.chain.versions import Fragment, Newest, SegmentSpec, load_columns, newest, under_ranges
+from revolume.host.disk import Directory, Disk
+
+U64 = npt.NDArray[np.uint64]
+Chunk = tuple[U64, U64, U64]
+MASK = np.uint64(ADDRESS_MASK)
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """The newest versions up to write ``upto``, as ``name``. ``base``: an older map file that covers
+    everything up to write ``after``; without one, ``after`` is the horizon's write."""
+
+    log_path: str
+    maps_path: str
+    volume: bytes
+    segments: tuple[SegmentSpec, ...]
+    base: str
+    after: int
+    upto: int
+    folded: int
+    name: str
+    address: int
+    point: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapMade:
+    """``fragments`` in write order: pieces newer than their block's whole version in the map."""
+
+    fragments: tuple[Fragment, ...]
+
+
+def make_map(disk: Disk, spec: MapSpec) -> MapMade:
+    """Write the map file; durable when it returns."""
+    log, maps = disk.open(spec.log_path), disk.open(spec.maps_path)
+    try:
+        versions = (load_columns(log, s, spec.volume).versions() for s in spec.segments)
+        state = under_ranges(newest(versions, spec.after, spec.upto))
+        base = _open_base(maps, spec)
+        _write(maps, spec, state, base)
+        if base is not None:
+            base.close()
+        return MapMade(tuple(state.fragments))
+    finally:
+        log.close()
+        maps.close()
+
+
+def _open_base(maps: Directory, spec: MapSpec) -> MapFile | None:
+    return MapFile.open(maps.open(spec.base, write=False), spec.volume) if spec.base else None
+
+
+def _write(maps: Directory, spec: MapSpec, state: Newest, base: MapFile | None) -> None:
+    ranges = _ranges(state, base).without_below(spec.folded)
+    chunks = _chunks(state)
+    if base is not None:
+        chunks = merge(chunks, base.chunks())
+    if maps.exists(spec.name):
+        maps.remove(spec.name)
+    file = maps.open(spec.name, create=True, exclusive=True)
+    try:
+        meta = MapMeta(spec.upto, spec.address, spec.point)
+        write_map(file, spec.volume, meta, _kept(chunks, ranges, spec.folded), ranges)
+    finally:
+        file.close()
+    maps.sync()
+
+
+def _ranges(state: Newest, base: MapFile | None) -> Ranges:
+    older = base.ranges() if base is not None else Ranges()
+    return older.with_ranges(list(state.zero_ranges()))
+
+
+def _chunks(state: Newest) -> Iterator[Chunk]:
+    for at in range(0, len(state.blocks), CHUNK):
+        here = slice(at, at + CHUNK)
+        yield state.blocks[here], state.words[here], state.digests[here]
+
+
+def _kept(chunks: Iterator[Chunk], ranges: Ranges, folded: int) -> Iterator[Chunk]:
+    """Without what the image holds, and without what a newer zero range covers."""
+    for blocks, words, digests in chunks:
+        address = words & MASK
+        keep = (address >= np.uint64(folded)) & (address >= (ranges.get(blocks) & MASK))
+        yield blocks[keep], words[keep], digests[keep]

@@ -1,0 +1,170 @@
+"""The end of the log: where transfers are put together and written, synchronously.
+
+``Appender`` owns the open segment and everything that the next header needs: position, chain checksum,
+write number, label time. It knows nothing of maps or clients. One call makes one transfer with one
+``pwritev``; the payload's own buffers are handed to the kernel, so no byte of it is copied here.
+
+The order of effects is: bytes in the file, then the numbers move. If the write fails nothing has moved,
+but the file may hold part of the transfer: the caller poisons the log, because what the page cache holds
+behind a failed write is anybody's guess. (ENOSPC cannot happen: segments are written whole beforehand.)
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from revolume.host.disk import Buffer
+from revolume.log.columns import ROW_STRUCT, ColumnsBuilder
+from revolume.log.segment import Segment, footer_blocks
+from revolume.log.transfer import (
+    BLOCK,
+    LOCAL_SIZE,
+    PROPER_SIZE,
+    Flag,
+    Kind,
+    header_blocks,
+    pack_local,
+    pack_proper,
+    volume_seed,
+)
+
+PADDING = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Where a lineage stands after its last transfer."""
+
+    position: int
+    chain: bytes
+    write: int
+    time_ns: int
+
+
+@dataclass(slots=True)
+class Draft:
+    """A transfer to be appended. ``lengths`` carry the entry's kind in the top byte."""
+
+    kind: Kind
+    offsets: array[int]
+    lengths: array[int]
+    digests: array[int]
+    buffers: Sequence[Buffer]
+    blocks: int
+    fragment_bytes: int
+    writes: int
+    flags: Flag = Flag.NONE
+    body: bytes = b""
+    asof: int | None = None
+
+    @property
+    def header_blocks(self) -> int:
+        """Blocks of the header that this draft will get."""
+        columns = 8 * (len(self.offsets) * 2 + len(self.digests)) + len(self.body)
+        return header_blocks(PROPER_SIZE + columns)
+
+    @property
+    def total_blocks(self) -> int:
+        """Blocks of the whole transfer."""
+        return self.header_blocks + self.blocks + -(-self.fragment_bytes // BLOCK)
+
+    @property
+    def columns_size(self) -> int:
+        """Bytes that it adds to the segment's footer."""
+        return ROW_STRUCT.size + 8 * (len(self.offsets) * 2 + len(self.digests))
+
+
+@dataclass(slots=True)
+class Stated:
+    """What this node states in local parts: read at each append, kept by the owner."""
+
+    durable: int = 0
+    edit: int = 0
+    horizon: int = 0
+
+
+class Appender:
+    """Writes transfers to the open segment; see the module's text."""
+
+    def __init__(
+        self, volume: bytes, reign: bytes, epoch: int, end: LogEnd, stated: Stated, now_ns: Callable[[], int]
+    ) -> None:
+        self._identity = (volume, reign, epoch)
+        self.reign = reign
+        self.epoch = epoch
+        self._seed = volume_seed(volume)
+        self._stated = stated
+        self._now_ns = now_ns
+        self.position = end.position
+        self.chain = end.chain
+        self.write = end.write
+        self.time_ns = end.time_ns
+        self.segment: Segment | None = None
+        self.next_block = 0
+        self.columns = ColumnsBuilder(0)
+        self.chain_before = end.chain
+
+    def open(self, segment: Segment) -> None:
+        """Go on in a fresh segment. The caller has sealed the one before."""
+        self.segment = segment
+        self.next_block = 0
+        self.columns = ColumnsBuilder(segment.base)
+        self.chain_before = self.chain
+
+    @property
+    def address(self) -> int:
+        """Address of the next transfer; all earlier ones lie below it."""
+        return 0 if self.segment is None else self.segment.base + self.next_block
+
+    def blocks_left(self, columns_size: int = 0) -> int:
+        """Blocks for transfers still free in the open segment if the footer grows by so many bytes."""
+        if self.segment is None:
+            return 0
+        return self.segment.blocks - self.next_block - footer_blocks(self.columns.size + columns_size)
+
+    def fits(self, draft: Draft) -> bool:
+        """Whether the open segment takes the draft and can still be sealed."""
+        return draft.total_blocks <= self.blocks_left(draft.columns_size)
+
+    def append(self, draft: Draft) -> int:
+        """Write the draft, which must fit; returns the address of its first payload block."""
+        segment = self.segment
+        assert segment is not None, "append to a log without an open segment"
+        position = self.position + 1
+        continued = draft.flags & Flag.CONTINUED
+        first_write = self._first_write(draft)
+        self.time_ns = max(self.time_ns, self._now_ns())
+        packed = draft.offsets.tobytes() + draft.lengths.tobytes() + draft.digests.tobytes() + draft.body
+        counts = (len(draft.offsets), len(draft.digests), len(draft.body))
+        proper, chain = pack_proper(
+            draft.kind, draft.flags, draft.blocks, draft.fragment_bytes, self._identity,
+            position, first_write, self.time_ns, self.chain, packed, counts,
+        )  # fmt: skip
+        stated = self._stated
+        local = pack_local(
+            self._seed, segment.use, self.next_block, len(proper),
+            stated.durable, stated.edit, stated.horizon, chain,
+        )  # fmt: skip
+        headers = header_blocks(len(proper))
+        header = b"".join((local, proper, PADDING[: headers * BLOCK - LOCAL_SIZE - len(proper)]))
+        tail = -draft.fragment_bytes % BLOCK
+        buffers = [header, *draft.buffers, PADDING[:tail]] if tail else [header, *draft.buffers]
+        segment.file.pwritev(buffers, self.next_block * BLOCK)
+        row = (
+            position, first_write, self.time_ns, self.epoch, self.next_block, headers, draft.blocks,
+            draft.fragment_bytes, len(draft.offsets), len(draft.digests), draft.kind, draft.flags,
+        )  # fmt: skip
+        self.columns.add(row, draft.offsets, draft.lengths, draft.digests)
+        payload = segment.base + self.next_block + headers
+        self.next_block += headers + draft.blocks + -(-draft.fragment_bytes // BLOCK)
+        self.position = position
+        self.chain = chain
+        self.write += draft.writes - (1 if continued else 0)
+        return payload
+
+    def _first_write(self, draft: Draft) -> int:
+        if draft.asof is not None:
+            return draft.asof
+        return self.write + 1 if draft.writes else self.write

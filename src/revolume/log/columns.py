@@ -1,0 +1,316 @@
+"""The columns of a segment: its transfers, entries and digests side by side, without the payload.
+
+Scanning, folding, history and recovery ask "what changed, when, and where does it lie?" of thousands of
+transfers at once. Reading the headers scattered over the log would cost a seek each, and decoding them one
+by one would cost Python time each; as columns they are a few arrays. They are written behind the last
+transfer as the segment's footer when it is sealed, and can always be rebuilt from the headers.
+
+``versions`` unfolds them into what the maps want: whole-block versions, ranges of zeroes, fragments, each
+with its write number ("as of"). Points carry partially modified blocks whole, as of the point's cut.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.word import DATA, PARTIAL, ZERO
+from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Kind, Transfer
+
+U64 = npt.NDArray[np.uint64]
+
+ROW = np.dtype(
+    [
+        ("position", "<u8"),
+        ("write", "<u8"),
+        ("time_ns", "<u8"),
+        ("epoch", "<u8"),
+        ("block", "<u4"),  # in the segment, where the transfer begins
+        ("header_blocks", "<u4"),
+        ("blocks", "<u4"),
+        ("fragment_bytes", "<u4"),
+        ("entries", "<u4"),
+        ("digests", "<u4"),
+        ("kind", "u1"),
+        ("flags", "u1"),
+        ("zero", "V6"),
+    ]
+)
+ROW_STRUCT = struct.Struct("<QQQQIIIIIIBB6x")
+RANGE_BLOCKS = 1024
+"""A zero or trim of so many whole blocks is one fact about a range; below, an entry per block."""
+
+assert ROW.itemsize == ROW_STRUCT.size == 64
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Immutable columns of one segment. ``base`` is the address of its block 0."""
+
+    base: int
+    rows: npt.NDArray[np.void]
+    offsets: U64
+    lengths: U64
+    digests: U64
+
+    def versions(self) -> Versions:
+        """All versions that these transfers made."""
+        return _unfold(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What a run of transfers did to the volume; every array ordered as in the log.
+
+    ``byte_address`` of a fragment is address * 4096 + bytes; 0 means that the fragment is zeroes.
+    ``part`` orders the fragments of one write.
+    """
+
+    blocks: U64
+    asof: U64
+    words: U64
+    digests: U64
+    range_starts: U64
+    range_ends: U64
+    range_asof: U64
+    range_words: U64
+    fragment_blocks: U64
+    fragment_asof: U64
+    fragment_at: U64
+    fragment_lengths: U64
+    fragment_byte_addresses: U64
+    fragment_words: U64
+    fragment_digests: U64
+
+
+class ColumnsBuilder:
+    """Columns of the open segment, growing with each transfer."""
+
+    __slots__ = ("base", "digests", "lengths", "offsets", "rows")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.rows = bytearray()
+        self.offsets: array[int] = array("Q")
+        self.lengths: array[int] = array("Q")
+        self.digests: array[int] = array("Q")
+
+    def add(
+        self, row: tuple[int, ...], offsets: array[int], lengths: array[int], digests: array[int]
+    ) -> None:
+        """``row`` in the order of ROW; ``lengths`` with the entry's kind in the top byte."""
+        self.rows += ROW_STRUCT.pack(*row)
+        self.offsets.extend(offsets)
+        self.lengths.extend(lengths)
+        self.digests.extend(digests)
+
+    def add_transfer(self, transfer: Transfer, block: int) -> None:
+        """The same from a decoded transfer that begins at ``block`` of the segment."""
+        row = (
+            transfer.position, transfer.write, transfer.time_ns, transfer.epoch, block,
+            transfer.header_blocks, transfer.blocks, transfer.fragment_bytes,
+            len(transfer.offsets), len(transfer.digests), transfer.kind, transfer.flags,
+        )  # fmt: skip
+        self.add(
+            row,
+            array("Q", transfer.offsets.tobytes()),
+            array("Q", transfer.lengths.tobytes()),
+            array("Q", transfer.digests.tobytes()),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that these columns take in a footer."""
+        return len(self.rows) + 8 * (len(self.offsets) + len(self.lengths) + len(self.digests))
+
+    def pack(self) -> bytes:
+        """The footer's columns: rows, offsets, lengths, digests."""
+        return b"".join((self.rows, self.offsets.tobytes(), self.lengths.tobytes(), self.digests.tobytes()))
+
+    def freeze(self) -> Columns:
+        """A copy that later additions do not touch."""
+        entries, digests = len(self.offsets), len(self.digests)
+        return unpack(self.pack(), self.base, len(self.rows) // 64, entries, digests)
+
+
+def unpack(packed: bytes, base: int, rows: int, entries: int, digests: int) -> Columns:
+    """Columns from the bytes of a footer with the given counts."""
+    numbers = np.frombuffer(packed, "<u8", 2 * entries + digests, 64 * rows)
+    return Columns(
+        base,
+        np.frombuffer(packed, ROW, rows),
+        numbers[:entries],
+        numbers[entries : 2 * entries],
+        numbers[2 * entries :],
+    )
+
+
+def ramp(counts: U64) -> U64:
+    """0, 1, … count-1 for each count, one behind the other."""
+    total = int(counts.sum())
+    starts = np.cumsum(counts) - counts
+    return np.arange(total, dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
+
+
+def exclusive_cumsum(counts: U64) -> U64:
+    """The sum of all counts before each."""
+    before: U64 = np.cumsum(counts) - counts
+    return before
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Entry columns joined with their transfer's row."""
+
+    row: npt.NDArray[np.int64]
+    kind: U64
+    offset: U64
+    end: U64
+    asof: U64
+    first: U64
+    count: U64
+
+
+def _join(columns: Columns) -> _Entries:
+    rows = columns.rows
+    row = np.repeat(np.arange(len(rows)), rows["entries"])
+    kind = columns.lengths >> np.uint64(KIND_SHIFT)
+    end = columns.offsets + (columns.lengths & np.uint64(LENGTH_MASK))
+    within = ramp(rows["entries"].astype(np.uint64))
+    within[(rows["kind"] == Kind.POINT)[row]] = 0
+    first = (columns.offsets + np.uint64(BLOCK - 1)) // np.uint64(BLOCK)
+    last = end // np.uint64(BLOCK)
+    count = np.where(last > first, last - first, np.uint64(0))
+    count[kind == EntryKind.RESIZE] = 0
+    return _Entries(row, kind, columns.offsets, end, rows["write"][row] + within, first, count)
+
+
+def _unfold(columns: Columns) -> Versions:
+    entries = _join(columns)
+    written = _written(columns, entries)
+    zeroed = _zeroed(columns, entries)
+    merged = [np.concatenate(pair) for pair in zip(written, zeroed, strict=True)]
+    order = np.argsort(merged.pop(), kind="stable")
+    blocks, asof, words, digests = (column[order] for column in merged)
+    return Versions(blocks, asof, words, digests, *_ranges(columns, entries), *_fragments(columns, entries))
+
+
+def _payload_base(columns: Columns) -> U64:
+    rows = columns.rows
+    return np.uint64(columns.base) + rows["block"].astype(np.uint64) + rows["header_blocks"]
+
+
+def _transfer_words(columns: Columns, kind: int) -> U64:
+    address = np.uint64(columns.base) + columns.rows["block"].astype(np.uint64)
+    return address | np.uint64(kind << 62)
+
+
+def _written(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64]:
+    """Whole blocks written: block, as of, word, digest, and the entry's index for ordering."""
+    chosen = np.flatnonzero((entries.kind == EntryKind.WRITE) & (entries.count > 0))
+    counts = entries.count[chosen]
+    repeats = counts.astype(np.int64)
+    steps = ramp(counts)
+    row = np.repeat(entries.row[chosen], repeats)
+    whole = _index_in_transfer(columns, row)
+    digest_start = exclusive_cumsum(columns.rows["digests"].astype(np.uint64))
+    return (
+        np.repeat(entries.first[chosen], repeats) + steps,
+        np.repeat(entries.asof[chosen], repeats),
+        (_payload_base(columns)[row] + whole) | np.uint64(DATA << 62),
+        columns.digests[(digest_start[row] + whole).astype(np.int64)],
+        np.repeat(chosen, repeats).astype(np.uint64),
+    )
+
+
+def _index_in_transfer(columns: Columns, row: npt.NDArray[np.int64]) -> U64:
+    """For blocks in log order with their transfer's row: 0, 1, … within each transfer."""
+    per_row = np.bincount(row, minlength=len(columns.rows)).astype(np.uint64)
+    return ramp(per_row)
+
+
+def _zeroed(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64]:
+    zero = (entries.kind == EntryKind.ZERO) | (entries.kind == EntryKind.TRIM)
+    chosen = np.flatnonzero(zero & (entries.count > 0) & (entries.count < RANGE_BLOCKS))
+    counts = entries.count[chosen]
+    repeats = counts.astype(np.int64)
+    total = int(counts.sum())
+    return (
+        np.repeat(entries.first[chosen], repeats) + ramp(counts),
+        np.repeat(entries.asof[chosen], repeats),
+        np.repeat(_transfer_words(columns, ZERO)[entries.row[chosen]], repeats),
+        np.zeros(total, np.uint64),
+        np.repeat(chosen, repeats).astype(np.uint64),
+    )
+
+
+def _ranges(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64]:
+    zero = (entries.kind == EntryKind.ZERO) | (entries.kind == EntryKind.TRIM)
+    chosen = np.flatnonzero(zero & (entries.count >= RANGE_BLOCKS))
+    first = entries.first[chosen]
+    return (
+        first,
+        first + entries.count[chosen],
+        entries.asof[chosen],
+        _transfer_words(columns, ZERO)[entries.row[chosen]],
+    )
+
+
+def fragment_pieces(offset: int, length: int) -> list[tuple[int, int, int]]:
+    """The (block, byte within it, bytes) that a write covers only in part; none if it is aligned."""
+    end = offset + length
+    head, tail = offset // BLOCK, end // BLOCK
+    if head == tail:
+        return [(head, offset % BLOCK, length)] if length else []
+    pieces = []
+    if offset % BLOCK:
+        pieces.append((head, offset % BLOCK, BLOCK - offset % BLOCK))
+    if end % BLOCK:
+        pieces.append((tail, 0, end % BLOCK))
+    return pieces
+
+
+def _fragments(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64, U64, U64]:
+    mask = np.uint64(BLOCK - 1)
+    ragged = ((entries.offset | entries.end) & mask) != 0
+    chosen = np.flatnonzero(ragged & (entries.kind != EntryKind.RESIZE) & (entries.end > entries.offset))
+    found: list[tuple[int, ...]] = []
+    rows = columns.rows
+    payload = ((_payload_base(columns) + rows["blocks"]) * np.uint64(BLOCK)).tolist()
+    whole = exclusive_cumsum(rows["digests"].astype(np.uint64)) + rows["blocks"]
+    digest_at = whole.astype(np.int64).tolist()
+    words = _transfer_words(columns, PARTIAL).tolist()
+    for entry in chosen.tolist():
+        row = int(entries.row[entry])
+        offset, end = int(entries.offset[entry]), int(entries.end[entry])
+        written = int(entries.kind[entry]) == EntryKind.WRITE
+        for block, at, length in fragment_pieces(offset, end - offset):
+            place = payload[row] if written else 0
+            digest = int(columns.digests[digest_at[row]]) if written else 0
+            found.append((block, int(entries.asof[entry]), at, length, place, words[row], digest))
+            if written:
+                payload[row] += length
+                digest_at[row] += 1
+    table = np.array(found, np.uint64).reshape(len(found), 7)
+    return tuple(table[:, i].copy() for i in range(7))  # type: ignore[return-value]
+
+
+def fact_rows(columns: Columns) -> npt.NDArray[np.int64]:
+    """Indexes of the rows that are facts (epochs, snapshots): their bodies are read from the headers."""
+    return np.flatnonzero(columns.rows["kind"] == Kind.FACT)
+
+
+def point_rows(columns: Columns) -> npt.NDArray[np.int64]:
+    """Indexes of the rows that belong to consistency points."""
+    return np.flatnonzero(columns.rows["kind"] == Kind.POINT)
+
+
+def resizes(columns: Columns) -> list[tuple[int, int]]:
+    """(write number, new size) of every resize, in order."""
+    entries = _join(columns)
+    chosen = np.flatnonzero(entries.kind == EntryKind.RESIZE)
+    return list(zip(entries.asof[chosen].tolist(), entries.offset[chosen].tolist(), strict=True))

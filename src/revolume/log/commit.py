@@ -1,0 +1,107 @@
+"""Group commit: one sync answers everyone who waited for it.
+
+A sync covers every file dirtied since the last one, through the descriptor that wrote it, up to the
+position captured *before* it started. Waiters are released by position, so that a thousand FUA writes that
+arrive while a sync runs share the next one.
+
+A failed sync poisons the log for good. After EIO the kernel may have marked the lost pages clean; a second
+sync would succeed and prove nothing (PostgreSQL learned it in 2018), so none is ever tried.
+
+Between awaits: ``_dirty`` and the captured position are taken together, in one turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from revolume.errors import Poisoned
+from revolume.host.disk import File
+from revolume.host.work import Work
+
+
+class Commit:
+    """The durable position of this node. ``position()`` is asked for the newest appended position."""
+
+    def __init__(self, work: Work, position: Callable[[], int], durable: int) -> None:
+        self._work = work
+        self._position = position
+        self._dirty: dict[str, File] = {}
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._running: asyncio.Task[None] | None = None
+        self.durable = durable
+        self.unsynced_bytes = 0
+        self.syncs = 0
+        self.failure: Poisoned | None = None
+        self.on_durable: Callable[[int], None] = lambda position: None
+
+    def dirtied(self, file: File, size: int) -> None:
+        """``size`` bytes were written to ``file`` since the last sync."""
+        if file.name not in self._dirty:
+            self._dirty[file.name] = file
+        self.unsynced_bytes += size
+
+    async def wait_durable(self, position: int) -> None:
+        """Return once everything up to ``position`` is on the disk; Poisoned if it can't be."""
+        if self.failure is not None:
+            raise self.failure
+        if position <= self.durable:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((position, future))
+        self.start()
+        await future
+
+    def start(self) -> None:
+        """Begin a sync unless one runs (it goes on by itself while somebody waits for more)."""
+        if self._running is None and self.failure is None:
+            self._running = asyncio.get_running_loop().create_task(self._run())
+
+    async def settle(self) -> None:
+        """Wait for a sync that is running."""
+        while self._running is not None:
+            await asyncio.wait([self._running])
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._sync_once()
+                if self.failure is not None or not self._waiters:
+                    return
+        finally:
+            self._running = None
+
+    async def _sync_once(self) -> None:
+        target = self._position()
+        files, self._dirty = list(self._dirty.values()), {}
+        self.unsynced_bytes = 0
+        try:
+            for file in files:
+                await self._work.call_sync(file.datasync)
+        except OSError as error:
+            self.poison(f"Syncing the log failed: {error.strerror}.")
+            return
+        self.syncs += 1
+        self._advance(target)
+
+    def _advance(self, target: int) -> None:
+        self.durable = target
+        self.on_durable(target)
+        waiters, self._waiters = self._waiters, []
+        for position, future in waiters:
+            if future.done():
+                continue
+            if position <= target:
+                future.set_result(None)
+            else:
+                self._waiters.append((position, future))
+
+    def poison(self, cause: str) -> None:
+        """Nothing more is promised: every waiter and every later caller gets the error."""
+        if self.failure is None:
+            hint = "Look at the disk, then open the volume again: it recovers what was durable."
+            self.failure = Poisoned("poisoned", cause, hint)
+        waiters, self._waiters = self._waiters, []
+        for _, future in waiters:
+            if not future.done():
+                future.set_exception(self.failure)

@@ -1,0 +1,230 @@
+"""The segment files: which use each is in, which stand ready, and the prewriter that keeps them so.
+
+A file goes round:  free → ready (has a new use number, durably registered) → in use → free.
+New files are written with zeroes before their first use, since a write into a written extent costs a third
+of one that allocates, and can't meet ENOSPC. A file's name never changes; its use number does.
+
+Room is a promise: ``room_blocks`` counts the open segment's rest and the ready ones, so that admission can
+refuse a write *before* it is numbered. The pool stops making files when the log would outgrow its budget
+or the disk's reserve; then it asks (``on_pressure``) for old segments to be given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from revolume.host.disk import Directory
+from revolume.host.work import Work
+from revolume.log.segment import Segment, segment_name
+from revolume.log.transfer import BLOCK
+
+ZEROES = bytes(1 << 20)
+SEGMENT_OVERHEAD_BLOCKS = 2
+Register = Callable[[dict[int, int]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """``ready``: segments kept ready. ``budget``: bytes of log in all. ``reserve``: bytes left on the disk."""
+
+    ready: int
+    budget_bytes: int
+    reserve_bytes: int
+
+
+class SegmentPool:
+    """All segment files of a volume. ``register`` makes file → use number durable."""
+
+    def __init__(
+        self, directory: Directory, work: Work, segment_blocks: int, limits: PoolLimits, register: Register
+    ) -> None:
+        self._directory = directory
+        self._work = work
+        self._register = register
+        self.segment_blocks = segment_blocks
+        self.limits = limits
+        self.by_use: dict[int, Segment] = {}
+        self.ready: deque[Segment] = deque()
+        self.free: deque[int] = deque()
+        self.next_use = 1
+        self.next_index = 0
+        self.prewritten_bytes = 0
+        self.made_ready = 0
+        self.failure: OSError | None = None
+        self._demand = 0
+        self.on_pressure: Callable[[], None] = lambda: None
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def adopt(self, uses: dict[int, int]) -> None:
+        """Open the files of a stopped volume: use number 0 means free."""
+        for index, use in sorted(uses.items(), key=lambda pair: (pair[1], pair[0])):
+            self.next_index = max(self.next_index, index + 1)
+            if not self._directory.exists(segment_name(index)):
+                continue
+            if use == 0:
+                self.free.append(index)
+                continue
+            file = self._directory.open(segment_name(index))
+            self.by_use[use] = Segment(index, use, self.segment_blocks, file)
+        self.next_use = max([self.next_use, *(use + 1 for use in uses.values())])
+
+    def segments(self) -> list[Segment]:
+        """Every segment with a use number, oldest use first."""
+        return [self.by_use[use] for use in sorted(self.by_use)]
+
+    def segment_at(self, address: int) -> Segment:
+        """The segment in which an address lies; KeyError if it has been recycled."""
+        return self.by_use[address // self.segment_blocks]
+
+    @property
+    def files(self) -> int:
+        """Segment files on the disk."""
+        return len(self.by_use) + len(self.free)
+
+    @property
+    def bytes(self) -> int:
+        """What the log takes on the disk."""
+        return self.files * self.segment_blocks * BLOCK
+
+    @property
+    def ready_blocks(self) -> int:
+        """Blocks that the ready segments surely take."""
+        return len(self.ready) * (self.segment_blocks - SEGMENT_OVERHEAD_BLOCKS)
+
+    def take(self) -> Segment:
+        """The next ready segment; the caller has looked at ``ready``."""
+        segment = self.ready.popleft()
+        self._wake.set()
+        return segment
+
+    def give_back(self, uses: list[int]) -> dict[int, int]:
+        """Segments that nobody needs any more become free; returns the edit (file → 0)."""
+        edit = {}
+        for use in uses:
+            segment = self.by_use.pop(use)
+            segment.file.close()
+            edit[segment.index] = 0
+        return edit
+
+    def release(self, edit: dict[int, int]) -> None:
+        """Files whose freedom is durable may be used again."""
+        self.free.extend(edit)
+        self.failure = None
+        self._wake.set()
+
+    def start(self) -> None:
+        """Start the prewriter."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop the prewriter; what it has begun is finished."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    def close(self) -> None:
+        """Close every file."""
+        for segment in self.by_use.values():
+            segment.file.close()
+
+    def demand(self, blocks: int) -> None:
+        """Somebody waits for so many blocks: more segments than usual may have to stand ready."""
+        per_segment = max(1, self.segment_blocks - 2 * SEGMENT_OVERHEAD_BLOCKS)
+        self._demand = max(self._demand, -(-blocks // per_segment) + 1)
+
+    async def wait_ready(self, patience_s: float) -> bool:
+        """Wait a while for a segment to become ready; False if none did."""
+        count = self.made_ready
+        self._changed.clear()
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), patience_s)
+        return self.made_ready != count
+
+    def kick(self) -> None:
+        """Try again: room may have returned."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                await self._fill()
+                self.failure = None
+            except OSError as error:
+                self.failure = error
+                self.on_pressure()
+            self._changed.set()
+            if not self._stopping:
+                await self._wake.wait()
+
+    async def _fill(self) -> None:
+        while len(self.ready) < max(self.limits.ready, self._demand) and not self._stopping:
+            index = await self._next_file()
+            if index is None:
+                self.on_pressure()
+                return
+            await self.make_ready(index)
+        self._demand = 0
+
+    async def fresh(self) -> Segment:
+        """A ready segment made now, before the prewriter runs: for recovery."""
+        index = await self._next_file()
+        if index is None:
+            raise OSError(errno.ENOSPC, "no room for a segment of the log")
+        await self.make_ready(index)
+        return self.take()
+
+    async def _next_file(self) -> int | None:
+        if self.free:
+            return self.free.popleft()
+        size = self.segment_blocks * BLOCK
+        if self.bytes + size > self.limits.budget_bytes and self.ready:
+            return None
+        if self.bytes + size > self.limits.budget_bytes + 2 * size:
+            return None
+        if self._directory.free_bytes() < size + self.limits.reserve_bytes:
+            return None
+        index, self.next_index = self.next_index, self.next_index + 1
+        await self._work.call(self._prewrite, index)
+        return index
+
+    def _prewrite(self, index: int) -> None:
+        """In a thread: a file full of zeroes, durable, under its name."""
+        name = segment_name(index)
+        file = self._directory.open(name, create=True)
+        try:
+            size = self.segment_blocks * BLOCK
+            for offset in range(0, size, len(ZEROES)):
+                file.pwritev([ZEROES[: size - offset]], offset)
+            file.datasync()
+        except OSError:
+            file.close()
+            self._directory.remove(name)
+            raise
+        file.close()
+        self._directory.sync()
+        self.prewritten_bytes += size
+
+    async def make_ready(self, index: int) -> None:
+        use, self.next_use = self.next_use, self.next_use + 1
+        try:
+            await self._register({index: use})
+        except OSError:
+            self.free.append(index)
+            raise
+        file = self._directory.open(segment_name(index))
+        segment = Segment(index, use, self.segment_blocks, file)
+        self.by_use[use] = segment
+        self.ready.append(segment)
+        self.made_ready += 1
+        self._changed.set()

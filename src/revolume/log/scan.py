@@ -1,0 +1,165 @@
+"""Reading the log: the transfer at a place, a segment's transfers along their chain, any transfer anywhere.
+
+Nothing here decides: what a gap in the chain means is for ``tail.py`` to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from revolume.blocks.digest import block_digests, fragment_digest
+from revolume.log.columns import fragment_pieces
+from revolume.log.segment import Segment
+from revolume.log.transfer import (
+    BLOCK,
+    KIND_SHIFT,
+    LENGTH_MASK,
+    LOCAL_MAGIC,
+    LOCAL_SIZE,
+    EntryKind,
+    Flag,
+    Local,
+    Transfer,
+    local_holds,
+    unpack_local,
+    unpack_proper,
+    volume_seed,
+)
+
+WINDOW = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A valid transfer and where it begins."""
+
+    segment: Segment
+    block: int
+    local: Local
+    transfer: Transfer
+
+    @property
+    def address(self) -> int:
+        """Address of its first block."""
+        return self.segment.base + self.block
+
+    @property
+    def payload_block(self) -> int:
+        """Block of the segment where the payload begins."""
+        return self.block + self.transfer.header_blocks
+
+    @property
+    def end_block(self) -> int:
+        """Block of the segment behind it."""
+        return self.block + self.transfer.total_blocks
+
+
+class SegmentReader:
+    """Headers of one segment through a sliding window, so that small transfers share a read."""
+
+    def __init__(self, segment: Segment, volume: bytes) -> None:
+        self.segment = segment
+        self._volume = volume
+        self._seed = volume_seed(volume)
+        self._start = 0
+        self._window = memoryview(b"")
+
+    def _bytes(self, offset: int, size: int) -> memoryview:
+        """``size`` bytes at ``offset``, fewer at the end of the file."""
+        inside = offset - self._start
+        if inside < 0 or inside + size > len(self._window):
+            buffer = bytearray(max(size, WINDOW))
+            got = self.segment.file.preadv([buffer], offset)
+            self._start, self._window, inside = offset, memoryview(buffer)[:got], 0
+        return self._window[inside : inside + size]
+
+    def at(self, block: int) -> Found | None:
+        """The valid transfer that begins at ``block``, else None."""
+        if block >= self.segment.blocks:
+            return None
+        first = self._bytes(block * BLOCK, LOCAL_SIZE)
+        if len(first) < LOCAL_SIZE:
+            return None
+        local = unpack_local(first)
+        if local is None or local.use != self.segment.use or local.block != block:
+            return None
+        if block * BLOCK + LOCAL_SIZE + local.proper_size > self.segment.blocks * BLOCK:
+            return None
+        whole = self._bytes(block * BLOCK, LOCAL_SIZE + local.proper_size)
+        transfer = unpack_proper(whole[LOCAL_SIZE:])
+        if transfer is None or transfer.volume != self._volume:
+            return None
+        if not local_holds(whole[:LOCAL_SIZE], transfer.chain, self._seed):
+            return None
+        if block + transfer.total_blocks > self.segment.blocks:
+            return None
+        return Found(self.segment, block, local, transfer)
+
+    def chain_from(self, block: int, previous: bytes, end_block: int | None = None) -> Iterator[Found]:
+        """Valid transfers from ``block`` on whose chain continues ``previous``."""
+        while end_block is None or block < end_block:
+            found = self.at(block)
+            if found is None or found.transfer.previous != previous:
+                return
+            yield found
+            previous = found.transfer.chain
+            block = found.end_block
+
+    def anywhere(self) -> Iterator[Found]:
+        """Every valid transfer at any block, chained or not: for judging a gap, and for salvage."""
+        block = 0
+        for candidate in self._magic_blocks():
+            if candidate < block:
+                continue
+            found = self.at(candidate)
+            if found is not None:
+                yield found
+                block = found.end_block
+
+    def _magic_blocks(self) -> list[int]:
+        magic = np.frombuffer(LOCAL_MAGIC, "<u8")[0]
+        blocks: list[int] = []
+        step = WINDOW // BLOCK
+        for first in range(0, self.segment.blocks, step):
+            view = self._bytes(first * BLOCK, min(step, self.segment.blocks - first) * BLOCK)
+            whole = len(view) // BLOCK
+            words = np.frombuffer(view[: whole * BLOCK], "<u8")[:: BLOCK // 8]
+            blocks.extend((np.flatnonzero(words == magic) + first).tolist())
+        return blocks
+
+
+def payload_holds(found: Found) -> bool:
+    """Whether the payload on disk has the digests that the header states."""
+    transfer = found.transfer
+    size = transfer.blocks * BLOCK + transfer.fragment_bytes
+    payload = bytearray(size)
+    if found.segment.file.preadv([payload], found.payload_block * BLOCK) != size:
+        return False
+    view = memoryview(payload)
+    whole = block_digests(view[: transfer.blocks * BLOCK], transfer.blocks)
+    stated = transfer.digests.tolist()
+    if whole != stated[: transfer.blocks]:
+        return False
+    return _fragment_digests(transfer, view[transfer.blocks * BLOCK :]) == list(stated[transfer.blocks :])
+
+
+def _fragment_digests(transfer: Transfer, view: memoryview) -> list[int]:
+    digests, at = [], 0
+    for offset, word in zip(transfer.offsets.tolist(), transfer.lengths.tolist(), strict=True):
+        if word >> KIND_SHIFT != EntryKind.WRITE:
+            continue
+        for _, _, length in fragment_pieces(offset, word & LENGTH_MASK):
+            digests.append(fragment_digest(view[at : at + length]))
+            at += length
+    return digests
+
+
+def complete_prefix(found: Sequence[Found]) -> list[Found]:
+    """Without a write at the end of which only the first parts arrived, and without such a point."""
+    whole = list(found)
+    while whole and whole[-1].transfer.flags & Flag.CONTINUED:
+        whole.pop()
+    return whole

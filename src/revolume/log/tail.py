@@ -1,0 +1,218 @@
+"""Recovery of the log: what of it stands, and the unsynced tail written anew.
+
+Given the segments, the horizon to begin from and whatever is known of durability, ``recover`` follows the
+chain. Segments that lie wholly at or below the durable position are taken by their footers; above it every
+header and every payload digest is looked at, because a power cut may have kept any part of what was not yet
+synced. What fails there is a torn tail. What fails at or below is damage and refuses the opening.
+
+After an unclean stop the page cache may show what the disk does not have (a failed write-back marks pages
+clean). So everything beyond the durable position is copied into a fresh segment and synced before anybody is
+served; the old place is closed where the durable part ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from revolume.errors import Damaged
+from revolume.log.appender import LogEnd
+from revolume.log.columns import Columns, ColumnsBuilder
+from revolume.log.scan import Found, SegmentReader, complete_prefix, payload_holds
+from revolume.log.segment import Footer, Segment, read_footer
+from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind, pack_local, volume_seed
+
+COPY_BYTES = 8 << 20
+
+
+@dataclass(slots=True)
+class Piece:
+    """A segment's part in the log. ``builder`` is there where no footer covers it: it can be appended to."""
+
+    segment: Segment
+    columns: Columns
+    end_block: int
+    chain_before: bytes
+    builder: ColumnsBuilder | None
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The log as it stands. ``tail`` lies above the durable position and is in no piece."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    tail: list[Found] = field(default_factory=list)
+    end: LogEnd = field(default_factory=lambda: LogEnd(0, bytes(16), 0, 0))
+    unused: list[Segment] = field(default_factory=list)
+
+
+class _Walk:
+    def __init__(self, volume: bytes, start: LogEnd, durable: int) -> None:
+        self.volume = volume
+        self.end = start
+        self.durable = durable
+        self.result = Recovered()
+
+    def take(self, segment: Segment, first_block: int, end_block: int | None) -> bool:
+        """Follow the chain through one segment; False if nothing in it continues the chain."""
+        footer = read_footer(segment, self.volume)
+        if footer is not None and self._take_footer(segment, footer, first_block):
+            return True
+        return self._take_headers(segment, first_block, end_block)
+
+    def _take_footer(self, segment: Segment, footer: Footer, first_block: int) -> bool:
+        rows = footer.columns.rows
+        if not len(rows) or int(rows["position"][-1]) > self.durable:
+            return False
+        if first_block == 0 and footer.chain_before != self.end.chain:
+            return False
+        last = rows[-1]
+        self.result.pieces.append(Piece(segment, footer.columns, footer.end_block, footer.chain_before, None))
+        write = max(highest_write(footer.columns), self.end.write)
+        self.end = LogEnd(int(last["position"]), footer.chain_after, write, int(last["time_ns"]))
+        return True
+
+    def _take_headers(self, segment: Segment, first_block: int, end_block: int | None) -> bool:
+        reader, builder = SegmentReader(segment, self.volume), ColumnsBuilder(segment.base)
+        chain, end = self.end.chain, first_block
+        taken, before = False, chain
+        if first_block:
+            before = self._before(reader, builder, first_block) or chain
+        for found in reader.chain_from(first_block, chain, end_block):
+            if found.transfer.position > self.durable and not payload_holds(found):
+                break
+            taken = True
+            self.end = end_after(found, self.end.write)
+            if found.transfer.position > self.durable:
+                self.result.tail.append(found)
+            else:
+                builder.add_transfer(found.transfer, found.block)
+                end = found.end_block
+        if builder.rows:
+            self.result.pieces.append(Piece(segment, builder.freeze(), end, before, builder))
+        return taken
+
+    @staticmethod
+    def _before(reader: SegmentReader, builder: ColumnsBuilder, first_block: int) -> bytes | None:
+        """Transfers before the horizon's cut in the same segment: part of its columns, not of the walk.
+        The chain checksum before the first of them."""
+        first = reader.at(0)
+        if first is None:
+            return None
+        for found in reader.chain_from(0, first.transfer.previous, first_block):
+            builder.add_transfer(found.transfer, found.block)
+        return first.transfer.previous
+
+
+def end_after(found: Found, write: int) -> LogEnd:
+    """Where the log stands after a transfer; ``write`` is the newest write before it. (A point names the
+    write of its cut, which is older.)"""
+    t = found.transfer
+    if t.kind == Kind.WRITES and len(t.offsets):
+        write = max(write, t.write + len(t.offsets) - 1)
+    return LogEnd(t.position, t.chain, write, t.time_ns)
+
+
+def highest_write(columns: Columns) -> int:
+    """The newest write in these columns, 0 if there is none."""
+    rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
+    return int((rows["write"] + np.maximum(rows["entries"], 1) - 1).max()) if len(rows) else 0
+
+
+def stated_durable(segments: Sequence[Segment], volume: bytes) -> tuple[int, int]:
+    """The highest durable position and manifest edit that anything in these segments states."""
+    durable = edit = 0
+    for segment in segments:
+        footer = read_footer(segment, volume)
+        if footer is not None:
+            durable, edit = max(durable, footer.durable), max(edit, footer.edit)
+            continue
+        for found in SegmentReader(segment, volume).anywhere():
+            durable, edit = max(durable, found.local.durable), max(edit, found.local.edit)
+    return durable, edit
+
+
+def recover(
+    segments: Sequence[Segment],
+    volume: bytes,
+    start: LogEnd,
+    start_address: int,
+    durable: int,
+    ends: dict[int, int],
+) -> Recovered:
+    """The log from ``start_address`` on; see the module's text. ``segments`` in order of use."""
+    walk = _Walk(volume, start, durable)
+    broken = False
+    for segment in segments:
+        first = start_address - segment.base if segment.base <= start_address else 0
+        if not walk.take(segment, max(0, first), ends.get(segment.use)) and first <= 0:
+            walk.result.unused.append(segment)
+            broken = broken or bool(walk.result.pieces)
+    result = walk.result
+    result.tail = complete_prefix(result.tail)
+    result.end = _end_of(result, walk, start)
+    if result.end.position < durable:
+        raise Damaged(
+            "log-damaged",
+            f"The log breaks off after position {result.end.position}, but position {durable} was durable: "
+            "what is missing was promised, so this is damage and not a torn tail.",
+            "Restore the directory from a mirror or a backup, or read what is left with 'revolume salvage'.",
+        )
+    return result
+
+
+def _end_of(result: Recovered, walk: _Walk, start: LogEnd) -> LogEnd:
+    """The end of the log once an incomplete write at its end has been dropped."""
+    write = max([start.write, *(highest_write(piece.columns) for piece in result.pieces)])
+    for found in result.tail:
+        write = end_after(found, write).write
+    if result.tail:
+        return end_after(result.tail[-1], write)
+    for piece in reversed(result.pieces):
+        if len(piece.columns.rows):
+            return end_after(_last_of(piece, walk.volume), write)
+    return start
+
+
+def _last_of(piece: Piece, volume: bytes) -> Found:
+    found = SegmentReader(piece.segment, volume).at(int(piece.columns.rows["block"][-1]))
+    if found is None:
+        raise Damaged(
+            "log-damaged",
+            f"The last transfer of segment file {piece.segment.index} is not what its footer says.",
+            "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+        )
+    return found
+
+
+class TailCopy:
+    """Copies transfers into a fresh segment: same chain, own local parts."""
+
+    def __init__(self, segment: Segment, volume: bytes, stated: tuple[int, int, int]) -> None:
+        self.segment = segment
+        self.builder = ColumnsBuilder(segment.base)
+        self.next_block = 0
+        self._seed = volume_seed(volume)
+        self._stated = stated
+
+    def fits(self, found: Found) -> bool:
+        """Whether the transfer and a footer still fit."""
+        columns = self.builder.size + 64 + 16 * len(found.transfer.offsets) + 8 * len(found.transfer.digests)
+        footer = -(-columns // BLOCK) + 1
+        return self.next_block + found.transfer.total_blocks + footer <= self.segment.blocks
+
+    def add(self, found: Found) -> None:
+        """Copy one transfer."""
+        size = found.transfer.total_blocks * BLOCK
+        buffer = bytearray(size)
+        found.segment.file.preadv([buffer], found.block * BLOCK)
+        durable, edit, horizon = self._stated
+        buffer[:LOCAL_SIZE] = pack_local(
+            self._seed, self.segment.use, self.next_block, found.transfer.proper_size,
+            durable, edit, horizon, found.transfer.chain,
+        )  # fmt: skip
+        self.segment.file.pwritev([buffer], self.next_block * BLOCK)
+        self.builder.add_transfer(found.transfer, self.next_block)
+        self.next_block += found.transfer.total_blocks

@@ -1,0 +1,255 @@
+"""A transfer: the unit of group commit, of checksumming, of shipping and of reference.
+
+On disk a transfer begins at a block boundary of a segment and never crosses the segment's end:
+
+    block 0      local part, 64 bytes: this node's own, has its own checksum, is never shipped
+    byte 64      proper part: fixed fields, entry columns, digests, body; what the chain checksum covers
+    padding      zeroes to the next block boundary; left out on the link
+    payload      whole blocks in entry order, block-aligned; then fragments, packed, padded to a block
+
+Why two parts: every node stores the same transfers at places of its own. What differs between nodes
+(the place, how far that node was durable) must be protected too, but may not enter the chain checksum,
+which has to be equal everywhere. The payload is covered by its digests, and the digests by the chain.
+
+A transfer is valid where both checksums hold, volume and use number are the expected ones, the stated
+place is the place where it was found, and the previous chain checksum is the one of the transfer before.
+That tells a torn, a stale (recycled segment), a misdirected and a flipped record apart from a good one.
+
+Local part (little endian, 64 bytes)
+     0  8s  magic "RVLOCAL1"
+     8  Q   use number of the segment
+    16  I   block in the segment where this transfer begins
+    20  I   bytes of the proper part
+    24  Q   durable position of this node when it was written
+    32  Q   number of the last manifest edit of this node
+    40  Q   write number of the horizon of this node
+    48  Q   zero
+    56  Q   XXH3-64 of bytes 0..56 and the proper part's chain checksum, seeded by the volume
+
+Proper part (136 bytes fixed)
+     0  4s  magic "RVTR"
+     4  H   format version, 1
+     6  B   kind
+     7  B   flags
+     8  I   bytes of the proper part, columns and body included
+    12  I   whole blocks in the payload
+    16  I   fragment bytes in the payload
+    20  I   entries
+    24  I   digests: one for each whole block, then one for each fragment
+    28  I   bytes of the body
+    32  16s volume id
+    48  16s reign id of the epoch
+    64  Q   epoch
+    72  Q   position
+    80  Q   write number of the first entry; of kinds without writes: the newest write before it,
+            of points: the write number of the cut
+    88  Q   wall time, ns since 1970, never less than that of the transfer before
+    96  8x  zero
+   104  16s chain checksum of the transfer before
+   120  16s chain checksum: XXH3-128 of bytes 0..120 and of everything behind byte 136
+   136      entries x Q offset in bytes; entries x Q length in bytes, the entry's kind in the top byte;
+            digests x Q; body
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from revolume.errors import Damaged
+
+U64 = npt.NDArray[np.uint64]
+
+LOCAL = struct.Struct("<8sQIIQQQQ")
+LOCAL_SIZE = 64
+LOCAL_MAGIC = b"RVLOCAL1"
+PROPER = struct.Struct("<4sHBBIIIIII16s16sQQQQ8x16s16s")
+PROPER_SIZE = 136
+PROPER_MAGIC = b"RVTR"
+FORMAT = 1
+CHAIN_OFFSET = 120
+KIND_SHIFT = 56
+LENGTH_MASK = (1 << KIND_SHIFT) - 1
+BLOCK = 4096
+EMPTY_CHAIN = bytes(16)
+HEADER_MAX = 64 << 20
+
+assert LOCAL.size == LOCAL_SIZE - 8
+assert PROPER.size == PROPER_SIZE
+
+
+class Kind(IntEnum):
+    """What a transfer carries."""
+
+    WRITES = 1
+    POINT = 2
+    RESTORE = 3
+    FACT = 4
+
+
+class Flag(IntFlag):
+    """CONTINUED: the last write goes on in the next transfer. SEALS: the last transfer of a point."""
+
+    NONE = 0
+    CONTINUED = 1
+    SEALS = 2
+
+
+class EntryKind(IntEnum):
+    """What an entry does to the bytes [offset, offset + length); RESIZE makes offset the size."""
+
+    WRITE = 1
+    ZERO = 2
+    TRIM = 3
+    RESIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The local part: where and when this node wrote the transfer."""
+
+    use: int
+    block: int
+    proper_size: int
+    durable: int
+    edit: int
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """The proper part of a transfer, decoded; what every node of a lineage agrees on."""
+
+    kind: Kind
+    flags: Flag
+    blocks: int
+    fragment_bytes: int
+    volume: bytes
+    reign: bytes
+    epoch: int
+    position: int
+    write: int
+    time_ns: int
+    previous: bytes
+    chain: bytes
+    offsets: U64
+    lengths: U64
+    digests: U64
+    body: bytes
+    proper_size: int
+
+    @property
+    def header_blocks(self) -> int:
+        """Blocks taken by local and proper part."""
+        return header_blocks(self.proper_size)
+
+    @property
+    def total_blocks(self) -> int:
+        """Blocks taken by the whole transfer on disk."""
+        return self.header_blocks + self.blocks + -(-self.fragment_bytes // BLOCK)
+
+
+def header_blocks(proper_size: int) -> int:
+    """Blocks that a header with a proper part of so many bytes takes."""
+    return -(-(LOCAL_SIZE + proper_size) // BLOCK)
+
+
+def volume_seed(volume: bytes) -> int:
+    """The seed that ties checksums to one volume: a foreign record never verifies."""
+    return int.from_bytes(volume[:8], "little")
+
+
+def pack_proper(
+    kind: int,
+    flags: int,
+    blocks: int,
+    fragment_bytes: int,
+    identity: tuple[bytes, bytes, int],
+    position: int,
+    write: int,
+    time_ns: int,
+    previous: bytes,
+    columns: bytes,
+    counts: tuple[int, int, int],
+) -> tuple[bytes, bytes]:
+    """The proper part and its chain checksum.
+
+    ``columns`` is offsets, lengths, digests and body, packed; ``counts`` their numbers: entries,
+    digests, bytes of the body. ``identity`` is (volume id, reign id, epoch).
+    """
+    volume, reign, epoch = identity
+    size = PROPER_SIZE + len(columns)
+    fixed = PROPER.pack(
+        PROPER_MAGIC, FORMAT, kind, flags, size, blocks, fragment_bytes, *counts,
+        volume, reign, epoch, position, write, time_ns, previous, EMPTY_CHAIN,
+    )  # fmt: skip
+    chain = xxhash.xxh3_128_digest(fixed[:CHAIN_OFFSET] + columns)
+    return b"".join((fixed[:CHAIN_OFFSET], chain, columns)), chain
+
+
+def pack_local(
+    seed: int, use: int, block: int, proper_size: int, durable: int, edit: int, horizon: int, chain: bytes
+) -> bytes:
+    """The local part, 64 bytes."""
+    fields = LOCAL.pack(LOCAL_MAGIC, use, block, proper_size, durable, edit, horizon, 0)
+    return fields + xxhash.xxh3_64_intdigest(fields + chain, seed).to_bytes(8, "little")
+
+
+def unpack_local(view: memoryview) -> Local | None:
+    """The local part if these 64 bytes look like one; its checksum is checked with the proper part."""
+    magic, use, block, proper_size, durable, edit, horizon, _ = LOCAL.unpack_from(view)
+    if magic != LOCAL_MAGIC or not PROPER_SIZE <= proper_size <= HEADER_MAX:
+        return None
+    return Local(use, block, proper_size, durable, edit, horizon)
+
+
+def local_holds(view: memoryview, chain: bytes, seed: int) -> bool:
+    """Whether the local part's checksum agrees with its bytes and the transfer behind it."""
+    stated = int.from_bytes(view[56:64], "little")
+    return xxhash.xxh3_64_intdigest(bytes(view[:56]) + chain, seed) == stated
+
+
+def unpack_proper(view: memoryview) -> Transfer | None:
+    """The proper part if its checksum and its counts hold, else None. A newer format is an error."""
+    if len(view) < PROPER_SIZE:
+        return None
+    fields = PROPER.unpack_from(view)
+    if fields[0] != PROPER_MAGIC or not PROPER_SIZE <= fields[4] <= len(view):
+        return None
+    if (
+        xxhash.xxh3_128_digest(bytes(view[:CHAIN_OFFSET]) + bytes(view[PROPER_SIZE : fields[4]]))
+        != fields[17]
+    ):
+        return None
+    if fields[1] != FORMAT:
+        raise Damaged(
+            "newer-format",
+            f"The log was written in format {fields[1]}; this version reads format {FORMAT}.",
+            "Open it with the version that wrote it, or a newer one.",
+        )
+    return _decode(fields, view)
+
+
+def _decode(fields: tuple[Any, ...], view: memoryview) -> Transfer | None:
+    size, blocks, fragment_bytes, entries, digests, body = fields[4:10]
+    if PROPER_SIZE + 16 * entries + 8 * digests + body != size:
+        return None
+    columns = np.frombuffer(view, "<u8", 2 * entries + digests, PROPER_SIZE)
+    return Transfer(
+        Kind(fields[2]),
+        Flag(fields[3]),
+        blocks,
+        fragment_bytes,
+        *fields[10:18],
+        columns[:entries],
+        columns[entries : 2 * entries],
+        columns[2 * entries :],
+        bytes(view[size - body : size]),
+        size,
+    )

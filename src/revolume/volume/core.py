@@ -1,0 +1,145 @@
+"""The parts of an open volume, side by side: what opening makes and what the façade and its workers share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.root import Root
+from revolume.chain.point import Point
+from revolume.host import Host
+from revolume.host.disk import Directory
+from revolume.log.appender import Appender, Stated
+from revolume.log.commit import Commit
+from revolume.log.pool import SegmentPool
+from revolume.log.writer import Writer
+from revolume.volume.admission import Admission
+from revolume.volume.live import LiveMap
+from revolume.volume.manifest import EditKind, Manifest
+from revolume.volume.options import OpenOptions
+from revolume.volume.partials import Partials
+from revolume.volume.reader import Reader, Store
+from revolume.volume.sums import Sums
+
+U64 = npt.NDArray[np.uint64]
+
+
+class Recorder:
+    """Manifest edits, one after the other, each durable before the next; the log states the last one."""
+
+    def __init__(self, host: Host, manifest: Manifest, stated: Stated) -> None:
+        self._host = host
+        self._lock = asyncio.Lock()
+        self.manifest = manifest
+        self.stated = stated
+
+    async def record(self, *edits: tuple[EditKind, bytes]) -> None:
+        """All of these edits are durable when it returns."""
+        async with self._lock:
+            await self._host.work.call_sync(self.manifest.record, *edits)
+            self.stated.edit = self.manifest.number
+
+
+@dataclass(slots=True)
+class LastPoint:
+    """What the next point stands on: the last one's number and root, and its partials' digests."""
+
+    number: int = 0
+    root: Root = (0, 0)
+    partial_blocks: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+    partial_digests: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+
+class Events:
+    """The last things worth telling an operator, newest last."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._kept: deque[tuple[int, str]] = deque(maxlen=64)
+        self.listener: Callable[[str], None] = lambda text: None
+
+    def tell(self, text: str) -> None:
+        """Something happened."""
+        self._kept.append((self._now_ns(), text))
+        self.listener(text)
+
+    def texts(self) -> tuple[str, ...]:
+        """What is kept."""
+        return tuple(text for _, text in self._kept)
+
+
+@dataclass(slots=True)
+class Core:
+    """An open volume's parts. Nothing in here is shared with another volume."""
+
+    host: Host
+    options: OpenOptions
+    directory: Directory
+    log_directory: Directory
+    maps_directory: Directory
+    volume_id: bytes
+    name: str
+    size: int
+    recorder: Recorder
+    pool: SegmentPool
+    appender: Appender
+    commit: Commit
+    live: LiveMap
+    partials: Partials
+    writer: Writer
+    store: Store
+    reader: Reader
+    sums: Sums
+    points: list[Point]
+    last: LastPoint
+    events: Events
+    admission: Admission
+    sizes: list[tuple[int, int]]
+    generation: int = 0
+    leases: dict[int, tuple[str, int]] = field(default_factory=dict)
+    footers: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The open manifest."""
+        return self.recorder.manifest
+
+    def lease(self, holder: str, write: int) -> Callable[[], None]:
+        """Keep everything from ``write`` on; returns the function that lets go."""
+        token = max(self.leases, default=0) + 1
+        self.leases[token] = (holder, write)
+        return lambda: self.leases.pop(token, None) and None
+
+    async def wait_room(self, blocks: int, urgent: bool = False) -> None:
+        """Wait until so many blocks can be appended. NoSpace: they can't."""
+        await self.admission.wait(blocks, urgent)
+
+    def size_at(self, write: int) -> int:
+        """The volume's size as of a retained write."""
+        return [size for at, size in self.sizes if at <= write][-1]
+
+    async def footers_written(self) -> None:
+        """Every segment sealed so far has its footer."""
+        while self.footers:
+            await asyncio.wait(list(self.footers))
+
+    def image_bytes(self) -> int:
+        """The image's length; it is sparse."""
+        return self.store.image.size()
+
+    def close_files(self) -> None:
+        """Let go of everything, the directory's lock last."""
+        self.pool.close()
+        self.sums.close()
+        if self.live.base is not None:
+            self.live.base.close()
+        self.store.image.close()
+        self.manifest.close()
+        self.log_directory.close()
+        self.maps_directory.close()
+        self.directory.close()

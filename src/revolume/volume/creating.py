@@ -1,0 +1,66 @@
+"""Creating a volume: an empty image, its sums, and last of all the manifest, which makes it one."""
+
+from __future__ import annotations
+
+from revolume.errors import Refused, UsageError
+from revolume.host import Host
+from revolume.host.disk import Directory
+from revolume.log.transfer import BLOCK
+from revolume.volume import layout
+from revolume.volume.manifest import NAMES, Horizon, Manifest, State
+from revolume.volume.options import OpenOptions
+from revolume.volume.sums import Sums
+
+OURS = {
+    layout.LOG, layout.MAPS, layout.IMAGE, layout.SUMS, layout.PAGES, layout.CONTROL_SOCKET,
+    layout.NBD_SOCKET, "lost+found", *(name + ".new" for name in NAMES),
+}  # fmt: skip
+
+
+def check_sizes(options: OpenOptions) -> None:
+    """UsageError unless the sizes make a volume."""
+    size, segment = options.size, options.segment_bytes
+    if size is None or size <= 0 or size % layout.SECTOR or size > layout.MAX_SIZE:
+        raise UsageError(
+            "bad-size", f"{size} bytes is no size for a volume.", "Use a multiple of 512, say --size 10G."
+        )
+    if segment & (segment - 1) or not layout.MIN_SEGMENT_BYTES <= segment <= layout.MAX_SEGMENT_BYTES:
+        raise UsageError(
+            "bad-segment-size",
+            f"{segment} bytes is no size for a segment.",
+            "Use a power of two from 64K to 1G; 64M is the default.",
+        )
+
+
+def create(host: Host, directory: Directory, options: OpenOptions, name: str) -> Manifest:
+    """A new volume in an empty directory (or in what an interrupted creation left)."""
+    check_sizes(options)
+    strange = [n for n in directory.names() if n not in OURS and not n.startswith(layout.PAGES)]
+    if strange:
+        raise Refused(
+            "dir-not-empty",
+            f"{directory.path} holds other things ({strange[0]}) and no volume.",
+            "Name an empty or a new directory.",
+        )
+    assert options.size is not None
+    volume_id = host.entropy.token(16)
+    for child in (layout.LOG, layout.MAPS):
+        held = directory.child(child, create=True)
+        for left in held.names():
+            held.remove(left)
+        held.close()
+    image = directory.open(layout.IMAGE, create=True)
+    image.truncate(0)
+    image.truncate(options.size)
+    image.datasync()
+    image.close()
+    Sums.create(directory, volume_id, -(-options.size // BLOCK)).close()
+    directory.sync()
+    state = State(
+        volume=volume_id,
+        name=name,
+        segment_blocks=options.segment_bytes // BLOCK,
+        created_ns=host.clock.wall_ns(),
+        horizon=Horizon(size=options.size, time_ns=host.clock.wall_ns()),
+    )
+    return Manifest.created(directory, state)

@@ -1,0 +1,49 @@
+"""Facts: transfers that change no block. They travel to every mirror in the log's order.
+
+Body: H kind, then
+    1 EPOCH              Q number, 16s reign id
+    2 SNAPSHOT           Q write, Q point, Q time, name in UTF-8
+    3 DROP_SNAPSHOT      name in UTF-8
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from enum import IntEnum
+
+from revolume.log.appender import Draft
+from revolume.log.transfer import Kind
+from revolume.volume.manifest import PinnedSnapshot
+
+KIND = struct.Struct("<H")
+EPOCH = struct.Struct("<Q16s")
+SNAPSHOT = struct.Struct("<QQQ")
+
+
+class Fact(IntEnum):
+    """What a fact says."""
+
+    EPOCH = 1
+    SNAPSHOT = 2
+    DROP_SNAPSHOT = 3
+
+
+def epoch_begun(number: int, reign: bytes) -> bytes:
+    """A volume was opened as primary."""
+    return KIND.pack(Fact.EPOCH) + EPOCH.pack(number, reign)
+
+
+def snapshot_taken(pin: PinnedSnapshot) -> bytes:
+    """A moment was named and pinned."""
+    return KIND.pack(Fact.SNAPSHOT) + SNAPSHOT.pack(pin.write, pin.point, pin.time_ns) + pin.name.encode()
+
+
+def snapshot_dropped(name: str) -> bytes:
+    """A snapshot was given up."""
+    return KIND.pack(Fact.DROP_SNAPSHOT) + name.encode()
+
+
+def draft(body: bytes) -> Draft:
+    """The transfer that carries a fact."""
+    return Draft(Kind.FACT, array("Q"), array("Q"), array("Q"), [], 0, 0, 0, body=body)

@@ -1,0 +1,27 @@
+"""What lies where in a volume's directory."""
+
+from __future__ import annotations
+
+LOG = "log"
+MAPS = "maps"
+IMAGE = "image"
+SUMS = "image.sums"
+PAGES = "image.pages"
+CONTROL_SOCKET = "control.sock"
+NBD_SOCKET = "nbd.sock"
+
+DEFAULT_SEGMENT_BYTES = 64 << 20
+MIN_SEGMENT_BYTES = 64 << 10
+MAX_SEGMENT_BYTES = 1 << 30
+SECTOR = 512
+MAX_SIZE = 1 << 60
+
+
+def base_map_name(point: int) -> str:
+    """File name of the live map's base as of a point."""
+    return f"base-{point}.map"
+
+
+def view_map_name(token: str) -> str:
+    """File name of a moment's map, for as long as a view of it is open."""
+    return f"view-{token}.map"

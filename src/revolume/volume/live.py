@@ -1,0 +1,175 @@
+"""The live map: where the newest version of every block lies, at any size, in bounded memory.
+
+Three layers, newest first:
+
+    overlay, ranges   in memory: what changed since the base map was made
+    base map          an immutable sorted file (``chain/mapfile.py``), paged
+    image sums        the digest of every block in the image; 0 = the block is zero
+
+Addresses only grow, so moving the horizon or the base map rewrites nothing: an entry whose address lies
+below ``folded`` *is* in the image at its own block number, and below the base map's cut it is in the base
+map as well, so the overlay may forget it whenever it likes.
+
+Writing only appends to a few lists (``note``); ``absorb`` turns thousands of notes into one vectorised
+update, at the latest when somebody reads. Nothing here waits: ``settle`` with ``nowait`` says False where a
+page would have to come from the disk, and is then called again in a thread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.overlay import Overlay
+from revolume.blocks.ranges import Ranges
+from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
+from revolume.chain.mapfile import MapFile
+from revolume.log.columns import ramp
+from revolume.volume.interval import Interval
+from revolume.volume.sums import Sums
+
+U64 = npt.NDArray[np.uint64]
+MASK = np.uint64(ADDRESS_MASK)
+KIND = np.uint64(62)
+ABSORB_AT = 4096
+
+
+class LiveMap:
+    """See the module's text. Only the loop changes it; ``settle`` may run in a thread."""
+
+    def __init__(self, overlay: Overlay, sums: Sums, folded: int, base: MapFile | None, begin: int) -> None:
+        self.overlay = overlay
+        self.ranges = Ranges()
+        self.base = base
+        self.based = 0
+        self.sums = sums
+        self.folded = folded
+        self.interval = Interval(begin, self.ranges)
+        self.first: list[int] = []
+        self.count: list[int] = []
+        self.word: list[int] = []
+        self.step: list[int] = []
+        self.digest: list[int] = []
+
+    def absorb(self) -> None:
+        """Take in what has been noted."""
+        if not self.first:
+            return
+        blocks = np.array(self.first, np.uint64)
+        words = np.array(self.word, np.uint64)
+        digests = np.array(self.digest, np.uint64)
+        if len(digests) != len(blocks):
+            counts = np.array(self.count, np.uint64)
+            steps = ramp(counts)
+            repeats = counts.astype(np.int64)
+            blocks = np.repeat(blocks, repeats) + steps
+            words = np.repeat(words, repeats) + steps * np.repeat(np.array(self.step, np.uint64), repeats)
+        for notes in (self.first, self.count, self.word, self.step, self.digest):
+            notes.clear()
+        self.put(blocks, words, digests)
+
+    def put(self, blocks: U64, words: U64, digests: U64) -> None:
+        """These blocks have these new words, in this order; the interval learns of it."""
+        old_words, old_digests = self.overlay.get(blocks)
+        first = (old_words & MASK) < np.uint64(self.interval.begin)
+        if first.all():
+            self.interval.was(blocks, old_words, old_digests)
+        else:
+            self.interval.was(blocks[first], old_words[first], old_digests[first])
+        self.overlay.put(blocks, words, digests)
+        self.interval.changed(blocks, words, digests)
+
+    def put_range(self, start: int, end: int, word: int) -> None:
+        """All of [start, end) reads as zero from this address on."""
+        self.absorb()
+        self._remember_range(start, end)
+        self.ranges = self.ranges.with_range(start, end, word)
+        self.interval.ranges.append((start, end, word))
+
+    def _remember_range(self, start: int, end: int) -> None:
+        for blocks, words, digests in self.overlay.within(start, end):
+            old = (words & MASK) < np.uint64(self.interval.begin)
+            self.interval.was(blocks[old], words[old], digests[old])
+
+    def restate(self, blocks: U64, words: U64, digests: U64, before: int) -> U64:
+        """Give blocks another place for the same content, where nothing newer than ``before`` is known;
+        returns those that were. (A point made partial blocks whole.)"""
+        self.absorb()
+        known, _ = self.overlay.get(blocks)
+        address = np.maximum(known & MASK, self.ranges.get(blocks) & MASK)
+        stale = address < np.uint64(before)
+        chosen: U64 = blocks[stale]
+        self.overlay.put(chosen, words[stale], digests[stale])
+        # Their address is above the cut although their content is not newer: say so to the interval.
+        self.interval.was(chosen, words[stale], digests[stale])
+        return chosen
+
+    def lookup(self, blocks: U64) -> tuple[U64, U64]:
+        """Words and digests from memory; word 0 where only the lower layers know. Absorbs first."""
+        self.absorb()
+        words, digests = self.overlay.get(blocks)
+        if len(self.ranges):
+            over_ranges(self.ranges, blocks, words, digests, self.based)
+        return words, digests
+
+    def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
+        """Bring words and digests into their final form, in place: kind 0 means the image (digest 0:
+        zeroes), DATA the log, PARTIAL the partial buffer. False: a page would have to be waited for."""
+        missing = np.flatnonzero(words == 0)
+        if len(missing) and self.base is not None:
+            found = self.base.get(blocks[missing], nowait)
+            if found is None:
+                return False
+            over_ranges(self.ranges, blocks[missing], *found)
+            words[missing], digests[missing] = found
+            missing = missing[found[0] == 0]
+        if len(missing):
+            sums = self.sums.get(blocks[missing], nowait)
+            if sums is None:
+                return False
+            digests[missing] = sums
+        kinds = words >> KIND
+        zero = kinds == ZERO
+        folded = (kinds == DATA) & ((words & MASK) < np.uint64(self.folded))
+        digests[zero] = 0
+        words[zero | folded] = 0
+        return True
+
+    def cut(self, address: int) -> Interval:
+        """Close the open interval at ``address`` and begin the next."""
+        self.absorb()
+        closed, self.interval = self.interval, Interval(address, self.ranges)
+        return closed
+
+    def moved_horizon(self, address: int) -> None:
+        """The image now holds everything below ``address``."""
+        self.folded = address
+        self._forget()
+
+    def moved_base(self, base: MapFile, address: int) -> MapFile | None:
+        """``base`` now holds everything below ``address``; returns the map that it replaces."""
+        old, self.base, self.based = self.base, base, address
+        self._forget()
+        return old
+
+    def _forget(self) -> None:
+        self.overlay.forget_below(max(self.folded, self.based))
+        self.ranges = self.ranges.without_below(self.folded)
+
+
+def over_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int = 0) -> None:
+    """Replace, in place, what a newer zero range covers. A word of 0 (unknown) is replaced only by ranges
+    at or above ``based``: below it the base map may know something newer than the range."""
+    covering = ranges.get(blocks)
+    address = covering & MASK
+    newer = address > (words & MASK)
+    if based:
+        newer &= (words != 0) | (address >= np.uint64(based))
+    words[newer] = covering[newer]
+    digests[newer] = 0
+
+
+def is_partial(words: U64) -> npt.NDArray[np.bool_]:
+    """Which words say that the newest version lies in the partial buffer."""
+    chosen: npt.NDArray[np.bool_] = (words >> KIND) == PARTIAL
+    return chosen

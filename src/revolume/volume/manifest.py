@@ -1,0 +1,411 @@
+"""The manifest: the few facts about a volume that its log can't tell, as checksummed edits.
+
+Two files, ``manifest.a`` and ``manifest.b``. Each is a header and then edits; the one with the higher
+generation that holds is the manifest. Edits are appended and synced. When the file has grown, or on a
+clean stop, the whole state is written anew as edits into the other one (a temporary file, synced, renamed,
+directory synced), so at every instant one whole manifest exists. A clean stop renews both, so that
+a flipped bit in either is survived.
+
+Every transfer names the last edit that was durable when it was written. A log that names a later edit than
+the manifest holds has lost its manifest's end: that is damage, not an older state.
+
+File header (64 bytes, little endian)
+     0  8s  magic "RVMANIF1"     8 I format 1     12 I zero     16 16s volume id     32 Q generation
+    40  16x zero     56 Q XXH3-64 of bytes 0..56
+Edit
+     0  I   bytes of the body     4 H kind     6 H zero     8 Q number     16 body
+     …  Q   XXH3-64 of everything before, seeded by the volume
+Bodies: see ``_BODIES``; lists are a count (Q) and rows.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+import xxhash
+
+from revolume.errors import Damaged, NotFound
+from revolume.host.disk import Directory, File
+from revolume.log.transfer import volume_seed
+
+HEADER = struct.Struct("<8sII16sQ16xQ")
+MAGIC = b"RVMANIF1"
+FORMAT = 1
+EDIT = struct.Struct("<IHHQ")
+NAMES = ("manifest.a", "manifest.b")
+RENEW_BYTES = 1 << 20
+BODY_MAX = 64 << 20
+
+
+class EditKind(IntEnum):
+    """The facts."""
+
+    IDENTITY = 1  # name, segment size, size at creation
+    EPOCH = 2  # an opening as primary: number, reign id, where it begins
+    RESERVE = 3  # write numbers below this may have been given out
+    USES = 4  # segment files and their use numbers
+    ENDS = 5  # segments closed early: use number, end block
+    HORIZON = 6  # the image's moment
+    FOLDING = 7  # moments before this write number are retired: a fold to there has begun
+    DURABLE = 8  # everything up to this position is on the disk
+    CLEAN = 9  # the log ended here in a clean stop; 0 = in use
+    SNAPSHOT = 10
+    DROP_SNAPSHOT = 11
+    BASE_MAP = 12  # the map file that the live map stands on
+    STATE_END = 13  # the whole state has been written
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One opening as primary; ``position`` and ``write`` are those of the end before it."""
+
+    number: int
+    reign: bytes
+    position: int
+    write: int
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """The moment that the image holds: a point, and where its cut lies in the log."""
+
+    point: int = 0
+    write: int = 0
+    position: int = 0
+    address: int = 0
+    time_ns: int = 0
+    size: int = 0
+    root_low: int = 0
+    root_high: int = 0
+    chain: bytes = bytes(16)
+    pages_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the log: behind the transfer ``position``, at ``address``."""
+
+    position: int = 0
+    address: int = 0
+    chain: bytes = bytes(16)
+    write: int = 0
+    time_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedSnapshot:
+    """A named, pinned point."""
+
+    name: str
+    write: int
+    point: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that the edits amount to."""
+
+    volume: bytes = bytes(16)
+    name: str = ""
+    segment_blocks: int = 0
+    created_ns: int = 0
+    epochs: tuple[Epoch, ...] = ()
+    reserved: int = 0
+    uses: dict[int, int] = field(default_factory=dict)  # segment file -> use number; 0 = free
+    ends: dict[int, int] = field(default_factory=dict)  # use number -> end block
+    horizon: Horizon = Horizon()
+    folding: int = 0
+    durable: Mark = Mark()
+    clean: Mark | None = None
+    snapshots: tuple[PinnedSnapshot, ...] = ()
+    base_map: str = ""
+
+
+_IDENTITY = struct.Struct("<QQ")
+_EPOCH = struct.Struct("<Q16sQQ")
+_PAIR = struct.Struct("<QQ")
+_HORIZON = struct.Struct("<8Q16sQ")
+_MARK = struct.Struct("<QQ16sQQ")
+_SNAPSHOT = struct.Struct("<QQQ")
+_NUMBER = struct.Struct("<Q")
+
+
+def pack_identity(state: State) -> bytes:
+    """IDENTITY: blocks of a segment, time of creation, name in UTF-8."""
+    return _IDENTITY.pack(state.segment_blocks, state.created_ns) + state.name.encode()
+
+
+def pack_epoch(epoch: Epoch) -> bytes:
+    """EPOCH: number, reign id, position and write number at its begin."""
+    return _EPOCH.pack(epoch.number, epoch.reign, epoch.position, epoch.write)
+
+
+def pack_pairs(pairs: dict[int, int]) -> bytes:
+    """USES and ENDS: rows of two numbers."""
+    return b"".join(_PAIR.pack(*pair) for pair in pairs.items())
+
+
+def pack_number(number: int) -> bytes:
+    """RESERVE, FOLDING."""
+    return _NUMBER.pack(number)
+
+
+def pack_horizon(h: Horizon) -> bytes:
+    """HORIZON."""
+    return _HORIZON.pack(
+        h.point, h.write, h.position, h.address, h.time_ns, h.size,
+        h.root_low, h.root_high, h.chain, h.pages_generation,
+    )  # fmt: skip
+
+
+def pack_mark(mark: Mark | None) -> bytes:
+    """DURABLE; CLEAN, where an empty body says that the volume is in use."""
+    if mark is None:
+        return b""
+    return _MARK.pack(mark.position, mark.address, mark.chain, mark.write, mark.time_ns)
+
+
+def pack_snapshot(snapshot: PinnedSnapshot) -> bytes:
+    """SNAPSHOT: write number, point, time, name in UTF-8."""
+    return _SNAPSHOT.pack(snapshot.write, snapshot.point, snapshot.time_ns) + snapshot.name.encode()
+
+
+def _pairs(body: bytes) -> dict[int, int]:
+    return dict(_PAIR.iter_unpack(body))
+
+
+def apply(state: State, kind: EditKind, body: bytes) -> State:
+    """The state after one edit."""
+    match kind:
+        case EditKind.IDENTITY:
+            blocks, created = _IDENTITY.unpack_from(body)
+            name = body[_IDENTITY.size :].decode()
+            return replace(state, segment_blocks=blocks, created_ns=created, name=name)
+        case EditKind.EPOCH:
+            return replace(state, epochs=(*state.epochs, Epoch(*_EPOCH.unpack(body))))
+        case EditKind.RESERVE:
+            return replace(state, reserved=_NUMBER.unpack(body)[0])
+        case EditKind.USES:
+            return replace(state, uses={**state.uses, **_pairs(body)})
+        case EditKind.ENDS:
+            return replace(state, ends={**state.ends, **_pairs(body)})
+        case EditKind.HORIZON:
+            numbers = _HORIZON.unpack(body)
+            return _passed(replace(state, horizon=Horizon(*numbers), folding=0))
+        case EditKind.FOLDING:
+            return replace(state, folding=_NUMBER.unpack(body)[0])
+        case EditKind.DURABLE:
+            return replace(state, durable=Mark(*_MARK.unpack(body)))
+        case EditKind.CLEAN:
+            return replace(state, clean=Mark(*_MARK.unpack(body)) if body else None)
+        case EditKind.SNAPSHOT:
+            pin = PinnedSnapshot(body[_SNAPSHOT.size :].decode(), *_SNAPSHOT.unpack_from(body))
+            return replace(state, snapshots=(*state.snapshots, pin))
+        case EditKind.DROP_SNAPSHOT:
+            name = body.decode()
+            return replace(state, snapshots=tuple(s for s in state.snapshots if s.name != name))
+        case EditKind.BASE_MAP:
+            return replace(state, base_map=body.decode())
+        case EditKind.STATE_END:
+            return state
+
+
+def _passed(state: State) -> State:
+    """Forget early ends of segments that lie wholly behind the horizon."""
+    first = state.horizon.address // state.segment_blocks if state.segment_blocks else 0
+    return replace(state, ends={use: end for use, end in state.ends.items() if use >= first})
+
+
+def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
+    """The whole state as edits."""
+    yield EditKind.IDENTITY, pack_identity(state)
+    for epoch in state.epochs:
+        yield EditKind.EPOCH, pack_epoch(epoch)
+    yield EditKind.RESERVE, pack_number(state.reserved)
+    yield EditKind.USES, pack_pairs(state.uses)
+    yield EditKind.HORIZON, pack_horizon(state.horizon)
+    yield EditKind.ENDS, pack_pairs(state.ends)
+    yield EditKind.FOLDING, pack_number(state.folding)
+    yield EditKind.DURABLE, pack_mark(state.durable)
+    for snapshot in state.snapshots:
+        yield EditKind.SNAPSHOT, pack_snapshot(snapshot)
+    yield EditKind.BASE_MAP, state.base_map.encode()
+    yield EditKind.CLEAN, pack_mark(state.clean)
+    yield EditKind.STATE_END, b""
+
+
+def pack_edit(seed: int, number: int, kind: EditKind, body: bytes) -> bytes:
+    """One edit, framed and checksummed."""
+    framed = EDIT.pack(len(body), kind, 0, number) + body
+    return framed + _NUMBER.pack(xxhash.xxh3_64_intdigest(framed, seed))
+
+
+def pack_header(volume: bytes, generation: int) -> bytes:
+    """The file header."""
+    head = HEADER.pack(MAGIC, FORMAT, 0, volume, generation, 0)[:56]
+    return head + _NUMBER.pack(xxhash.xxh3_64_intdigest(head))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A manifest file that holds."""
+
+    name: str
+    generation: int
+    number: int
+    state: State
+    size: int
+    torn: bool
+
+
+def parse(name: str, data: bytes) -> Loaded | None:
+    """The manifest in ``data``: every edit up to the first that does not hold. None: no whole state."""
+    if len(data) < HEADER.size:
+        return None
+    magic, version, _, volume, generation, checksum = HEADER.unpack_from(data)
+    if magic != MAGIC or xxhash.xxh3_64_intdigest(data[:56]) != checksum:
+        return None
+    if version != FORMAT:
+        raise Damaged(
+            "newer-format",
+            f"{name} is of format {version}; this version reads format {FORMAT}.",
+            "Open the volume with the version that wrote it, or a newer one.",
+        )
+    state, number, at, whole = State(volume=volume), 0, HEADER.size, False
+    for kind, body, edit, end in _edits(data, volume_seed(volume)):
+        state, number, at = apply(state, kind, body), edit, end
+        whole = whole or kind == EditKind.STATE_END
+    return Loaded(name, generation, number, state, at, at != len(data)) if whole else None
+
+
+def _edits(data: bytes, seed: int) -> Iterator[tuple[EditKind, bytes, int, int]]:
+    at, last = HEADER.size, 0
+    while at + EDIT.size <= len(data):
+        size, kind, _, number = EDIT.unpack_from(data, at)
+        end = at + EDIT.size + size
+        if size > BODY_MAX or end + 8 > len(data) or (last and number != last + 1):
+            return
+        if xxhash.xxh3_64_intdigest(data[at:end], seed) != _NUMBER.unpack_from(data, end)[0]:
+            return
+        yield EditKind(kind), data[at + EDIT.size : end], number, end + 8
+        at, last = end + 8, number
+
+
+def read_file(directory: Directory, name: str) -> bytes:
+    """The whole of a small file."""
+    file = directory.open(name, write=False)
+    try:
+        data = bytearray(file.size())
+        got = file.preadv([data], 0) if data else 0
+        return bytes(data[:got])
+    finally:
+        file.close()
+
+
+def load(directory: Directory) -> Loaded:
+    """The newest manifest that holds. NotFound if there is none at all, Damaged if none is whole."""
+    present = [name for name in NAMES if directory.exists(name)]
+    if not present:
+        raise NotFound(
+            "not-a-volume",
+            f"{directory.path} holds no Revolume volume.",
+            "Name a volume's directory, or give --size to create one.",
+        )
+    loaded = [m for m in (parse(name, read_file(directory, name)) for name in present) if m]
+    if not loaded:
+        raise Damaged(
+            "manifest-damaged",
+            f"No manifest in {directory.path} is whole.",
+            "Rebuild the volume's content from its records with 'revolume salvage'.",
+        )
+    return max(loaded, key=lambda m: (m.number, m.generation))
+
+
+class Manifest:
+    """The open manifest. ``record`` and ``renew`` block on the disk: call them from a thread, one at a time."""
+
+    def __init__(self, directory: Directory, state: State, generation: int, number: int) -> None:
+        self._directory = directory
+        self._file: File | None = None
+        self._size = 0
+        self._seed = volume_seed(state.volume)
+        self.state = state
+        self.generation = generation
+        self.number = number
+
+    @classmethod
+    def opened(cls, directory: Directory) -> Manifest:
+        """Load the newest, then write it anew into the other file, so that appending starts on whole ground."""
+        loaded = load(directory)
+        manifest = cls(directory, loaded.state, loaded.generation, loaded.number)
+        manifest.renew(NAMES[1 - NAMES.index(loaded.name)])
+        return manifest
+
+    @classmethod
+    def created(cls, directory: Directory, state: State) -> Manifest:
+        """The first manifest of a new volume."""
+        manifest = cls(directory, state, 0, 0)
+        manifest.renew(NAMES[0])
+        return manifest
+
+    def record(self, *edits: tuple[EditKind, bytes]) -> None:
+        """Append edits and sync: all of them are durable when it returns."""
+        packed, number, state = [], self.number, self.state
+        for kind, body in edits:
+            number += 1
+            packed.append(pack_edit(self._seed, number, kind, body))
+            state = apply(state, kind, body)
+        assert self._file is not None
+        self._file.pwritev(packed, self._size)
+        self._file.datasync()
+        self._size += sum(map(len, packed))
+        self.number, self.state = number, state
+        if self._size > RENEW_BYTES:
+            self.renew()
+
+    def renew(self, name: str | None = None) -> None:
+        """Write the whole state into the other file (or ``name``), in one replacement."""
+        current = self._file.name if self._file else NAMES[1]
+        target = name or NAMES[1 - NAMES.index(current)]
+        edits = list(state_edits(self.state))
+        first = self.number + 1
+        packed = [pack_header(self.state.volume, self.generation + 1)]
+        packed += [pack_edit(self._seed, first + i, *edit) for i, edit in enumerate(edits)]
+        replace_file(self._directory, target, packed)
+        if self._file is not None:
+            self._file.close()
+        self._file = self._directory.open(target)
+        self._size = sum(map(len, packed))
+        self.generation += 1
+        self.number = first + len(edits) - 1
+
+    def close_clean(self) -> None:
+        """Both files hold the final state afterwards."""
+        self.renew()
+        self.renew()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def replace_file(directory: Directory, name: str, parts: list[bytes]) -> None:
+    """``name`` holds ``parts`` durably, or what it held before: temporary file, sync, rename, sync."""
+    temporary = name + ".new"
+    if directory.exists(temporary):
+        directory.remove(temporary)
+    file = directory.open(temporary, create=True, exclusive=True)
+    try:
+        file.pwritev(parts, 0)
+        file.datasync()
+    finally:
+        file.close()
+    directory.rename(temporary, name)
+    directory.sync()

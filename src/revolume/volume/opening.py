@@ -1,0 +1,473 @@
+"""Opening a volume as primary: manifest, log, maps, a new epoch.
+
+    lock the directory → manifest → what of the log stands (``log/tail.py``) → the unsynced tail written anew
+    → live map from base map and columns (``replay.py``) → epoch durable → log open for appending
+
+After a clean stop the log goes on where it ended; after an unclean one numbering resumes above what was
+reserved, in a fresh segment behind the rewritten tail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from revolume.blocks.overlay import Overlay
+from revolume.blocks.word import PARTIAL
+from revolume.chain.mapfile import MapFile
+from revolume.errors import Damaged, NoSpace, NotFound, Refused
+from revolume.host import Host
+from revolume.host.disk import Directory, File
+from revolume.log.appender import Appender, LogEnd, Stated
+from revolume.log.columns import ColumnsBuilder
+from revolume.log.commit import Commit
+from revolume.log.pool import PoolLimits, SegmentPool
+from revolume.log.scan import Found
+from revolume.log.segment import Segment, write_footer
+from revolume.log.tail import Piece, Recovered, TailCopy, recover, stated_durable
+from revolume.log.transfer import BLOCK
+from revolume.log.writer import Writer
+from revolume.volume import facts, layout
+from revolume.volume.admission import Admission
+from revolume.volume.core import Core, Events, LastPoint, Recorder
+from revolume.volume.creating import create
+from revolume.volume.cutter import Cutter
+from revolume.volume.folder import Folder
+from revolume.volume.live import LiveMap
+from revolume.volume.manifest import (
+    EditKind,
+    Epoch,
+    Manifest,
+    Mark,
+    State,
+    load,
+    pack_epoch,
+    pack_mark,
+    pack_number,
+    pack_pairs,
+)
+from revolume.volume.options import OpenOptions
+from revolume.volume.partials import Partials
+from revolume.volume.reader import Reader, Store
+from revolume.volume.replay import replay
+from revolume.volume.sums import Sums
+from revolume.volume.volume import RESERVE_STEP, Volume
+
+
+async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
+    """Open the volume in ``path``, or create it if ``options.size`` is given and nothing is there."""
+    directory = _locked(host, path, options)
+    try:
+        manifest = await host.work.call(_manifest, host, directory, options)
+        _agree(manifest.state, options, directory.path)
+        return await _Opening(host, directory, manifest, options).run()
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _locked(host: Host, path: str, options: OpenOptions) -> Directory:
+    try:
+        directory = host.disk.open(path, create=options.size is not None)
+    except FileNotFoundError:
+        raise NotFound(
+            "no-directory", f"{path} does not exist.", "Give --size to create a volume there."
+        ) from None
+    except NotADirectoryError:
+        raise Refused("not-a-directory", f"{path} is not a directory.", "Name a directory.") from None
+    try:
+        directory.lock()
+    except BlockingIOError:
+        directory.close()
+        raise Refused(
+            "dir-in-use",
+            f"{path} is in use by another process.",
+            "Stop that one, or reach the volume through it.",
+        ) from None
+    return directory
+
+
+def _manifest(host: Host, directory: Directory, options: OpenOptions) -> Manifest:
+    try:
+        load(directory)
+    except NotFound:
+        if options.size is None:
+            raise
+        name = options.name or directory.path.rstrip("/").rsplit("/", 1)[-1]
+        return create(host, directory, options, name)
+    return Manifest.opened(directory)
+
+
+def _agree(state: State, options: OpenOptions, path: str) -> None:
+    if options.name is not None and state.name != options.name:
+        raise Refused(
+            "wrong-name", f"The volume in {path} is called {state.name}.", "Leave --name out, or name it so."
+        )
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The log's end, ready to be appended to."""
+
+    pieces: list[Piece]
+    end: LogEnd
+    segment: Segment | None
+    next_block: int
+
+
+class _Opening:
+    def __init__(self, host: Host, directory: Directory, manifest: Manifest, options: OpenOptions) -> None:
+        self._host = host
+        self._directory = directory
+        self._options = options
+        self._stated = Stated(horizon=manifest.state.horizon.write, edit=manifest.number)
+        self._recorder = Recorder(host, manifest, self._stated)
+        self._log = directory.child(layout.LOG)
+        self._maps = directory.child(layout.MAPS)
+        self._pool = self._make_pool()
+        self._events = Events(host.clock.wall_ns)
+
+    @property
+    def _state(self) -> State:
+        return self._recorder.manifest.state
+
+    def _make_pool(self) -> SegmentPool:
+        options, blocks = self._options, self._state.segment_blocks
+        size = blocks * BLOCK
+        have = len(self._state.uses) * size
+        free = self._directory.free_bytes()
+        budget = options.budget_bytes or (free + have) // 2
+        budget = max(budget, 4 * size)
+        reserve = options.reserve_bytes
+        if reserve is None:
+            reserve = 2 * size + (16 << 20)
+        ready = max(2, min(options.spare_bytes, budget // 4) // size)
+        limits = PoolLimits(ready, budget, reserve)
+        return SegmentPool(self._log, self._host.work, blocks, limits, self._register)
+
+    async def _register(self, uses: dict[int, int]) -> None:
+        await self._recorder.record((EditKind.USES, pack_pairs(uses)))
+
+    async def run(self) -> Volume:
+        state = self._state
+        self._pool.adopt(state.uses)
+        if state.clean is not None:
+            tail = await self._host.work.call(self._clean_tail, state.clean)
+        else:
+            tail = await self._unclean_tail()
+        core = await self._core(tail)
+        await self._begin_epoch(core)
+        volume = self._volume(core)
+        self._check_size(core)
+        self._sweep_maps()
+        volume.start()
+        return volume
+
+    def _check_size(self, core: Core) -> None:
+        wanted = self._options.size
+        if wanted is not None and wanted != core.size:
+            core.close_files()
+            raise Refused(
+                "wrong-size",
+                f"The volume in {self._directory.path} has {core.size} bytes, not {wanted}.",
+                "Leave --size out, or use 'revolume grow'.",
+            )
+
+    # The log
+
+    def _horizon_end(self) -> LogEnd:
+        h = self._state.horizon
+        return LogEnd(h.position, h.chain, h.write, h.time_ns)
+
+    def _log_segments(self) -> list[Segment]:
+        first = self._state.horizon.address // self._pool.segment_blocks
+        return [s for s in self._pool.segments() if s.use >= first]
+
+    def _clean_tail(self, mark: Mark) -> _Tail:
+        """The log as a clean stop left it; Damaged if it isn't."""
+        last_use = mark.address // self._pool.segment_blocks
+        used = [s for s in self._log_segments() if s.use <= last_use]
+        for segment in self._pool.segments():
+            if segment.use > last_use:
+                self._pool.ready.append(segment)
+        found = self._recover(used, mark.position)
+        if found.end.position != mark.position or found.end.chain != mark.chain:
+            raise Damaged(
+                "log-damaged",
+                f"The log ends at position {found.end.position}, but was closed at {mark.position}.",
+                "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+            )
+        end = LogEnd(mark.position, mark.chain, mark.write, mark.time_ns)
+        last = found.pieces[-1] if found.pieces else None
+        if last is not None and last.builder is not None and last.segment.use == last_use:
+            return _Tail(found.pieces, end, last.segment, last.end_block)
+        return _Tail(found.pieces, end, None, 0)
+
+    def _recover(self, segments: list[Segment], durable: int) -> Recovered:
+        state = self._state
+        return recover(
+            segments, state.volume, self._horizon_end(), state.horizon.address, durable, state.ends
+        )
+
+    async def _unclean_tail(self) -> _Tail:
+        """The log after a crash: torn end cut, unsynced tail copied to a fresh segment and synced."""
+        host, state = self._host, self._state
+        segments = self._log_segments()
+        durable, edit = await host.work.call(stated_durable, segments, state.volume)
+        if edit > self._recorder.manifest.number:
+            raise Damaged(
+                "manifest-damaged",
+                f"The log knows manifest edit {edit}, the manifest ends with {self._recorder.manifest.number}.",
+                "The manifest's end is lost: use 'revolume salvage', or restore from a mirror or a backup.",
+            )
+        durable = max(durable, state.durable.position, state.horizon.position)
+        found = await host.work.call(self._recover, segments, durable)
+        if state.epochs:
+            self._events.tell(
+                f"recovered after an unclean stop: {len(found.tail)} transfers beyond position {durable} kept"
+            )
+        return await self._rewritten(found)
+
+    async def _rewritten(self, found: Recovered) -> _Tail:
+        ends: dict[int, int] = {}
+        if found.pieces and found.pieces[-1].builder is not None:
+            ends[found.pieces[-1].segment.use] = found.pieces[-1].end_block
+        kept = {piece.segment.use for piece in found.pieces}
+        copies = await self._copy_tail(found.tail)
+        stale = [
+            s for s in self._pool.segments() if s.use not in kept and s not in [c.segment for c in copies]
+        ]
+        first = self._state.horizon.address // self._pool.segment_blocks
+        freed = self._pool.give_back([s.use for s in stale if s.use >= first])
+        freed |= self._pool.give_back([s.use for s in stale if s.use < first])
+        self._pool.ready.clear()
+        end = found.end
+        mark = Mark(end.position, 0, end.chain, end.write, end.time_ns)
+        await self._recorder.record(
+            (EditKind.ENDS, pack_pairs(ends)), (EditKind.USES, pack_pairs(freed)),
+            (EditKind.DURABLE, pack_mark(mark)),
+        )  # fmt: skip
+        self._pool.release(freed)
+        pieces = found.pieces + [
+            Piece(c.segment, c.builder.freeze(), c.next_block, b"", c.builder) for c in copies
+        ]
+        last = copies[-1] if copies else None
+        return _Tail(pieces, end, last.segment if last else None, last.next_block if last else 0)
+
+    async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
+        stated = (self._stated.durable, self._stated.edit, self._stated.horizon)
+        copies: list[TailCopy] = []
+        for found in tail:
+            if not copies or not copies[-1].fits(found):
+                if copies:
+                    await self._host.work.call_sync(copies[-1].segment.file.datasync)
+                try:
+                    segment = await self._pool.fresh()
+                except OSError as error:
+                    raise NoSpace(
+                        "no-space",
+                        f"Recovery needs room for a segment of the log: {error.strerror}.",
+                        "Free some room on the disk and open the volume again; nothing is lost.",
+                    ) from error
+                copies.append(TailCopy(segment, self._state.volume, stated))
+            await self._host.work.call(copies[-1].add, found)
+        if copies:
+            await self._host.work.call_sync(copies[-1].segment.file.datasync)
+        return copies
+
+    # The maps
+
+    async def _core(self, tail: _Tail) -> Core:
+        state, options = self._state, self._options
+        self._stated.durable = tail.end.position
+        overlay = Overlay(options.map_memory_bytes)
+        sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
+        base = self._base(state)
+        live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
+        image = self._directory.open(layout.IMAGE)
+        number = max((e.number for e in state.epochs), default=0) + 1
+        reign = self._host.entropy.token(16)
+        appender = Appender(state.volume, reign, number, tail.end, self._stated, self._host.clock.wall_ns)
+        commit = Commit(self._host.work, lambda: appender.position, tail.end.position)
+        core = self._assemble(appender, commit, live, image, sums)
+        last = await replay(core, [(p.segment, p.columns) for p in tail.pieces], state.horizon)
+        core.last.number, core.last.root = last.number, last.root
+        core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests
+        self._resume(core, tail, state)
+        return core
+
+    def _base(self, state: State) -> MapFile | None:
+        """The base map, unless there is none or the horizon has passed it; a broken one is made again."""
+        if not state.base_map or not self._maps.exists(state.base_map):
+            return None
+        try:
+            base = MapFile.open(self._maps.open(state.base_map, write=False), state.volume)
+        except Damaged as error:
+            self._events.tell(f"the map {state.base_map} is damaged and is made anew: {error.cause}")
+            return None
+        if base.meta.address <= state.horizon.address:
+            base.close()
+            return None
+        return base
+
+    def _assemble(self, appender: Appender, commit: Commit, live: LiveMap, image: File, sums: Sums) -> Core:
+        host, state, pool = self._host, self._state, self._pool
+        store = Store(pool, image)
+        source = LiveSource(live)
+        reader = Reader(store, source, host.work)
+        partials = Partials(source.base_of, reader.version_now)
+        source.partials, source.reader = partials, reader
+        writer = Writer(appender, pool, commit, live, partials)
+        admission = Admission(host.clock, pool, writer.room_blocks)
+        core = Core(
+            host, self._options, self._directory, self._log, self._maps, state.volume, state.name,
+            state.horizon.size, self._recorder, pool, appender, commit, live, partials, writer, store,
+            reader, sums, [], LastPoint(), self._events, admission, [(0, state.horizon.size)],
+        )  # fmt: skip
+        source.core = core
+        writer.partial_word = source.note_partial
+        return core
+
+    def _resume(self, core: Core, tail: _Tail, state: State) -> None:
+        appender = core.appender
+        if state.clean is None:
+            appender.write = max(appender.write, state.reserved)
+        if tail.segment is not None:
+            builder = tail.pieces[-1].builder
+            assert builder is not None
+            appender.segment, appender.next_block, appender.columns = tail.segment, tail.next_block, builder
+            appender.chain_before = tail.pieces[-1].chain_before or appender.chain_before
+
+    async def _begin_epoch(self, core: Core) -> None:
+        """The epoch is durable before its first write: in the manifest first, then as a fact in the log."""
+        appender = core.appender
+        number, reign = appender.epoch, appender.reign
+        epoch = Epoch(number, reign, appender.position, appender.write)
+        reserved = max(self._state.reserved, appender.write) + RESERVE_STEP
+        await self._recorder.record(
+            (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
+            (EditKind.CLEAN, pack_mark(None)),
+        )  # fmt: skip
+        core.writer.on_seal = Sealer(core).seal
+        core.commit.on_durable = Durables(core).moved
+        if not core.pool.ready and core.writer.room_blocks() < 16:
+            core.pool.ready.append(await self._first_segment())
+        core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
+        await core.commit.wait_durable(appender.position)
+
+    async def _first_segment(self) -> Segment:
+        try:
+            return await self._pool.fresh()
+        except OSError as error:
+            raise NoSpace(
+                "no-space",
+                f"There is no room for a segment of the log in {self._directory.path}: {error.strerror}.",
+                "Free some room on the disk and open the volume again.",
+            ) from error
+
+    def _volume(self, core: Core) -> Volume:
+        cutter = Cutter(core)
+        core.partials.on_due = cutter.request
+        return Volume(core, cutter, Folder(core))
+
+    def _sweep_maps(self) -> None:
+        """Maps of views that a crash left behind, and bases that were replaced."""
+        for name in self._maps.names():
+            if name != self._state.base_map:
+                self._maps.remove(name)
+
+
+class LiveSource:
+    """The live volume as something to read: the live map, with the partial buffer beside it."""
+
+    core: Core
+    partials: Partials
+    reader: Reader
+
+    def __init__(self, live: LiveMap) -> None:
+        self._live = live
+        self.lookup = live.lookup
+        self.settle = live.settle
+
+    @property
+    def generation(self) -> int:
+        """Counts folds and new bases."""
+        return self.core.generation
+
+    def base_of(self, block: int) -> tuple[int, int]:
+        """What the live map says of a block whose first fragment has just been written."""
+        words, digests = self._live.lookup(np.array([block], np.uint64))
+        return int(words[0]), int(digests[0])
+
+    def note_partial(self, touched: list[tuple[int, int]]) -> None:
+        """These blocks' newest versions lie in the partial buffer, since these transfers."""
+        blocks = np.array([block for block, _ in touched], np.uint64)
+        words = np.array([PARTIAL << 62 | address for _, address in touched], np.uint64)
+        self._live.put(blocks, words, np.zeros(len(blocks), np.uint64))
+
+    def partial(self, block: int) -> bytes | bytearray | None:
+        """The content of a block in the partial buffer."""
+        partial = self.partials.blocks.get(block)
+        return None if partial is None else partial.data
+
+    async def merge_partial(self, block: int) -> None:
+        """Read the base of a block in the partial buffer, if that is still to be done."""
+        partial = self.partials.blocks.get(block)
+        if partial is not None and partial.data is None:
+            base = await self.reader.read_version(block, partial.base_word, partial.base_digest)
+            partial.merge(base)
+
+
+class Sealer:
+    """Footers of sealed segments, written by a thread."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def seal(self, segment: Segment, appender: Appender) -> None:
+        """The appender leaves this segment."""
+        core = self._core
+        stated = (core.commit.durable, core.manifest.number)
+        task = asyncio.create_task(
+            self._write(
+                segment,
+                appender.columns,
+                appender.next_block,
+                (appender.chain_before, appender.chain),
+                stated,
+            )
+        )
+        core.footers.add(task)
+        task.add_done_callback(core.footers.discard)
+
+    async def _write(
+        self,
+        segment: Segment,
+        columns: ColumnsBuilder,
+        end_block: int,
+        chains: tuple[bytes, bytes],
+        stated: tuple[int, int],
+    ) -> None:
+        core = self._core
+        try:
+            await core.host.work.call(
+                write_footer, segment, core.volume_id, columns, end_block, chains, stated
+            )
+        except OSError as error:
+            core.events.tell(f"the footer of segment file {segment.index} was not written: {error.strerror}")
+
+
+class Durables:
+    """What moves when the durable position moves."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def moved(self, position: int) -> None:
+        """From now on every header states it."""
+        self._core.recorder.stated.durable = position
+
+
+__all__ = ["open_volume"]

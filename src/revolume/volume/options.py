@@ -1,0 +1,26 @@
+"""How a volume is opened: plain values with the defaults that a user gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from revolume.volume import layout
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """``size`` creates the volume if the directory is empty, and must otherwise agree with what is there.
+    ``budget_bytes``: the log on the disk; None = half of the free space at creation. ``keep_s``: seconds of
+    which every write is kept. ``spare_bytes``: zero-written ahead."""
+
+    name: str | None = None
+    size: int | None = None
+    cp_interval_s: float = 5.0
+    keep_s: float = 24 * 3600.0
+    budget_bytes: int | None = None
+    map_memory_bytes: int = 256 << 20
+    segment_bytes: int = layout.DEFAULT_SEGMENT_BYTES
+    spare_bytes: int = 1 << 30
+    sync_interval_s: float = 1.0
+    unsynced_bytes_max: int = 256 << 20
+    reserve_bytes: int | None = None

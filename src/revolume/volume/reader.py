@@ -1,0 +1,239 @@
+"""Reading: blocks resolved in bulk, fetched in runs, each checked against its digest.
+
+``read_now`` serves what lies in memory: map, page cache. What would have to wait for the disk is named, and
+the caller comes back with ``read`` which does the same in a thread. Either way a block reaches a client only
+after its digest has been found right; a block that fails is read once more if the store has moved
+meanwhile (a fold may have replaced what an old resolution points at), and is an error otherwise.
+
+A ``Source`` is what can be read: the live volume here, a moment of it in ``history/``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.digest import block_digests
+from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL
+from revolume.errors import Damaged
+from revolume.host.disk import Buffer, File
+from revolume.host.work import Work
+from revolume.log.pool import SegmentPool
+
+U64 = npt.NDArray[np.uint64]
+BLOCK = 4096
+ALIGNED = BLOCK - 1
+ZEROES = memoryview(bytes(1 << 20))
+ATTEMPTS = 64
+
+
+class Source(Protocol):
+    """Where blocks are found. ``generation`` changes when places may have moved."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def lookup(self, blocks: U64) -> tuple[U64, U64]:
+        """Words and digests as far as memory knows them."""
+
+    def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
+        """Bring them to their final form in place; False where ``nowait`` forbids what is needed."""
+
+    def partial(self, block: int) -> bytes | bytearray | None:
+        """The content of a block in the partial buffer; None while its base is still to be read."""
+
+    async def merge_partial(self, block: int) -> None:
+        """Wait until the content of that block is whole."""
+
+
+class Store:
+    """The files that hold blocks, and who is reading them, so that none is closed under a reader."""
+
+    def __init__(self, pool: SegmentPool, image: File) -> None:
+        self.pool = pool
+        self.image = image
+
+    def pread(self, kind: int, address: int, buffers: list[Buffer], nowait: bool) -> bool:
+        """Fill ``buffers`` from the log (DATA) or the image (else). False: it would have to wait, or ends."""
+        if kind == DATA:
+            blocks = self.pool.segment_blocks
+            file = self.pool.by_use[address // blocks].file
+            offset = address % blocks * BLOCK
+        else:
+            file, offset = self.image, address * BLOCK
+        if nowait:
+            return file.preadv_nowait(buffers, offset)
+        size = sum(map(len, buffers))
+        return file.preadv(buffers, offset) == size
+
+
+def block_numbers(first: int, count: int) -> U64:
+    """first, first + 1, …"""
+    return np.arange(first, first + count, dtype=np.uint64)
+
+
+class Reader:
+    """Reads a source; see the module's text. Buffers are writable views of the bytes asked for."""
+
+    def __init__(self, store: Store, source: Source, work: Work) -> None:
+        self._store = store
+        self._source = source
+        self._work = work
+        self.mismatches = 0
+
+    def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
+        """Fill every buffer that can be filled from memory; the indexes of the others."""
+        spans = [
+            (offset >> 12, (offset + len(view) + ALIGNED >> 12) - (offset >> 12)) for offset, view in reads
+        ]
+        blocks = self._all_blocks(spans)
+        words, digests = self._source.lookup(blocks)
+        if not self._source.settle(blocks, words, digests, True):
+            return self._one_by_one(reads) if len(reads) > 1 else [0]
+        word_list, digest_list = words.tolist(), digests.tolist()
+        at, waiting = 0, []
+        for index, (offset, view) in enumerate(reads):
+            first, count = spans[index]
+            end = at + count
+            if (offset | len(view)) & ALIGNED:
+                done = self._ragged(offset, view, first, word_list[at:end], digest_list[at:end])
+            else:
+                done = self._fill(first, view, word_list[at:end], digest_list[at:end], True)
+            if not done:
+                waiting.append(index)
+            at = end
+        return waiting
+
+    def _one_by_one(self, reads: list[tuple[int, memoryview]]) -> list[int]:
+        return [index for index, read in enumerate(reads) if self.read_now([read])]
+
+    @staticmethod
+    def _all_blocks(spans: list[tuple[int, int]]) -> U64:
+        if all(count == 1 for _, count in spans):
+            return np.array([first for first, _ in spans], np.uint64)
+        return np.concatenate([block_numbers(first, count) for first, count in spans])
+
+    def _ragged(
+        self, offset: int, view: memoryview, first: int, words: list[int], digests: list[int]
+    ) -> bool:
+        whole = memoryview(bytearray(len(words) * BLOCK))
+        if not self._fill(first, whole, words, digests, True):
+            return False
+        start = offset - first * BLOCK
+        view[:] = whole[start : start + len(view)]
+        return True
+
+    def _fill(self, first: int, view: memoryview, words: list[int], digests: list[int], nowait: bool) -> bool:
+        """Fill ``view`` with the blocks from ``first`` on; False: something would have to wait, or a
+        digest was wrong (``read`` tells which)."""
+        count = len(words)
+        at = 0
+        while at < count:
+            word, kind = words[at], words[at] >> 62
+            end = at + 1
+            if kind == DATA:
+                while end < count and words[end] == word + (end - at):
+                    end += 1
+                address = word & ADDRESS_MASK
+            elif kind == PARTIAL:
+                content = self._source.partial(first + at)
+                if content is None:
+                    return False
+                view[at * BLOCK : end * BLOCK] = content
+                at = end
+                continue
+            else:
+                stored = digests[at] != 0
+                while end < count and not words[end] and (digests[end] != 0) == stored:
+                    end += 1
+                address = first + at
+                if not stored:
+                    zero_fill(view[at * BLOCK : end * BLOCK])
+                    at = end
+                    continue
+            part = view if end - at == count else view[at * BLOCK : end * BLOCK]
+            if not self._store.pread(kind, address, [part], nowait):
+                return False
+            if block_digests(part, end - at) != (digests if end - at == count else digests[at:end]):
+                return False
+            at = end
+        return True
+
+    async def read(self, offset: int, view: memoryview) -> None:
+        """Fill ``view``, waiting for the disk where needed. Damaged: a block is not what was written."""
+        first = offset >> 12
+        count = (offset + len(view) + ALIGNED >> 12) - first
+        whole = memoryview(bytearray(count * BLOCK))
+        step = 256
+        for at in range(0, count, step):
+            size = min(step, count - at)
+            await self._read_blocks(first + at, whole[at * BLOCK : (at + size) * BLOCK], size)
+        start = offset - first * BLOCK
+        view[:] = whole[start : start + len(view)]
+
+    async def _read_blocks(self, first: int, view: memoryview, count: int) -> None:
+        blocks = block_numbers(first, count)
+        for _ in range(ATTEMPTS):
+            generation = self._source.generation
+            words, digests = self._source.lookup(blocks)
+            for block in blocks[(words >> np.uint64(62)) == PARTIAL].tolist():
+                await self._source.merge_partial(block)
+            if await self._attempt(first, view, blocks, words.copy(), digests):
+                return
+            if self._source.generation == generation and (self._source.lookup(blocks)[0] == words).all():
+                break
+        self.mismatches += 1
+        raise Damaged(
+            "read-mismatch",
+            f"Blocks {first} to {first + count - 1} could not be read as they were written.",
+            "Run 'revolume check' on the stopped volume; older moments may still be whole.",
+        )
+
+    def version_now(self, block: int, word: int, digest: int) -> bytes | None:
+        """The whole version of a block that ``lookup`` named, if it can be had without waiting."""
+        view = memoryview(bytearray(BLOCK))
+        return bytes(view) if self._version(block, word, digest, view, True) else None
+
+    async def read_version(self, block: int, word: int, digest: int) -> bytes:
+        """The same, waiting for the disk."""
+        view = memoryview(bytearray(BLOCK))
+        for _ in range(ATTEMPTS):
+            generation = self._source.generation
+            if await self._work.call(self._version, block, word, digest, view, False):
+                return bytes(view)
+            if self._source.generation == generation:
+                break
+        self.mismatches += 1
+        raise Damaged(
+            "read-mismatch",
+            f"Block {block} could not be read as it was written.",
+            "Run 'revolume check' on the stopped volume; older moments may still be whole.",
+        )
+
+    def _version(self, block: int, word: int, digest: int, view: memoryview, nowait: bool) -> bool:
+        words, digests = np.array([word], np.uint64), np.array([digest], np.uint64)
+        if not self._source.settle(np.array([block], np.uint64), words, digests, nowait):
+            return False
+        try:
+            return self._fill(block, view, words.tolist(), digests.tolist(), nowait)
+        except (KeyError, OSError):
+            return False
+
+    async def _attempt(self, first: int, view: memoryview, blocks: U64, words: U64, digests: U64) -> bool:
+        def fill() -> bool:
+            self._source.settle(blocks, words, digests, False)
+            return self._fill(first, view, words.tolist(), digests.tolist(), False)
+
+        try:
+            return bool(await self._work.call(fill))
+        except (KeyError, OSError):
+            return False  # recycled or closed meanwhile, or the disk failed: the caller looks again
+
+
+def zero_fill(view: memoryview) -> None:
+    """Zeroes, without making as many first."""
+    for at in range(0, len(view), len(ZEROES)):
+        part = view[at : at + len(ZEROES)]
+        part[:] = ZEROES[: len(part)]

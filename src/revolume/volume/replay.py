@@ -1,0 +1,261 @@
+"""The live map out of the log: what recovery does with the columns.
+
+Two stretches. Below the last point's cut every version simply goes into the overlay, in order; the partial
+blocks that points carry go in afterwards, each only where nothing newer than its cut is known, since a
+record lies behind writes that are newer than it. Above that cut is the open interval: it is put through the
+same doors as live writes, so that the next point finds its journal, and the fragments fill the partial
+buffer again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.digest import fragment_digest
+from revolume.chain.point import Part, Point, unpack_part
+from revolume.errors import Damaged
+from revolume.log.columns import Columns, Versions, resizes
+from revolume.log.scan import SegmentReader
+from revolume.log.segment import Segment
+from revolume.log.transfer import BLOCK, Flag, Kind
+from revolume.volume.core import Core, LastPoint
+from revolume.volume.manifest import Horizon
+
+U64 = npt.NDArray[np.uint64]
+Pieces = list[tuple[Segment, Columns]]
+
+
+def only(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
+    """The columns of some of the transfers."""
+    rows = columns.rows
+    entries = np.repeat(chosen, rows["entries"])
+    digests = np.repeat(chosen, rows["digests"])
+    return Columns(
+        columns.base,
+        rows[chosen],
+        columns.offsets[entries],
+        columns.lengths[entries],
+        columns.digests[digests],
+    )
+
+
+def addresses(columns: Columns) -> U64:
+    """Address of every transfer."""
+    found: U64 = np.uint64(columns.base) + columns.rows["block"].astype(np.uint64)
+    return found
+
+
+async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
+    """Fill ``core``'s live map, points, sizes, transfer table and partial buffer; what the next point
+    stands on."""
+    call = core.host.work.call
+    points, records = await call(_points, core.volume_id, pieces, horizon)
+    core.points[:] = points
+    last_cut = points[-1].address if points else horizon.address
+    begin = max(horizon.address, core.live.base.meta.address if core.live.base else 0)
+    _stand_on_base(core)
+    for _, columns in pieces:
+        await call(_below, core, columns, begin, last_cut)
+    for record in records:
+        if record.point.address > begin:
+            _restate(core, record)
+    core.live.interval.begin = last_cut
+    core.live.interval.ranges_before = core.live.ranges
+    if records:  # above the cut although not newer than it
+        core.live.interval.was(records[-1].blocks, records[-1].words, records[-1].digests)
+    for segment, columns in pieces:
+        _above(core, segment, columns, last_cut)
+    _sizes(core, pieces, horizon)
+    return _last(points, records, horizon)
+
+
+def _stand_on_base(core: Core) -> None:
+    base = core.live.base
+    if base is not None:
+        core.live.ranges = base.ranges().without_below(core.live.folded)
+        core.live.based = base.meta.address
+
+
+def _below(core: Core, columns: Columns, begin: int, cut: int) -> None:
+    """Versions in [begin, cut) into the overlay, points' blocks excepted."""
+    at = addresses(columns)
+    chosen = (at >= np.uint64(begin)) & (at < np.uint64(cut)) & (columns.rows["kind"] == Kind.WRITES)
+    if not chosen.any():
+        return
+    versions = only(columns, chosen).versions()
+    live = core.live
+    live.overlay.put(versions.blocks, versions.words, versions.digests)
+    for start, end, word in _ranges(versions):
+        live.ranges = live.ranges.with_range(start, end, word)
+
+
+def _ranges(versions: Versions) -> Iterator[tuple[int, int, int]]:
+    return zip(
+        versions.range_starts.tolist(),
+        versions.range_ends.tolist(),
+        versions.range_words.tolist(),
+        strict=True,
+    )
+
+
+class Record:
+    """A sealed point's record: the point and its partial blocks where they lie."""
+
+    def __init__(self, point: Point, blocks: U64, words: U64, digests: U64) -> None:
+        self.point = point
+        self.blocks = blocks
+        self.words = words
+        self.digests = digests
+
+
+def _points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[Point], list[Record]]:
+    """All sealed points of the log, in order, with the partial blocks that their records carry."""
+    points: list[Point] = []
+    records: list[Record] = []
+    parts: list[tuple[Part, Versions]] = []
+    cuts = _CutPlaces(pieces)
+    for segment, columns in pieces:
+        reader = SegmentReader(segment, volume)
+        for row in np.flatnonzero(columns.rows["kind"] == Kind.POINT).tolist():
+            part, versions, epoch, sealing = _part(reader, columns, row)
+            parts = [*parts, (part, versions)] if part.part else [(part, versions)]
+            if not sealing or len(parts) != part.parts:
+                continue
+            point = _point(part, epoch, cuts.address(part.position), addresses(columns)[row])
+            if point.number >= horizon.point and point.address >= horizon.address:
+                points.append(point)
+                records.append(_record(point, [v for _, v in parts]))
+    return points, records
+
+
+class _CutPlaces:
+    """Where in this node's log a position's successor lies: the address of a cut."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._positions = np.concatenate([c.rows["position"] for _, c in pieces] or [np.zeros(0, np.uint64)])
+        self._addresses = np.concatenate([addresses(c) for _, c in pieces] or [np.zeros(0, np.uint64)])
+
+    def address(self, position: int) -> int:
+        """The address of the first transfer behind ``position``."""
+        return int(self._addresses[int(np.searchsorted(self._positions, position, side="right"))])
+
+
+def _part(reader: SegmentReader, columns: Columns, row: int) -> tuple[Part, Versions, int, bool]:
+    block = int(columns.rows["block"][row])
+    found = reader.at(block)
+    part = unpack_part(found.transfer.body) if found is not None else None
+    if found is None or part is None:
+        raise Damaged(
+            "point-damaged",
+            f"A consistency point's record in segment file {reader.segment.index}, block {block}, is damaged.",
+            "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+        )
+    chosen = np.zeros(len(columns.rows), bool)
+    chosen[row] = True
+    versions = only(columns, chosen).versions()
+    return part, versions, found.transfer.epoch, bool(found.transfer.flags & Flag.SEALS)
+
+
+def _point(part: Part, epoch: int, address: int, record: int) -> Point:
+    changed = part.referenced + part.partials + part.zero_runs
+    return Point(
+        part.number, part.previous, part.position, part.write, part.time_ns, epoch, part.digest, part.root,
+        part.chain, changed, address, int(record),
+    )  # fmt: skip
+
+
+def _record(point: Point, versions: list[Versions]) -> Record:
+    return Record(
+        point,
+        np.concatenate([v.blocks for v in versions]),
+        np.concatenate([v.words for v in versions]),
+        np.concatenate([v.digests for v in versions]),
+    )
+
+
+def _restate(core: Core, record: Record) -> None:
+    """A point's partial blocks, where nothing newer than its cut is known."""
+    if not len(record.blocks):
+        return
+    live = core.live
+    known, _ = live.overlay.get(record.blocks)
+    mask = np.uint64((1 << 62) - 1)
+    newest = np.maximum(known & mask, live.ranges.get(record.blocks) & mask)
+    stale = newest < np.uint64(record.point.address)
+    live.overlay.put(record.blocks[stale], record.words[stale], record.digests[stale])
+
+
+def _above(core: Core, segment: Segment, columns: Columns, cut: int) -> None:
+    """The open interval again, a segment at a time."""
+    at = addresses(columns)
+    chosen = at >= np.uint64(cut)
+    writes = chosen & (columns.rows["kind"] == Kind.WRITES)
+    if writes.any():
+        _again(core, segment, only(columns, writes).versions())
+    rows = columns.rows[chosen]
+    payload = at[chosen] + rows["header_blocks"]
+    for row in zip(payload.tolist(), rows["position"].tolist(), rows["epoch"].tolist(), strict=True):
+        core.writer.table.add(*row)
+
+
+def _again(core: Core, segment: Segment, versions: Versions) -> None:
+    live, partials = core.live, core.partials
+    if len(partials):
+        for block in versions.blocks.tolist():
+            partials.overwritten(block, 1)
+    if len(versions.blocks):
+        live.put(versions.blocks, versions.words, versions.digests)
+    for start, end, word in _ranges(versions):
+        partials.overwritten(start, end - start)
+        live.put_range(start, end, word)
+    for index in np.flatnonzero(versions.fragment_asof > _whole_asof(versions)).tolist():
+        _fragment(core, segment, versions, index)
+
+
+def _whole_asof(versions: Versions) -> U64:
+    """For each fragment the newest write that overwrote its block whole, 0 = none here."""
+    whole: dict[int, int] = dict(zip(versions.blocks.tolist(), versions.asof.tolist(), strict=True))
+    found = np.array([whole.get(b, 0) for b in versions.fragment_blocks.tolist()], np.uint64)
+    for start, end, asof in zip(versions.range_starts, versions.range_ends, versions.range_asof, strict=True):
+        inside = (versions.fragment_blocks >= start) & (versions.fragment_blocks < end)
+        found[inside] = np.maximum(found[inside], asof)
+    return found
+
+
+def _fragment(core: Core, segment: Segment, versions: Versions, index: int) -> None:
+    block, word = int(versions.fragment_blocks[index]), int(versions.fragment_words[index])
+    length, place = int(versions.fragment_lengths[index]), int(versions.fragment_byte_addresses[index])
+    piece = bytearray(length)
+    if place:
+        segment.file.preadv([piece], place - segment.base * BLOCK)
+        if fragment_digest(piece) != int(versions.fragment_digests[index]):
+            raise Damaged(
+                "log-block-damaged",
+                f"A fragment of block {block} in segment file {segment.index} is not what was written.",
+                "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+            )
+    number = int(versions.fragment_asof[index])
+    core.partials.write(block, int(versions.fragment_at[index]), bytes(piece), number)
+    core.live.put(np.array([block], np.uint64), np.array([word], np.uint64), np.zeros(1, np.uint64))
+
+
+def _sizes(core: Core, pieces: Pieces, horizon: Horizon) -> None:
+    core.sizes[:] = [(0, horizon.size)]
+    for _, columns in pieces:
+        core.sizes += [(write, size) for write, size in resizes(columns) if write > horizon.write]
+    core.size = core.sizes[-1][1]
+
+
+def _last(points: list[Point], records: list[Record], horizon: Horizon) -> LastPoint:
+    if not points:
+        return LastPoint(horizon.point, (horizon.root_low, horizon.root_high))
+    order = np.argsort(records[-1].blocks)
+    return LastPoint(
+        points[-1].number, points[-1].root, records[-1].blocks[order], records[-1].digests[order]
+    )
+
+
+__all__ = ["replay"]

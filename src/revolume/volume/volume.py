@@ -1,0 +1,367 @@
+"""An open volume, as clients and operators see it. It owns no algorithm: each method names the part that
+does the work.
+
+    append      Writer            room        Admission
+    durable     Commit            read        Reader
+    cut         Cutter            horizon     Folder
+
+Between awaits: ``append`` numbers, writes and notes in one turn of the loop, so whoever reads afterwards, on
+whatever connection, sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.word import ADDRESS_MASK
+from revolume.chain.point import Point
+from revolume.errors import NotFound, Poisoned, Refused, RevolumeError, UsageError
+from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
+from revolume.log.transfer import BLOCK
+from revolume.volume import facts, layout
+from revolume.volume.core import Core
+from revolume.volume.cutter import Cutter
+from revolume.volume.folder import Folder, holders
+from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
+from revolume.volume.status import Snapshot, VolumeStatus
+
+U64 = npt.NDArray[np.uint64]
+RESERVE_STEP = 1 << 24
+CUT_BLOCKS = 1 << 19
+MAP_SLACK = 1 << 15
+WRITEBACK_BYTES = 16 << 20
+CLEAN_REPLAY_SEGMENTS = 4
+
+
+class Volume:
+    """A volume open as primary. Made by ``opening.open_volume``."""
+
+    def __init__(self, core: Core, cutter: Cutter, folder: Folder) -> None:
+        self.core = core
+        self.cutter = cutter
+        self.folder = folder
+        self._reserved = core.manifest.state.reserved
+        self._reserving: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+        self._accepting = True
+        self._tight = False
+        self._unwritten = 0
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """The volume's name, also its export's."""
+        return self.core.name
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self.core.size
+
+    @property
+    def volume_id(self) -> bytes:
+        """128 random bits, the same on every node."""
+        return self.core.volume_id
+
+    @property
+    def epoch(self) -> int:
+        """This opening's number."""
+        return self.core.appender.epoch
+
+    @property
+    def position(self) -> int:
+        """The last appended position."""
+        return self.core.appender.position
+
+    @property
+    def write(self) -> int:
+        """The last write's number."""
+        return self.core.appender.write
+
+    # The data path
+
+    def append(self, ops: list[Op]) -> int:
+        """Append operations, in order; the position after which they are done. NoRoomNow: wait for
+        ``room``, nothing was done. Poisoned, Refused: never."""
+        core = self.core
+        if core.commit.failure is not None:
+            raise core.commit.failure
+        if not self._accepting:
+            raise Refused("closing", f"{self.name} is being closed.", "Open it again.")
+        if self._tight or core.appender.write + len(ops) >= self._reserved or self._wants_room(ops):
+            raise NoRoomNow
+        position = core.writer.append(ops)
+        self._after_append()
+        return position
+
+    def _wants_room(self, ops: list[Op]) -> bool:
+        """Near the end of what is ready the exact answer is worth its price."""
+        core = self.core
+        if core.pool.ready_blocks > 4 * core.admission.reserve + (64 << 20) // BLOCK + 1024:
+            return False
+        return not core.admission.admits(core.writer.need_blocks(ops)) or len(core.partials) > 4096
+
+    def _after_append(self) -> None:
+        core = self.core
+        commit = core.commit
+        if commit.unsynced_bytes > core.options.unsynced_bytes_max:
+            commit.start()
+        if core.live.interval.count > CUT_BLOCKS:
+            self.cutter.request()
+        if core.appender.write > self._reserved - RESERVE_STEP // 2 and self._reserving is None:
+            self._reserving = asyncio.create_task(self._reserve())
+        if not core.live.digest:
+            self._tight = core.live.overlay.room() < MAP_SLACK
+            if self._tight:
+                self.cutter.request()
+
+    async def _reserve(self) -> None:
+        """Give out no write number that a crash might give out again."""
+        try:
+            upto = self.core.appender.write + RESERVE_STEP
+            await self.core.recorder.record((EditKind.RESERVE, pack_number(upto)))
+            self._reserved = upto
+        except OSError as error:
+            self.core.commit.poison(f"Writing the manifest failed: {error.strerror}.")
+        finally:
+            self._reserving = None
+
+    async def room(self, ops: list[Op]) -> None:
+        """Wait until ``ops`` would be admitted. NoSpace: they won't be."""
+        core = self.core
+        while core.appender.write + len(ops) >= self._reserved:
+            self._reserving = self._reserving or asyncio.create_task(self._reserve())
+            await asyncio.wait([self._reserving])
+            self._raise_poisoned()
+        while self._tight:
+            await self.cutter.cut()
+            await self.folder.rebase()
+            core.live.overlay.sweep(1 << 30)
+            self._tight = core.live.overlay.room() < MAP_SLACK
+        if len(core.partials) > 4096:
+            await self.cutter.cut()
+        await core.admission.wait(core.writer.need_blocks(ops))
+
+    def _raise_poisoned(self) -> None:
+        if self.core.commit.failure is not None:
+            raise self.core.commit.failure
+
+    def released(self, position: int) -> bool:
+        """Whether plain writes up to ``position`` may be answered: with no mirror, once appended."""
+        return position <= self.core.appender.position
+
+    def on_release(self, position: int, callback: Callable[[], None]) -> None:
+        """Call back when ``released(position)``; without mirrors that is now."""
+        callback()
+
+    async def durable(self, position: int) -> None:
+        """Return once everything up to ``position`` survives a power cut. Poisoned if it can't."""
+        await self.core.commit.wait_durable(position)
+
+    def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
+        """Fill what lies in memory; the indexes of the rest."""
+        return self.core.reader.read_now(reads)
+
+    async def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``. Damaged: it is not what was written."""
+        await self.core.reader.read(offset, buffer)
+
+    # Consistency points, snapshots, size
+
+    async def cut(self) -> Point:
+        """A consistency point now; the newest one when nothing has changed since."""
+        point = await self.cutter.cut()
+        if point is None:
+            raise NotFound("no-point", f"Nothing has ever been written to {self.name}.", "Write first.")
+        return point
+
+    def points(self) -> list[Point]:
+        """The retained points, oldest first."""
+        return list(self.core.points)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The named moments, oldest first."""
+        pins = self.core.manifest.state.snapshots
+        return [Snapshot(p.name, p.write, p.point, p.time_ns) for p in sorted(pins, key=lambda p: p.write)]
+
+    async def snapshot(self, name: str) -> Snapshot:
+        """Name and pin this moment; durable when it returns."""
+        if any(s.name == name for s in self.core.manifest.state.snapshots):
+            raise Refused("snapshot-exists", f"{self.name} has a snapshot {name}.", "Choose another name.")
+        let_go = self.core.lease(f"snapshot {name} being made", self.write)
+        try:
+            point = await self.cut()
+            pin = PinnedSnapshot(name, point.write, point.number, point.time_ns)
+            await self.append_fact(facts.snapshot_taken(pin))
+            await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
+            return Snapshot(name, pin.write, pin.point, pin.time_ns)
+        finally:
+            let_go()
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Forget a snapshot: its moment is kept only as long as any other."""
+        if all(s.name != name for s in self.core.manifest.state.snapshots):
+            raise NotFound("no-snapshot", f"{self.name} has no snapshot {name}.", "See 'revolume points'.")
+        await self.append_fact(facts.snapshot_dropped(name))
+        await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
+
+    async def append_fact(self, body: bytes) -> None:
+        """Append a fact to the log and make it durable."""
+        draft = facts.draft(body)
+        if self.core.writer.room_blocks() < draft.total_blocks + 8:
+            await self.core.admission.wait(draft.total_blocks + 8, True)
+        self.core.writer.emit(draft)
+        await self.durable(self.position)
+
+    async def grow(self, size: int) -> None:
+        """Make the volume larger, online. Shrinking would lose data and is refused."""
+        core = self.core
+        if size % layout.SECTOR or not 0 < size <= layout.MAX_SIZE:
+            raise UsageError("bad-size", f"{size} bytes is no size for a volume.", "Use a multiple of 512.")
+        if size < core.size:
+            raise Refused(
+                "shrink", f"{self.name} has {core.size} bytes; {size} would cut data off.",
+                "Copy what is needed to a smaller volume instead.",
+            )  # fmt: skip
+        if size == core.size:
+            return
+        await self.room([(OP_RESIZE, size, 0, None)])
+        core.writer.resize(size)
+        core.size = size
+        core.sizes.append((self.write, size))
+        await self.durable(self.position)
+
+    # What it says about itself
+
+    def status(self) -> VolumeStatus:
+        """Plain values, now."""
+        core, manifest = self.core, self.core.manifest.state
+        pool, failure = core.pool, core.commit.failure
+        per_segment = pool.segment_blocks * BLOCK
+        state, reason = "online", "Serving."
+        if failure is not None:
+            state, reason = "poisoned", failure.cause
+        elif core.admission.full:
+            state, reason = "full", "Writes are refused: no room for the log."
+        elif self.folder.failure:
+            state, reason = "degraded", f"The history can't be folded: {self.folder.failure}"
+        return VolumeStatus(
+            core.name, core.directory.path, core.volume_id.hex(), core.size, self.epoch, state, reason,
+            self.position, core.commit.durable, self.write, core.appender.time_ns,
+            core.last.number, len(core.points), self.folder.retired_write, manifest.horizon.time_ns,
+            (len(pool.by_use) - len(pool.ready)) * per_segment, pool.limits.budget_bytes,
+            (len(pool.ready) + len(pool.free)) * per_segment, core.image_bytes(), len(core.partials),
+            len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
+            tuple(self.snapshots()), self.folder.folding, self.folder.folds, self.folder.folded_blocks,
+            core.commit.syncs, core.writer.transfers, core.reader.mismatches, core.events.texts(),
+        )  # fmt: skip
+
+    def changed_since(self, blocks: U64, words: U64, address: int) -> npt.NDArray[np.bool_]:
+        """Which blocks were changed at or after ``address``, from their words."""
+        changed: npt.NDArray[np.bool_] = (words & np.uint64(ADDRESS_MASK)) >= np.uint64(address)
+        return changed
+
+    # Its own clockwork
+
+    def start(self) -> None:
+        """Start points, syncs and folding."""
+        core = self.core
+        core.admission.make_room = self._make_room
+        core.admission.failure = lambda: core.commit.failure
+        core.pool.start()
+        self._tasks = [
+            asyncio.create_task(job()) for job in (self._cut_on_time, self._sync_on_time, self._keep)
+        ]
+
+    async def _make_room(self) -> bool:
+        """Fold what may be folded; a newer point is made where that would help."""
+        if await self.folder.step(True):
+            return True
+        newest = self.core.points[-1].address if self.core.points else 0
+        if self.core.appender.address - newest > self.core.pool.segment_blocks:
+            with contextlib.suppress(RevolumeError):
+                await self.cutter.cut()
+            return await self.folder.step(True)
+        return False
+
+    async def _cut_on_time(self) -> None:
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.cutter.interval_due.wait(), self.core.options.cp_interval_s)
+            if not self._closing:
+                await self._guarded(self.cutter.cut)
+
+    async def _sync_on_time(self) -> None:
+        while not self._closing:
+            await self.core.host.clock.sleep(self.core.options.sync_interval_s)
+            if self.core.commit.unsynced_bytes:
+                self.core.commit.start()
+
+    async def _keep(self) -> None:
+        while not self._closing:
+            await self.core.host.clock.sleep(0.1)
+            if self._closing:
+                return
+            if self.folder.rebase_due():
+                await self._guarded(self.folder.rebase)
+            if not await self._guarded(self.folder.step):
+                self.core.live.overlay.sweep(8)
+                await self.core.host.clock.sleep(0.4)
+
+    async def _guarded(self, job: Callable[[], Awaitable[object]]) -> object:
+        """One failed round of the clockwork is told, not fatal; what poisons has poisoned by itself."""
+        try:
+            return await job()
+        except (RevolumeError, OSError) as error:
+            if not isinstance(error, Poisoned):
+                self.core.events.tell(str(error))
+                await self.core.host.clock.sleep(1.0)
+            return None
+
+    async def close(self) -> None:
+        """A clean stop: a last point, everything durable, the manifest says where the log ends."""
+        if self._closing:
+            return
+        self._closing = True
+        core = self.core
+        self.cutter.request()
+        for task in self._tasks:
+            await self._ended(task)
+        try:
+            if core.commit.failure is None:
+                await self._close_clean()
+        finally:
+            await core.pool.stop()
+            await core.commit.settle()
+            await core.footers_written()
+            core.close_files()
+
+    @staticmethod
+    async def _ended(task: asyncio.Task[None]) -> None:
+        done, _ = await asyncio.wait([task], timeout=30)
+        if not done:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _close_clean(self) -> None:
+        core = self.core
+        await self.cutter.cut()
+        self._accepting = False
+        since = core.appender.address - max(core.live.based, core.live.folded)
+        if since > CLEAN_REPLAY_SEGMENTS * core.pool.segment_blocks:
+            with contextlib.suppress(RevolumeError):
+                await self.folder.rebase(force=True)
+        await self.durable(self.position)
+        await core.footers_written()
+        appender = core.appender
+        mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
+        await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
+        await core.host.work.call_sync(core.manifest.close_clean)
