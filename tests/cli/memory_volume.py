@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from revolume.errors import NotFound, Refused
 from revolume.history.moments import AtPoint, AtSnapshot, AtTime, AtWrite, Moment
+from revolume.volume.status import Snapshot, VolumeStatus
 
 START_NS = 1_800_000_000 * 10**9
 
@@ -21,21 +22,6 @@ class Point:
     changed_blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    name: str
-    write: int
-    point: int
-    time_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    name: str
-    size: int
-    writes: int
-
-
 @dataclass
 class MemoryVolume:
     name: str = "vm1"
@@ -47,8 +33,18 @@ class MemoryVolume:
     def write(self, count: int = 1) -> None:
         self.writes += count
 
-    def status(self) -> Status:
-        return Status(self.name, self.size, self.writes)
+    def status(self) -> VolumeStatus:
+        values = {field.name: 0 for field in fields(VolumeStatus)}
+        words = {
+            "name": self.name,
+            "directory": "/srv/vm1",
+            "volume_id": "00" * 16,
+            "state": "ok",
+            "reason": "",
+        }
+        lists = {"holders": (), "snapshots": tuple(self.named.values()), "events": ("opened",)}
+        counts = {"size": self.size, "write": self.writes, "points": len(self.kept), "time_ns": START_NS}
+        return VolumeStatus(**{**values, **words, **lists, **counts})  # type: ignore[arg-type]
 
     async def cut(self) -> Point:
         if not self.kept or self.kept[-1].write != self.writes:

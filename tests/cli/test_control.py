@@ -46,7 +46,8 @@ def ask(directory: Path, volume: MemoryVolume, question: Asked) -> Any:
 
 def test_status_has_the_volume_and_what_serves_it(tmp_path: Path) -> None:
     answer = ask(tmp_path, MemoryVolume(), lambda client: client.status())
-    assert answer == {"name": "vm1", "size": 1 << 20, "writes": 0, "nbd": ["nbd://127.0.0.1:10809/vm1"]}
+    assert (answer["name"], answer["size"], answer["write"]) == ("vm1", 1 << 20, 0)
+    assert answer["nbd"] == ["nbd://127.0.0.1:10809/vm1"]
 
 
 def test_a_point_is_cut_and_listed(tmp_path: Path) -> None:

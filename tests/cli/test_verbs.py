@@ -84,7 +84,7 @@ def test_status_shows_and_tells(run: Run, running: tuple[str, MemoryVolume]) -> 
     directory, _ = running
     shown = run("status", directory)
     assert shown.status == 0
-    assert "name: vm1" in shown.out and "size: 1.00 MiB" in shown.out
+    assert "volume: vm1 in /srv/vm1" in shown.out and "size: 1.00 MiB" in shown.out
     assert run("status", directory, "--json").json["size"] == 1 << 20
 
 

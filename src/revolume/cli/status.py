@@ -1,4 +1,4 @@
-"""``revolume status DIR``: one screen about one volume."""
+"""``revolume status DIR``: one screen about one volume. ``--json`` has every value that there is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import paint_state, print_fields, print_json
-from revolume.cli.values import show_seconds, show_size
+from revolume.cli.values import show_size
 from revolume.history.moments import format_time
+
+Answer = Mapping[str, Any]
+Field = tuple[str, str]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,42 +29,52 @@ def status(volume: VolumeArgument, json: JsonOption = False) -> None:
     if json:
         print_json(answer)
     else:
-        print_fields(list(_fields(answer)))
+        print_fields([*_state(answer), *_history(answer), *_room(answer), *_service(answer)])
 
 
-def _fields(answer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in answer.items():
-        words = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _fields(value, f"{name} ")
-        elif isinstance(value, (list, tuple)):
-            yield from _listed(words, value)
-        elif value is not None:
-            yield _without_unit(words), _shown(name, value)
+def _state(answer: Answer) -> Iterator[Field]:
+    yield "volume", f"{answer['name']} in {answer['directory']}"
+    reason = f": {answer['reason']}" if answer["reason"] else ""
+    yield "state", f"{paint_state(answer['state'])}{reason}"
+    yield "size", f"{show_size(answer['size'])} ({answer['size']} bytes)"
+    yield "present", f"w{answer['write']} of {_time(answer['time_ns'])}, epoch {answer['epoch']}"
 
 
-def _listed(words: str, values: list[Any] | tuple[Any, ...]) -> Iterator[tuple[str, str]]:
-    for value in values:
-        if isinstance(value, Mapping):
-            yield words, "  ".join(f"{_without_unit(n)} {_shown(n, v)}" for n, v in value.items())
-        else:
-            yield words, str(value)
+def _history(answer: Answer) -> Iterator[Field]:
+    since = f"every write since w{answer['horizon_write']}"
+    of = f" of {_time(answer['horizon_time_ns'])}" if answer["horizon_time_ns"] else ""
+    yield "history", f"{since}{of}; {answer['points']} points, the last is cp{answer['point']}"
+    for snapshot in answer["snapshots"]:
+        yield "snapshot", f"{snapshot['name']} is w{snapshot['write']} of {_time(snapshot['time_ns'])}"
 
 
-def _without_unit(words: str) -> str:
-    for unit in (" bytes", " ns", " s"):
-        words = words.removesuffix(unit)
-    return words
+def _room(answer: Answer) -> Iterator[Field]:
+    budget = f" of {show_size(answer['log_budget_bytes'])}" if answer["log_budget_bytes"] else ""
+    yield (
+        "log",
+        f"{show_size(answer['log_bytes'])}{budget}, {show_size(answer['log_ready_bytes'])} more is ready",
+    )
+    folding = ", being folded into" if answer["folding"] else ""
+    yield "image", f"{show_size(answer['image_bytes'])}{folding}"
+    yield "map", f"{answer['map_entries']} entries in {show_size(answer['map_bytes'])} of memory"
+    for holder in answer["holders"]:
+        yield "held by", f"{holder['name']} from w{holder['write']} on"
+    if answer["read_mismatches"]:
+        yield "damage", f"{answer['read_mismatches']} reads met a block that was not what had been written"
 
 
-def _shown(name: str, value: Any) -> str:
-    """A value by the unit that its name ends in."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return paint_state(str(value)) if name == "state" else str(value)
-    if name == "size" or name.endswith("_bytes"):
-        return show_size(int(value))
-    if name.endswith("time_ns"):
-        return format_time(int(value))
-    if name.endswith("_s"):
-        return show_seconds(value)
-    return str(value)
+def _service(answer: Answer) -> Iterator[Field]:
+    for uri in answer.get("nbd", ()):
+        yield "nbd", uri
+    for client in answer.get("connections", ()):
+        export = client.get("export") or "no export yet"
+        yield (
+            "client",
+            f"{client.get('peer', '?')}: {export}, {client.get('in_flight', 0)} requests in flight",
+        )
+    for event in answer["events"]:
+        yield "event", event
+
+
+def _time(time_ns: int) -> str:
+    return format_time(time_ns - time_ns % 1_000_000)
