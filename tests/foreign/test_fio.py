@@ -24,6 +24,7 @@ def fio(server: Server, *options: str) -> str:
         "--ioengine=nbd",
         f"--uri={server.uri(certificates=False)}",
         "--group_reporting",
+        "--verify_state_save=0",
     ]
     env = {}
     if server.tls:
