@@ -135,6 +135,16 @@ class LiveMap:
         words[zero | folded] = 0
         return True
 
+    def words_below(self, blocks: U64, words: U64) -> U64:
+        """Raw words, with those that only the base map knows filled in; 0 = in the image since before it."""
+        missing = np.flatnonzero(words == 0)
+        if len(missing) and self.base is not None:
+            found = self.base.get(blocks[missing], False)
+            assert found is not None
+            over_ranges(self.ranges, blocks[missing], *found)
+            words[missing] = found[0]
+        return words
+
     def cut(self, address: int) -> Interval:
         """Close the open interval at ``address`` and begin the next."""
         self.absorb()

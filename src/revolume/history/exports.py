@@ -1,0 +1,294 @@
+"""What a volume offers over NBD: itself, and every retained moment by name.
+
+    vm1                 the live volume (also the default export)
+    vm1@MOMENT          a view, fixed when it is opened
+    vm1@MOMENT,rw       the same with a throw-away writable layer
+
+A moving name (``@-10m``, ``@now``) resolves once per peer and name and stays what it was while any connection
+of that peer holds it, and for a minute after the last one has gone, so that a client which lost its link
+comes back to the same bytes. Such views and writable ones do not advertise multi-conn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from revolume.errors import NotFound, RevolumeError
+from revolume.history.allocation import DIRTY, ChangedSince, allocation, extents, span
+from revolume.history.moments import (
+    Ago,
+    AtWrite,
+    ExportName,
+    Now,
+    format_export,
+    format_time,
+    parse_export,
+    parse_moment,
+)
+from revolume.history.scratch import Scratch
+from revolume.history.timeline import Spot, Timeline
+from revolume.history.views import View, open_view
+from revolume.host.network import Peer
+from revolume.log.ops import Op
+from revolume.volume.live import LiveMap
+from revolume.volume.reader import block_numbers
+from revolume.volume.volume import Volume
+
+ALLOCATION = "base:allocation"
+BITMAP = "qemu:dirty-bitmap:"
+LINGER_S = 60.0
+Extents = list[tuple[int, int]]
+
+
+class LiveExport:
+    """The live volume, for one connection."""
+
+    def __init__(self, volume: Volume, exports: VolumeExports) -> None:
+        self._volume = volume
+        self._exports = exports
+        self.name = volume.name
+        self.description = f"{volume.name}, live"
+        self.read_only = False
+        self.multi_conn = True
+        self.append = volume.append
+        self.room = volume.room
+        self.released = volume.released
+        self.on_release = volume.on_release
+        self.durable = volume.durable
+        self.read_now = volume.read_now
+        self.read = volume.read
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self._volume.size
+
+    @property
+    def position(self) -> int:
+        """The last appended position."""
+        return self._volume.position
+
+    async def extents(self, context: str, offset: int, length: int) -> Extents:
+        """Allocation, or what changed since a moment."""
+        core = self._volume.core
+        if context == ALLOCATION:
+            return await allocation(core.host.work, core.live, offset, length, self.size)
+        return await self._exports.changed(context, core.live, offset, length, self.size)
+
+    async def cache(self, offset: int, length: int) -> None:
+        """Read it, so that the page cache has it."""
+        await warm(self._volume.read, offset, length)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A view that somebody holds, or held a moment ago."""
+
+    view: View
+    scratch: Scratch | None
+    users: int = 0
+    expiry: asyncio.TimerHandle | None = None
+
+
+class ViewExport:
+    """A view, for one connection; with a scratch it is writable."""
+
+    def __init__(self, name: str, held: _Open, moving: bool, exports: VolumeExports, closed: Callable[[], None]):
+        self._view = held.view
+        self._scratch = held.scratch
+        self._exports = exports
+        self._closed = closed
+        self.name = name
+        self.description = f"{name}: {held.view.volume.name} at {format_time(held.view.spot.time_ns)}"
+        self.size = held.view.size
+        self.read_only = held.scratch is None
+        self.multi_conn = held.scratch is None and not moving
+        self.position = 0
+
+    def append(self, ops: list[Op]) -> int:
+        """Into the scratch."""
+        assert self._scratch is not None
+        self._scratch.append(ops)
+        return 0
+
+    async def room(self, ops: list[Op]) -> None:
+        """Fetch what the changes cover in part."""
+        assert self._scratch is not None
+        await self._scratch.room(ops)
+
+    def released(self, position: int) -> bool:
+        """At once."""
+        return True
+
+    def on_release(self, position: int, callback: Callable[[], None]) -> None:
+        """At once."""
+        callback()
+
+    async def durable(self, position: int) -> None:
+        """A throw-away has nothing to keep."""
+
+    def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
+        """See ``nbd.export.Export``."""
+        return (self._scratch or self._view.reader).read_now(reads)
+
+    async def read(self, offset: int, buffer: memoryview) -> None:
+        """See ``nbd.export.Export``."""
+        await (self._scratch or self._view.reader).read(offset, buffer)
+
+    async def extents(self, context: str, offset: int, length: int) -> Extents:
+        """Allocation, or what changed since an earlier moment."""
+        work = self._view.volume.core.host.work
+        if context != ALLOCATION:
+            return await self._exports.changed(context, self._view.source, offset, length, self.size)
+        if self._scratch is None:
+            return await allocation(work, self._view.source, offset, length, self.size)
+        first, count, length = span(offset, length, self.size)
+        mine = self._scratch.mine(first, count)
+        below = await allocation(work, self._view.source, first * 4096, count * 4096, -(-self.size // 4096) * 4096)
+        flags = np.repeat([flag for _, flag in below], [size // 4096 for size, _ in below])
+        flags[mine] = 0
+        return extents(first, count, flags, offset, length)
+
+    async def cache(self, offset: int, length: int) -> None:
+        """Read it, so that the page cache has it."""
+        await warm(self.read, offset, length)
+
+    def close(self) -> None:
+        """This connection is done with it."""
+        self._closed()
+
+
+async def warm(read: Callable[[int, memoryview], object], offset: int, length: int) -> None:
+    """Read a range and forget it."""
+    step = 1 << 20
+    for at in range(offset, offset + length, step):
+        buffer = memoryview(bytearray(min(step, offset + length - at)))
+        result = read(at, buffer)
+        assert asyncio.iscoroutine(result)
+        await result
+
+
+class VolumeExports:
+    """All exports of one volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self.timeline = Timeline(volume)
+        self._open: dict[tuple[str, str], _Open] = {}
+        self._opening = asyncio.Lock()
+        self._since: dict[str, ChangedSince] = {}
+
+    def names(self) -> list[tuple[str, str]]:
+        """The live volume and its snapshots."""
+        volume = self._volume
+        shots = [
+            (f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in volume.snapshots()
+        ]
+        return [(volume.name, f"{volume.name}, live"), *shots]
+
+    async def open(self, name: str, peer: Peer) -> LiveExport | ViewExport:
+        """NotFound, UsageError: there is no such export, and why."""
+        asked = parse_export(name)
+        if asked.volume not in ("", self._volume.name):
+            raise NotFound(
+                "no-export", f"There is no export {asked.volume}.", f"This server has {self._volume.name}."
+            )
+        if asked.moment is None:
+            return LiveExport(self._volume, self)
+        async with self._opening:
+            return await self._open_view(asked, peer)
+
+    async def _open_view(self, asked: ExportName, peer: Peer) -> ViewExport:
+        moving = isinstance(asked.moment, Ago | Now)
+        who = identity(peer) if moving or asked.writable_view else ""
+        key = (who, format_export(asked))
+        held = self._open.get(key)
+        if held is None:
+            held = self._open[key] = await self._begin(asked)
+        held.users += 1
+        if held.expiry is not None:
+            held.expiry.cancel()
+            held.expiry = None
+        fixed = ExportName(self._volume.name, AtWrite(held.view.spot.write), asked.options)
+        return ViewExport(format_export(fixed), held, moving, self, lambda: self._release(key, held))
+
+    async def _begin(self, asked: ExportName) -> _Open:
+        assert asked.moment is not None
+        spot = self.timeline.resolve(asked.moment)
+        view = await open_view(self._volume, spot, f"view @w{spot.write}")
+        token = self._volume.core.host.entropy.token(8).hex()
+        return _Open(view, Scratch(view, token) if asked.writable_view else None)
+
+    def _release(self, key: tuple[str, str], held: _Open) -> None:
+        held.users -= 1
+        if held.users == 0:
+            linger = LINGER_S if key[0] else 0.0
+            held.expiry = asyncio.get_running_loop().call_later(linger, self._expire, key, held)
+
+    def _expire(self, key: tuple[str, str], held: _Open) -> None:
+        if held.users == 0 and self._open.get(key) is held:
+            del self._open[key]
+            if held.scratch is not None:
+                held.scratch.close()
+            held.view.close()
+
+    def close(self) -> None:
+        """Close every view; no connection holds one any more."""
+        for key, held in list(self._open.items()):
+            if held.expiry is not None:
+                held.expiry.cancel()
+            held.users = 0
+            self._expire(key, held)
+
+    # Metadata contexts
+
+    async def contexts(self, export: LiveExport | ViewExport, query: str) -> list[str]:
+        """The contexts that a query names."""
+        if query in (ALLOCATION, "base:"):
+            return [ALLOCATION]
+        if query in ("qemu:", BITMAP):
+            return [BITMAP + s.name for s in self._volume.snapshots()]
+        if not query.startswith(BITMAP):
+            return []
+        try:
+            spot = self.timeline.resolve(parse_moment(query[len(BITMAP) :]))
+        except RevolumeError:
+            return []
+        self._since[query] = self._changed_since(spot)
+        return [query]
+
+    def _changed_since(self, spot: Spot) -> ChangedSince:
+        return ChangedSince(self.timeline.address_after(spot.write), self.timeline.restated_since(spot.write))
+
+    async def changed(self, context: str, source: object, offset: int, length: int, size: int) -> Extents:
+        """Which blocks of a source changed since the context's moment."""
+        if context not in self._since:
+            await self.contexts(LiveExport(self._volume, self), context)
+        since = self._since[context]
+        first, count, length = span(offset, length, size)
+        words = await self._raw_words(source, first, count)
+        return extents(first, count, np.where(since.of(words), DIRTY, 0), offset, length)
+
+    async def _raw_words(self, source: object, first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        blocks = block_numbers(first, count)
+        work = self._volume.core.host.work
+        if isinstance(source, LiveMap):
+            words, _ = source.lookup(blocks)
+            return await work.call(source.words_below, blocks, words)
+        return await work.call(source.words, blocks)  # type: ignore[attr-defined]
+
+
+def identity(peer: Peer) -> str:
+    """Who a peer is, as far as moving names are concerned: certificate, else address or user."""
+    if peer.certificate_name:
+        return f"tls:{peer.certificate_name}"
+    if peer.uid is not None:
+        return f"uid:{peer.uid}"
+    return f"at:{peer.address.rsplit(':', 1)[0]}"

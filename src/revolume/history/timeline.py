@@ -1,0 +1,229 @@
+"""Which write a moment means in a volume, and where in the log that write lies.
+
+Points are a coarse index (one every few seconds); between two of them the columns of the one or two segments
+that hold the stretch are looked at. Numbers decide; times are labels on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.errors import NotFound
+from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
+from revolume.log.columns import Columns
+from revolume.log.segment import Segment, read_footer
+from revolume.log.transfer import Kind
+from revolume.volume.volume import Volume
+
+U64 = npt.NDArray[np.uint64]
+CACHED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A resolved moment: the last write in it, and that write's label time (ns since 1970)."""
+
+    write: int
+    time_ns: int
+
+
+class Timeline:
+    """The retained stretch of one volume's history."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._cached: dict[int, Columns] = {}
+
+    @property
+    def oldest(self) -> Spot:
+        """The horizon: the first moment that can be opened."""
+        volume = self._volume
+        horizon = volume.folder.horizon
+        retired = volume.folder.retired_write
+        if retired > horizon.write:
+            for point in volume.points():
+                if point.write == retired:
+                    return Spot(retired, point.time_ns)
+        return Spot(retired, horizon.time_ns)
+
+    @property
+    def newest(self) -> Spot:
+        """The present."""
+        appender = self._volume.core.appender
+        return Spot(appender.write, appender.time_ns)
+
+    def resolve(self, moment: Moment) -> Spot:
+        """The write that a moment means. NotFound, with the nearest moments, if it is not retained."""
+        match moment:
+            case Ago(seconds):
+                return self._at_time(self._volume.core.host.clock.wall_ns() - seconds * 10**9)
+            case AtTime(time_ns):
+                return self._at_time(time_ns)
+            case AtPoint(number):
+                return self._at_point(number)
+            case AtWrite(number):
+                return self._at_write(number)
+            case AtSnapshot(name):
+                return self._at_snapshot(name)
+            case _:
+                return self.newest
+
+    def _at_point(self, number: int) -> Spot:
+        for point in self._volume.points():
+            if point.number == number and point.write >= self.oldest.write:
+                return Spot(point.write, point.time_ns)
+        raise self._lost(f"Point cp{number}")
+
+    def _at_snapshot(self, name: str) -> Spot:
+        for snapshot in self._volume.snapshots():
+            if snapshot.name == name:
+                return Spot(snapshot.write, snapshot.time_ns)
+        names = ", ".join(s.name for s in self._volume.snapshots()) or "none"
+        raise NotFound(
+            "no-snapshot", f"{self._volume.name} has no snapshot {name}.", f"It has: {names}."
+        )
+
+    def _at_write(self, number: int) -> Spot:
+        if not self.oldest.write <= number <= self.newest.write:
+            raise self._lost(f"Write w{number}")
+        if number == self.oldest.write:
+            return self.oldest
+        found = self._row_of(number)
+        if found is None:
+            raise self._lost(f"Write w{number}")
+        columns, row = found
+        return Spot(number, int(columns.rows["time_ns"][row]))
+
+    def _at_time(self, time_ns: int) -> Spot:
+        if time_ns > self._volume.core.host.clock.wall_ns():
+            raise NotFound(
+                "moment-in-future", f"{format_time(time_ns)} has not happened yet.", "Name a moment of the past."
+            )
+        if time_ns < self.oldest.time_ns:
+            raise self._lost(format_time(time_ns))
+        best = self.oldest
+        for columns in self._stretch(time_ns):
+            rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
+            rows = rows[(rows["time_ns"] <= time_ns) & (rows["entries"] > 0)]
+            if len(rows):
+                last = rows[-1]
+                write = int(last["write"] + last["entries"] - 1)
+                if write > best.write:
+                    best = Spot(write, int(last["time_ns"]))
+        return best
+
+    def _lost(self, what: str) -> NotFound:
+        old, new = self.oldest, self.newest
+        return NotFound(
+            "moment-not-retained",
+            f"{what} of {self._volume.name} is not retained.",
+            f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
+            f"the newest w{new.write} ({format_time(new.time_ns)}); see 'revolume points'.",
+        )
+
+    # Places
+
+    def _stretch(self, time_ns: int) -> list[Columns]:
+        """Columns of the segments in which the last write at or before a time may lie."""
+        begin, end = self._volume.folder.horizon.address, self._volume.core.appender.address
+        for point in self._volume.points():
+            if point.time_ns <= time_ns:
+                begin = point.address - 1 if point.address else 0
+            else:
+                end = point.address
+                break
+        return self.columns_between(begin, end)
+
+    def columns_between(self, begin: int, end: int) -> list[Columns]:
+        """Columns of the segments that overlap these addresses, oldest first."""
+        core = self._volume.core
+        size = core.pool.segment_blocks
+        ready = {segment.use for segment in core.pool.ready}
+        first, last = begin // size, end // size
+        return [
+            self._columns(s) for s in core.pool.segments() if first <= s.use <= last and s.use not in ready
+        ]
+
+    def _columns(self, segment: Segment) -> Columns:
+        appender = self._volume.core.appender
+        if appender.segment is not None and segment.use == appender.segment.use:
+            return appender.columns.freeze()
+        if segment.use not in self._cached:
+            footer = read_footer(segment, self._volume.volume_id)
+            columns = footer.columns if footer else self._scanned(segment)
+            while len(self._cached) >= CACHED:
+                del self._cached[next(iter(self._cached))]
+            self._cached[segment.use] = columns
+        return self._cached[segment.use]
+
+    def _scanned(self, segment: Segment) -> Columns:
+        from revolume.chain.versions import scanned_columns
+
+        ends = self._volume.core.manifest.state.ends
+        return scanned_columns(segment, self._volume.volume_id, ends.get(segment.use))
+
+    def _row_of(self, write: int) -> tuple[Columns, int] | None:
+        """The transfer in which a write lies (its last, if it was split)."""
+        begin, end = self._volume.folder.horizon.address, self._volume.core.appender.address
+        for point in self._volume.points():
+            if point.write < write:
+                begin = point.address
+            else:
+                end = point.address
+                break
+        for columns in reversed(self.columns_between(begin, end)):
+            rows = columns.rows
+            hit = (rows["kind"] == Kind.WRITES) & (rows["write"] <= write)
+            hit &= write < rows["write"] + rows["entries"]
+            if hit.any():
+                return columns, int(np.flatnonzero(hit)[-1])
+        return None
+
+    def address_after(self, write: int) -> int:
+        """The address below which everything up to ``write`` lies and nothing newer: exact where the
+        next write begins a transfer or carries whole blocks only, else that of its transfer."""
+        for point in self._volume.points():
+            if point.write == write:
+                return point.address
+        found = self._next_row(write)
+        if found is None:
+            return self._volume.core.appender.address
+        columns, row = found
+        fields = columns.rows[row]
+        address = columns.base + int(fields["block"])
+        first = int(fields["write"])
+        if first > write or fields["fragment_bytes"] or fields["blocks"] != fields["digests"]:
+            return address
+        start = int(columns.rows["entries"][:row].sum())
+        before = columns.lengths[start : start + write + 1 - first] & np.uint64((1 << 56) - 1)
+        return address + int(fields["header_blocks"]) + int(before.sum()) // 4096
+
+    def _next_row(self, write: int) -> tuple[Columns, int] | None:
+        """The first transfer that holds a write behind ``write``."""
+        begin, end = self._volume.folder.horizon.address, self._volume.core.appender.address
+        for point in self._volume.points():
+            if point.write <= write:
+                begin = point.address
+            else:
+                end = point.address + self._volume.core.pool.segment_blocks
+                break
+        for columns in self.columns_between(begin, end):
+            rows = columns.rows
+            hit = (rows["kind"] == Kind.WRITES) & (rows["write"] + rows["entries"] > write + 1)
+            if hit.any():
+                return columns, int(np.flatnonzero(hit)[0])
+        return None
+
+    def restated_since(self, write: int) -> list[tuple[int, int]]:
+        """Address ranges in which the point at ``write`` says again, whole, what was written before it."""
+        ranges: list[tuple[int, int]] = []
+        for point in self._volume.points():
+            if point.write == write:
+                for columns in self.columns_between(point.address, point.record):
+                    rows = columns.rows[(columns.rows["kind"] == Kind.POINT) & (columns.rows["write"] == write)]
+                    payload = rows["block"].astype(np.uint64) + rows["header_blocks"] + np.uint64(columns.base)
+                    ranges += zip(payload.tolist(), (payload + rows["blocks"]).tolist(), strict=True)
+        return ranges

@@ -1,0 +1,192 @@
+"""A view: a retained moment opened for reading, fixed when it is opened.
+
+Its map is made by the helper process from the log's columns, on the live map's base where that is not newer
+than the moment, and is read like any other map: paged, checked. Blocks that were partially modified at
+that instant are put together once, when the view is opened. What the map does not know lies in the image;
+a lease keeps the horizon from passing the moment while the view lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.digest import fragment_digest
+from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
+from revolume.chain.mapfile import MapFile
+from revolume.chain.mapjob import MapSpec, make_map
+from revolume.chain.versions import Fragment, SegmentSpec
+from revolume.errors import Damaged, NotFound
+from revolume.history.timeline import Spot
+from revolume.volume import layout
+from revolume.volume.live import over_ranges
+from revolume.volume.reader import Reader
+from revolume.volume.volume import Volume
+
+U64 = npt.NDArray[np.uint64]
+BLOCK = 4096
+MASK = np.uint64(ADDRESS_MASK)
+
+
+class ViewSource:
+    """What a view reads from: its map over the image, and the partial blocks of its instant."""
+
+    def __init__(self, volume: Volume, made: MapFile) -> None:
+        self._core = volume.core
+        self._map = made
+        self._ranges = made.ranges()
+        self.partials: dict[int, bytes] = {}
+        self._partial_blocks = np.zeros(0, np.uint64)
+
+    @property
+    def generation(self) -> int:
+        """Counts folds and new bases."""
+        return self._core.generation
+
+    def hold(self, partials: dict[int, bytes]) -> None:
+        """These blocks' content at the view's instant."""
+        self.partials = partials
+        self._partial_blocks = np.array(sorted(partials), np.uint64)
+
+    def lookup(self, blocks: U64) -> tuple[U64, U64]:
+        """Partial blocks; the rest is the map's."""
+        words = np.zeros(len(blocks), np.uint64)
+        if len(self._partial_blocks):
+            words[np.isin(blocks, self._partial_blocks)] = PARTIAL << 62
+        return words, np.zeros(len(blocks), np.uint64)
+
+    def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
+        """See ``volume.reader.Source``."""
+        missing = np.flatnonzero(words == 0)
+        found = self._map.get(blocks[missing], nowait)
+        if found is None:
+            return False
+        over_ranges(self._ranges, blocks[missing], *found)
+        words[missing], digests[missing] = found
+        missing = missing[found[0] == 0]
+        if len(missing):
+            sums = self._core.sums.get(blocks[missing], nowait)
+            if sums is None:
+                return False
+            digests[missing] = sums
+        kinds = words >> np.uint64(62)
+        zero = kinds == ZERO
+        digests[zero] = 0
+        words[zero | ((kinds == DATA) & ((words & MASK) < np.uint64(self._core.live.folded)))] = 0
+        return True
+
+    def words(self, blocks: U64) -> U64:
+        """Raw words of the view's map; 0 = in the image since before it."""
+        found = self._map.get(blocks, False)
+        assert found is not None
+        over_ranges(self._ranges, blocks, *found)
+        return found[0]
+
+    def partial(self, block: int) -> bytes | bytearray | None:
+        """The content of a partially modified block."""
+        return self.partials.get(block)
+
+    async def merge_partial(self, block: int) -> None:
+        """They are whole from the beginning."""
+
+
+@dataclass(slots=True)
+class View:
+    """An open moment. ``close`` once."""
+
+    volume: Volume
+    spot: Spot
+    size: int
+    source: ViewSource
+    reader: Reader
+    map_file: MapFile
+    map_name: str
+    let_go: Callable[[], None]
+
+    def close(self) -> None:
+        """Give up the lease and the map."""
+        self.let_go()
+        self.map_file.close()
+        self.volume.core.maps_directory.remove(self.map_name)
+
+
+async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
+    """Open the moment after write ``spot.write``, which is retained now."""
+    core = volume.core
+    if spot.write < volume.folder.retired_write:
+        raise NotFound(
+            "moment-not-retained",
+            f"Write w{spot.write} of {volume.name} has just passed the horizon.",
+            "See 'revolume points' for what is retained.",
+        )
+    let_go = core.lease(holder, spot.write)
+    try:
+        name = layout.view_map_name(core.host.entropy.token(8).hex())
+        fragments = await _make(volume, spot, name)
+        made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
+        source = ViewSource(volume, made)
+        reader = Reader(core.store, source, core.host.work)
+        source.hold(await _partials(volume, reader, fragments))
+        return View(volume, spot, core.size_at(spot.write), source, reader, made, name, let_go)
+    except BaseException:
+        let_go()
+        raise
+
+
+async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
+    core = volume.core
+    await core.footers_written()
+    state, base = core.manifest.state, core.live.base
+    based = base is not None and base.meta.write <= spot.write
+    begin, after = state.horizon.address, state.horizon.write
+    if based and base is not None:
+        begin, after = base.meta.address, base.meta.write
+    spec = MapSpec(
+        core.log_directory.path, core.maps_directory.path, core.volume_id, _segments(volume, begin, spot),
+        state.base_map if based else "", after, spot.write, core.live.folded, name, 0, 0,
+    )  # fmt: skip
+    return (await core.host.work.job(make_map, spec)).fragments
+
+
+def _segments(volume: Volume, begin: int, spot: Spot) -> tuple[SegmentSpec, ...]:
+    pool, ends = volume.core.pool, volume.core.manifest.state.ends
+    last = volume.core.appender.address
+    for point in volume.points():
+        if point.write >= spot.write:
+            last = point.record
+            break
+    first, last = begin // pool.segment_blocks, last // pool.segment_blocks
+    ready = {segment.use for segment in pool.ready}
+    return tuple(
+        SegmentSpec(s.index, s.use, s.blocks, ends.get(s.use))
+        for s in pool.segments()
+        if first <= s.use <= last and s.use not in ready
+    )
+
+
+async def _partials(volume: Volume, reader: Reader, fragments: tuple[Fragment, ...]) -> dict[int, bytes]:
+    """The content of every partially modified block: its whole version with the pieces over it, in order."""
+    whole: dict[int, bytearray] = {}
+    for fragment in fragments:
+        if fragment.block not in whole:
+            whole[fragment.block] = bytearray(await reader.read_version(fragment.block, 0, 0))
+        piece = await volume.core.host.work.call(_piece, volume, fragment)
+        whole[fragment.block][fragment.at : fragment.at + fragment.length] = piece
+    return {block: bytes(content) for block, content in whole.items()}
+
+
+def _piece(volume: Volume, fragment: Fragment) -> bytes:
+    piece = bytearray(fragment.length)
+    if fragment.place:
+        segment = volume.core.pool.segment_at(fragment.place // BLOCK)
+        segment.file.preadv([piece], fragment.place - segment.base * BLOCK)
+        if fragment_digest(piece) != fragment.digest:
+            raise Damaged(
+                "log-block-damaged",
+                f"A fragment of block {fragment.block} (write {fragment.asof}) is not what was written.",
+                "Run 'revolume check' on the stopped volume; other moments may be whole.",
+            )
+    return bytes(piece)
