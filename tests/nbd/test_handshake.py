@@ -169,12 +169,8 @@ def test_an_option_without_its_magic_ends_the_connection():
     ("data", "kind"),
     [
         pytest.param(options.request(Option.LIST, b"x"), Reply.ERR_INVALID, id="list-with-data"),
-        pytest.param(
-            options.request(Option.STRUCTURED_REPLY, b"x"), Reply.ERR_INVALID, id="structured-with-data"
-        ),
-        pytest.param(
-            options.request(Option.EXTENDED_HEADERS, b"x"), Reply.ERR_INVALID, id="extended-with-data"
-        ),
+        pytest.param(options.request(Option.STRUCTURED_REPLY, b"x"), Reply.ERR_INVALID, id="structured-with-data"),
+        pytest.param(options.request(Option.EXTENDED_HEADERS, b"x"), Reply.ERR_INVALID, id="extended-with-data"),
         pytest.param(options.request(Option.STARTTLS), Reply.ERR_POLICY, id="no-tls-here"),
         pytest.param(options.request(Option.GO), Reply.ERR_INVALID, id="go-without-data"),
         pytest.param(
@@ -183,9 +179,7 @@ def test_an_option_without_its_magic_ends_the_connection():
         pytest.param(
             options.request(Option.GO, b"\0\0\0\1a\0\2\0\0"), Reply.ERR_INVALID, id="fewer-infos-than-said"
         ),
-        pytest.param(
-            options.request(Option.GO, b"\0\0\0\1a\0\0\0\0"), Reply.ERR_INVALID, id="bytes-left-over"
-        ),
+        pytest.param(options.request(Option.GO, b"\0\0\0\1a\0\0\0\0"), Reply.ERR_INVALID, id="bytes-left-over"),
         pytest.param(go("a\0b"), Reply.ERR_INVALID, id="nul-in-name"),
         pytest.param(options.request(Option.GO, b"\0\0\0\1\xff\0\0"), Reply.ERR_INVALID, id="not-utf8"),
         pytest.param(go("n" * 256), Reply.ERR_UNKNOWN, id="name-256"),
@@ -220,9 +214,7 @@ def structured(tls: Tls = Tls.NONE, bounds: Bounds | None = None) -> Handshake:
 
 def test_selected_contexts_get_ids_and_hold_for_their_export_only():
     machine = structured()
-    event = ask(
-        machine, options.context_request(Option.SET_META_CONTEXT, "vol1", ["base:allocation", "x-a:b"])
-    )
+    event = ask(machine, options.context_request(Option.SET_META_CONTEXT, "vol1", ["base:allocation", "x-a:b"]))
     assert event == WantContexts(Option.SET_META_CONTEXT, "vol1", ("base:allocation", "x-a:b"))
     machine.answer_contexts(["base:allocation", "qemu:dirty-bitmap:a", "base:allocation"])
     assert [data for _, _, data in replies(machine)] == [
@@ -354,9 +346,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(cuts: list[int]):
 
 
 _option = st.builds(
-    lambda option, data, lie: (
-        options.OPTION_HEADER.pack(OPTION_MAGIC, option, max(0, len(data) + lie)) + data
-    ),
+    lambda option, data, lie: options.OPTION_HEADER.pack(OPTION_MAGIC, option, max(0, len(data) + lie)) + data,
     st.integers(0, 12),
     st.one_of(st.binary(max_size=40), st.just(go()[16:]), st.just(b"\0\0\0\1v\0\0\0\1\0\0\0\5base:")),
     st.sampled_from([0, 0, 0, 0, -1, 1, 70_000]),
@@ -364,9 +354,7 @@ _option = st.builds(
 
 
 @settings(max_examples=10_000, deadline=None)
-@given(
-    st.one_of(st.binary(max_size=60), st.lists(_option, max_size=6).map(b"".join)), st.sampled_from(list(Tls))
-)
+@given(st.one_of(st.binary(max_size=60), st.lists(_option, max_size=6).map(b"".join)), st.sampled_from(list(Tls)))
 def test_garbage_never_crashes_the_option_phase(data: bytes, tls: Tls):
     machine = Handshake(tls, Bounds(options_max=4))
     try:

@@ -24,15 +24,11 @@ from revolume.nbd.transmission import (
 PAYLOAD_MAX = 1000
 
 
-def compact(
-    command: int, cookie: int, offset: int, length: int, payload: bytes = b"", flags: int = 0
-) -> bytes:
+def compact(command: int, cookie: int, offset: int, length: int, payload: bytes = b"", flags: int = 0) -> bytes:
     return struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + payload
 
 
-def extended(
-    command: int, cookie: int, offset: int, length: int, payload: bytes = b"", flags: int = 0
-) -> bytes:
+def extended(command: int, cookie: int, offset: int, length: int, payload: bytes = b"", flags: int = 0) -> bytes:
     return struct.pack(">IHHQQQ", 0x21E41C71, flags, command, cookie, offset, length) + payload
 
 
@@ -101,9 +97,7 @@ def test_extended_requests_carry_their_offset_in_the_token_and_long_lengths():
     "stream",
     [
         pytest.param(extended(Command.WRITE, 1, 0, 3), id="write-without-payload-flag"),
-        pytest.param(
-            extended(Command.READ, 1, 0, 3, b"abc", CommandFlag.PAYLOAD_LEN), id="read-with-payload"
-        ),
+        pytest.param(extended(Command.READ, 1, 0, 3, b"abc", CommandFlag.PAYLOAD_LEN), id="read-with-payload"),
         pytest.param(
             extended(Command.BLOCK_STATUS, 1, 0, 12, bytes(12), CommandFlag.PAYLOAD_LEN),
             id="status-with-payload",

@@ -199,9 +199,7 @@ def list_replies(names: Iterable[tuple[str, str]]) -> bytes:
 
 def context_replies(option: int, contexts: Iterable[tuple[int, str]]) -> bytes:
     """The whole answer to a META_CONTEXT option: (id, name) pairs and the ACK."""
-    entries = [
-        reply(option, Reply.META_CONTEXT, _U32.pack(number) + name.encode()) for number, name in contexts
-    ]
+    entries = [reply(option, Reply.META_CONTEXT, _U32.pack(number) + name.encode()) for number, name in contexts]
     return b"".join(entries) + reply(option, Reply.ACK)
 
 

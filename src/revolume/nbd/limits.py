@@ -1,0 +1,33 @@
+"""How much a client may ask of a server. Input is never trusted with a size: each has its bound here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from revolume.nbd.constants import PAYLOAD_BYTES_MAX
+from revolume.nbd.handshake import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """One server's bounds.
+
+    Memory: every connection has a receive buffer of ``buffer_bytes``; what goes beyond (large requests,
+    reads under way, answers that a client does not take) is in flight, and all connections together have
+    at most ``inflight_bytes`` of that, one connection ``connection_bytes``.
+    """
+
+    connections_max: int = 100
+    handshake_seconds: float = 10.0
+    options: Bounds = field(default_factory=Bounds)
+    exports_listed_max: int = 1000
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX
+    buffer_bytes: int = 1 << 20
+    inflight_bytes: int = 256 << 20
+    connection_bytes: int = 160 << 20
+    backlog_bytes_max: int = 4 << 20  # unsent answers, above which no further request is looked at
+    jobs_max: int = 128  # requests of one connection that wait for something
+
+    def __post_init__(self) -> None:
+        assert self.buffer_bytes >= 4096
+        assert self.payload_bytes_max + 4096 <= self.connection_bytes <= self.inflight_bytes

@@ -1,0 +1,103 @@
+"""All NBD connections of one process: listeners, limits, the fence, the end.
+
+A server offers what its ``Exports`` offer on any number of addresses. Encryption is chosen per address:
+``tls_required`` there means that nothing is said without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from revolume.host import Host
+from revolume.host.network import Listener, Wire
+from revolume.nbd.budget import Budget
+from revolume.nbd.handshake import Tls
+from revolume.nbd.limits import Limits
+from revolume.nbd.session import Connection, Session, Surroundings
+from revolume.nbd.uri import uri
+
+if TYPE_CHECKING:
+    from revolume.nbd.export import Exports
+
+_log = structlog.get_logger("revolume.nbd")
+
+
+class Server:
+    """Hands out exports to clients."""
+
+    def __init__(
+        self, host: Host, exports: Exports, limits: Limits, tls: ssl.SSLContext | None, tls_required: bool
+    ) -> None:
+        assert tls is not None or not tls_required
+        self._host = host
+        self._exports = exports
+        self._limits = limits
+        self._context = tls
+        self._tls_required = tls_required
+        self._budget = Budget(limits.inflight_bytes)
+        self._listeners: list[Listener] = []
+        self._sessions: dict[Session, None] = {}  # in the order of their coming
+        self._stopping = False
+
+    async def listen(self, address: str, *, tls_required: bool | None = None) -> str:
+        """Take connections at ``address``; the URI under which the default export is found there."""
+        required = self._tls_required if tls_required is None else tls_required
+        assert self._context is not None or not required
+        tls = Tls.NONE if self._context is None else Tls.REQUIRED if required else Tls.OFFERED
+        listener = await self._host.network.listen(address, partial(self._accept, tls))
+        self._listeners.append(listener)
+        return uri(listener.addresses[0], "", tls=required)
+
+    def adopt(self, listener: Listener) -> None:
+        """Also close this one at the end (its wires come through ``accept``)."""
+        self._listeners.append(listener)
+
+    def accept(self, wire: Wire) -> None:
+        """A connection from a listener of somebody else's making (socket activation)."""
+        required = self._tls_required
+        self._accept(Tls.NONE if self._context is None else Tls.REQUIRED if required else Tls.OFFERED, wire)
+
+    def _accept(self, tls: Tls, wire: Wire) -> None:
+        if self._stopping or len(self._sessions) >= self._limits.connections_max:
+            _log.warning("nbd connection turned away", peer=wire.peer.address, connections=len(self._sessions))
+            wire.abort()
+            return
+        around = Surroundings(
+            host=self._host,
+            exports=self._exports,
+            limits=self._limits,
+            budget=self._budget,
+            context=self._context,
+            tls=tls,
+            fence=self._settle_others,
+            ended=self._forget,
+        )
+        session = Session(wire, around)
+        self._sessions[session] = None
+        session.start()
+
+    def _settle_others(self, newcomer: Session) -> None:
+        for session in list(self._sessions):
+            if session is not newcomer:
+                session.settle()
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.pop(session, None)
+
+    def connections(self) -> list[Connection]:
+        """A snapshot of all connections, oldest first."""
+        return [session.connection for session in self._sessions]
+
+    async def stop(self, grace: float) -> None:
+        """Take no more; finish or fail what is in flight within ``grace`` seconds; close everything."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        await asyncio.gather(*[session.stop(grace) for session in list(self._sessions)])
+        for listener in self._listeners:
+            await listener.wait_closed()
