@@ -70,24 +70,21 @@ def _open_base(maps: Directory, spec: MapSpec) -> MapFile | None:
 
 
 def _write(maps: Directory, spec: MapSpec, state: Newest, base: MapFile | None) -> None:
-    ranges = _ranges(state, base).without_below(spec.folded)
+    above = state.zero_ranges()
+    ranges = (base.ranges() if base is not None else Ranges()).with_ranges(list(above))
+    ranges = ranges.without_below(spec.folded)
     chunks = _chunks(state)
     if base is not None:
-        chunks = merge(chunks, base.chunks())
+        chunks = merge(chunks, _uncovered(base.chunks(), above))
     if maps.exists(spec.name):
         maps.remove(spec.name)
     file = maps.open(spec.name, create=True, exclusive=True)
     try:
         meta = MapMeta(spec.upto, spec.address, spec.point)
-        write_map(file, spec.volume, meta, _kept(chunks, ranges, spec.folded), ranges)
+        write_map(file, spec.volume, meta, _kept(chunks, spec.folded), ranges)
     finally:
         file.close()
     maps.sync()
-
-
-def _ranges(state: Newest, base: MapFile | None) -> Ranges:
-    older = base.ranges() if base is not None else Ranges()
-    return older.with_ranges(list(state.zero_ranges()))
 
 
 def _chunks(state: Newest) -> Iterator[Chunk]:
@@ -96,9 +93,15 @@ def _chunks(state: Newest) -> Iterator[Chunk]:
         yield state.blocks[here], state.words[here], state.digests[here]
 
 
-def _kept(chunks: Iterator[Chunk], ranges: Ranges, folded: int) -> Iterator[Chunk]:
-    """Without what the image holds, and without what a newer zero range covers."""
+def _uncovered(chunks: Iterator[Chunk], ranges: Ranges) -> Iterator[Chunk]:
+    """Without what newer zero ranges cover."""
     for blocks, words, digests in chunks:
-        address = words & MASK
-        keep = (address >= np.uint64(folded)) & (address >= (ranges.get(blocks) & MASK))
+        keep = ranges.get(blocks) == 0
+        yield blocks[keep], words[keep], digests[keep]
+
+
+def _kept(chunks: Iterator[Chunk], folded: int) -> Iterator[Chunk]:
+    """Without what the image holds."""
+    for blocks, words, digests in chunks:
+        keep = (words & MASK) >= np.uint64(folded)
         yield blocks[keep], words[keep], digests[keep]

@@ -43,9 +43,7 @@ def span(offset: int, length: int, size: int) -> tuple[int, int, int]:
     return first, -(-(offset + length) // BLOCK) - first, length
 
 
-async def allocation(
-    work: Work, source: Mapped, offset: int, length: int, size: int
-) -> list[tuple[int, int]]:
+async def allocation(work: Work, source: Mapped, offset: int, length: int, size: int) -> list[tuple[int, int]]:
     """``base:allocation``: holes read as zero and take no room; everything else is data."""
     first, count, length = span(offset, length, size)
     words, digests = await settled(work, source, block_numbers(first, count))

@@ -188,9 +188,7 @@ class VolumeExports:
     def names(self) -> list[tuple[str, str]]:
         """The live volume and its snapshots."""
         volume = self._volume
-        shots = [
-            (f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in volume.snapshots()
-        ]
+        shots = [(f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in volume.snapshots()]
         return [(volume.name, f"{volume.name}, live"), *shots]
 
     async def open(self, name: str, peer: Peer) -> LiveExport | ViewExport:
@@ -276,7 +274,9 @@ class VolumeExports:
         words = await self._raw_words(source, first, count)
         return extents(first, count, np.where(since.of(words), DIRTY, 0), offset, length)
 
-    async def _raw_words(self, source: object, first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    async def _raw_words(
+        self, source: object, first: int, count: int
+    ) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         blocks = block_numbers(first, count)
         work = self._volume.core.host.work
         if isinstance(source, LiveMap):

@@ -82,9 +82,7 @@ class Timeline:
             if snapshot.name == name:
                 return Spot(snapshot.write, snapshot.time_ns)
         names = ", ".join(s.name for s in self._volume.snapshots()) or "none"
-        raise NotFound(
-            "no-snapshot", f"{self._volume.name} has no snapshot {name}.", f"It has: {names}."
-        )
+        raise NotFound("no-snapshot", f"{self._volume.name} has no snapshot {name}.", f"It has: {names}.")
 
     def _at_write(self, number: int) -> Spot:
         if not self.oldest.write <= number <= self.newest.write:
@@ -143,9 +141,7 @@ class Timeline:
         size = core.pool.segment_blocks
         ready = {segment.use for segment in core.pool.ready}
         first, last = begin // size, end // size
-        return [
-            self._columns(s) for s in core.pool.segments() if first <= s.use <= last and s.use not in ready
-        ]
+        return [self._columns(s) for s in core.pool.segments() if first <= s.use <= last and s.use not in ready]
 
     def _columns(self, segment: Segment) -> Columns:
         appender = self._volume.core.appender

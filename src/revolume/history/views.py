@@ -22,13 +22,14 @@ from revolume.chain.versions import Fragment, SegmentSpec
 from revolume.errors import Damaged, NotFound
 from revolume.history.timeline import Spot
 from revolume.volume import layout
-from revolume.volume.live import over_ranges
+from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
 from revolume.volume.volume import Volume
 
 U64 = npt.NDArray[np.uint64]
 BLOCK = 4096
 MASK = np.uint64(ADDRESS_MASK)
+FOREVER = ADDRESS_MASK  # the map's own entries always win over its own ranges
 
 
 class ViewSource:
@@ -64,7 +65,7 @@ class ViewSource:
         found = self._map.get(blocks[missing], nowait)
         if found is None:
             return False
-        over_ranges(self._ranges, blocks[missing], *found)
+        over_base(self._ranges, blocks[missing], *found, FOREVER)
         words[missing], digests[missing] = found
         missing = missing[found[0] == 0]
         if len(missing):
@@ -82,7 +83,7 @@ class ViewSource:
         """Raw words of the view's map; 0 = in the image since before it."""
         found = self._map.get(blocks, False)
         assert found is not None
-        over_ranges(self._ranges, blocks, *found)
+        over_base(self._ranges, blocks, *found, FOREVER)
         return found[0]
 
     def partial(self, block: int) -> bytes | bytearray | None:

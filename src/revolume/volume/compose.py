@@ -27,7 +27,7 @@ from revolume.chain.point import References
 from revolume.log.columns import ramp
 from revolume.log.table import TableView
 from revolume.volume.interval import Interval
-from revolume.volume.live import over_ranges
+from revolume.volume.live import over_base
 from revolume.volume.sums import Sums
 
 U64 = npt.NDArray[np.uint64]
@@ -177,11 +177,12 @@ def old_digests(blocks: U64, words: U64, digests: U64, ranges: Ranges, below: Be
 def _from_below(blocks: U64, ranges: Ranges, below: Below) -> U64:
     """Digests from base map and image, where no newer zero range covers them."""
     words, digests = np.zeros(len(blocks), np.uint64), np.zeros(len(blocks), np.uint64)
+    based = below.base.meta.address if below.base is not None else 0
     if below.base is not None and len(blocks):
         found = below.base.get(blocks, False)
         assert found is not None
         words, digests = found
-    over_ranges(ranges, blocks, words, digests)
+    over_base(ranges, blocks, words, digests, based)
     digests[kinds(words) == ZERO] = 0
     missing = np.flatnonzero(words == 0)
     if len(missing):
@@ -196,19 +197,20 @@ def _below_range(start: int, end: int, seen: U64, ranges: Ranges, below: Below) 
     if below.base is not None:
         for blocks, words, digests in below.base.within(start, end):
             old = np.where(kinds(words) == DATA, digests, np.uint64(0))
-            yield _unseen(blocks, old, seen, ranges, words)
+            yield _unseen(blocks, old, seen, ranges, below.base.meta.address)
     for blocks, digests in below.sums.within(start, end):
         if below.base is not None:
             found = below.base.get(blocks, False)
             assert found is not None
             only = found[0] == 0
             blocks, digests = blocks[only], digests[only]
-        yield _unseen(blocks, digests, seen, ranges, np.zeros(len(blocks), np.uint64))
+        yield _unseen(blocks, digests, seen, ranges, 0)
 
 
-def _unseen(blocks: U64, digests: U64, seen: U64, ranges: Ranges, words: U64) -> tuple[U64, U64]:
+def _unseen(blocks: U64, digests: U64, seen: U64, ranges: Ranges, based: int) -> tuple[U64, U64]:
+    covering = ranges.get(blocks)
     keep = ~np.isin(blocks, seen, assume_unique=True)
-    keep &= (ranges.get(blocks) & MASK) <= (words & MASK)
+    keep &= (covering == 0) | ((covering & MASK) < np.uint64(based))
     return blocks[keep], digests[keep]
 
 

@@ -120,7 +120,7 @@ class LiveMap:
             found = self.base.get(blocks[missing], nowait)
             if found is None:
                 return False
-            over_ranges(self.ranges, blocks[missing], *found)
+            over_base(self.ranges, blocks[missing], *found, self.based)
             words[missing], digests[missing] = found
             missing = missing[found[0] == 0]
         if len(missing):
@@ -141,7 +141,7 @@ class LiveMap:
         if len(missing) and self.base is not None:
             found = self.base.get(blocks[missing], False)
             assert found is not None
-            over_ranges(self.ranges, blocks[missing], *found)
+            over_base(self.ranges, blocks[missing], *found, self.based)
             words[missing] = found[0]
         return words
 
@@ -177,6 +177,16 @@ def over_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: in
         newer &= (words != 0) | (address >= np.uint64(based))
     words[newer] = covering[newer]
     digests[newer] = 0
+
+
+def over_base(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int) -> None:
+    """Replace, in place, what zero ranges say over words that a map file gave, whose own cut lies at
+    ``based``. Below it the map has settled the matter and its entries win. (Addresses would not tell: a
+    point carries blocks as of its cut, and lies behind writes that are newer.)"""
+    covering = ranges.get(blocks)
+    zero = (covering != 0) & ((words == 0) | ((covering & MASK) >= np.uint64(based)))
+    words[zero] = covering[zero]
+    digests[zero] = 0
 
 
 def is_partial(words: U64) -> npt.NDArray[np.bool_]:

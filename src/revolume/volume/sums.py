@@ -1,0 +1,341 @@
+"""The image's digests: one per block, so that a read of the image is checked like any other.
+
+Two files. ``image.sums`` holds the digests, 511 to a page; 0 says that the block reads as zeroes, and its data
+are not even looked at. So a page that was lost, is old, or belongs elsewhere must never pass for zeroes:
+``image.pages`` says of every page whether there is one, which of its two places is current, and 31 bits of
+its checksum. It is small (4 bytes for two megabytes of volume) and always replaced whole.
+
+Two places for each page make a fold safe at every instant. A fold writes a changed page into the place that
+is *not* current; the new ``image.pages`` makes all of them current in one step. A crash before that leaves the
+old state, untouched. The process that serves the volume goes on reading the old places while the helper
+folds, and takes up the new ones with ``reload``. A page whose digests are all 0 is not written: it is absent.
+
+``image.sums``, pages of 4096 bytes, numbers 64 bits little endian:
+
+    page 0         1  magic "RVSUMS\\0\\0"    2  format 1    3  4  volume id; else zero
+    page 1         zero
+    page 2 + 2n + p                          place p (0 or 1) of digest page n:
+                   1 … 511  digests of blocks 511 n …, zero behind the volume's end
+    number 0 of every page but page 1 is its checksum (chain/pages.py), seeded by the volume.
+
+``image.pages``:
+     0  8s magic "RVPAGES\\0"    8 Q format 1    16 16s volume id    32 Q generation    40 Q blocks
+    48  Q  write    56 Q address    64 Q point    72 Q pages
+    80  Q  XXH3-64 of bytes 0..80 and of all from 88 on, seeded by the volume
+    88  I  for each page: 0 = absent, else place << 31 | lower 31 bits of the page's checksum (0 → 1)
+
+Write, address and point are those of the horizon whose image this describes. The manifest names the
+generation that it needs: an older one is damage; a newer one is a fold that did not come to its flip, which
+harms nothing (what it changed is still read from the log) and is done again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from revolume.blocks.extents import contiguous
+from revolume.blocks.geometry import ceil_div
+from revolume.chain.pages import (
+    PAGE,
+    PageCache,
+    blank,
+    check_pages,
+    checksums,
+    damaged_page,
+    file_seed,
+    load_pages,
+    look_up,
+    write_pages,
+)
+from revolume.errors import Damaged
+from revolume.host.disk import Directory, File
+
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+
+SUMS_NAME = "image.sums"
+PAGES_NAME = "image.pages"
+PAGES_NEW = "image.pages.new"
+PER_PAGE = 511
+FIRST_PAGE = 2
+SUMS_MAGIC = int.from_bytes(b"RVSUMS\0\0", "little")
+PAGES_MAGIC = b"RVPAGES\0"
+FORMAT = 1
+HEADER = struct.Struct("<8sQ16sQQQQQQ")
+CHECKSUM = struct.Struct("<Q")
+BATCH_PAGES = 1024
+LOOK_UP = 8192
+PLACE_SHIFT = 31
+TAG_MASK = (1 << PLACE_SHIFT) - 1
+
+assert HEADER.size == 80
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the pages describe. ``generation`` counts folds."""
+
+    generation: int = 0
+    blocks: int = 0
+    write: int = 0
+    address: int = 0
+    point: int = 0
+
+    @property
+    def pages(self) -> int:
+        return ceil_div(self.blocks, PER_PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One generation: facts, a tag for every page, and the pages cached of it. Exchanged as a whole, so
+    that a thread that still works with the one before spoils nothing."""
+
+    facts: Facts
+    tags: U32
+    cache: PageCache
+
+
+class Sums:
+    """The digests of the image. Readers: ``get`` (loop or thread), ``within``, ``reload``. One writer at a
+    time, over an object of its own: ``put``, ``zero``, ``resize``, then ``commit``; without it nothing has
+    happened."""
+
+    def __init__(self, directory: Directory, file: File, volume: bytes, held: Held) -> None:
+        """Use ``open`` or ``create``. The directory stays the caller's and stays open."""
+        self._directory = directory
+        self._file = file
+        self._volume = volume
+        self._seed = _seed(volume)
+        self._held = held
+        self._rewritten = np.zeros(len(held.tags), bool)  # pages whose new place this writer has written
+
+    # Making and opening
+
+    @classmethod
+    def create(cls, directory: Directory, volume: bytes, blocks: int) -> Sums:
+        """For a new volume that reads as zeroes. The names are durable when it returns."""
+        file = directory.open(SUMS_NAME, create=True)
+        file.truncate(0)
+        header = blank(1)
+        header[0, 1:3] = SUMS_MAGIC, FORMAT
+        header[0, 3:5] = np.frombuffer(volume, "<u8")
+        write_pages(file, _seed(volume), 0, header)
+        file.datasync()
+        facts = Facts(blocks=blocks)
+        tags = np.zeros(facts.pages, np.uint32)
+        _write_tags(directory, volume, facts, tags)
+        return cls(directory, file, volume, Held(facts, tags, PageCache()))
+
+    @classmethod
+    def open(cls, directory: Directory, volume: bytes, generation: int = 0) -> Sums:
+        """Damaged: not this volume's, not whole, or older than ``generation``."""
+        try:
+            file = directory.open(SUMS_NAME)
+        except FileNotFoundError as error:
+            raise _damaged(f"{SUMS_NAME} is missing") from error
+        try:
+            _check_header(file, volume)
+            return cls(directory, file, volume, _read_held(directory, volume, generation))
+        except BaseException:
+            file.close()
+            raise
+
+    def reload(self, generation: int) -> None:
+        """Take up what a fold has committed; afterwards give back the room of pages that are gone. Damaged:
+        the generation on the disk is older than this."""
+        old, new = self._held, _read_held(self._directory, self._volume, generation)
+        self._held = new
+        self._rewritten = np.zeros(len(new.tags), bool)
+        gone = np.flatnonzero((old.tags != 0)[: len(new.tags)] & (new.tags[: len(old.tags)] == 0))
+        starts, counts, _ = contiguous(gone.astype(np.uint64))
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            first = FIRST_PAGE + 2 * int(gone[start])
+            self._file.punch(first * PAGE, 2 * count * PAGE)
+
+    def close(self) -> None:
+        """Nobody may be asking any more. What was put and not committed has not happened."""
+        self._file.close()
+
+    # Asking
+
+    @property
+    def facts(self) -> Facts:
+        """What the digests describe."""
+        return self._held.facts
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the image. Behind them everything reads as zero."""
+        return self._held.facts.blocks
+
+    def get(self, blocks: U64, nowait: bool) -> U64 | None:
+        """The digest of each block, 0 = reads as zeroes. None: pages would have to be waited for (only with
+        ``nowait``). Blocks in any order. Damaged: a page is not what was written."""
+        digests = np.zeros(len(blocks), np.uint64)
+        held = self._held
+        pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
+        inside = pages < len(held.tags)
+        inside[inside] = held.tags[pages[inside]] != 0
+        present = np.flatnonzero(inside)
+        for at in range(0, len(present), LOOK_UP):
+            here = present[at : at + LOOK_UP]
+            found = self._digests_of(held, pages[here], blocks[here], nowait)
+            if found is None:
+                return None
+            digests[here] = found
+        return digests
+
+    def within(self, start: int, end: int) -> Iterator[tuple[U64, U64]]:
+        """(blocks, digests) of the blocks in [start, end) that do not read as zeroes, ascending, in pieces.
+        Waits for the disk."""
+        held = self._held
+        end = min(end, held.facts.blocks)
+        if start >= end:
+            return
+        first, last = start // PER_PAGE, ceil_div(end, PER_PAGE)
+        present = first + np.flatnonzero(held.tags[first:last])
+        for at in range(0, len(present), BATCH_PAGES):
+            pages = present[at : at + BATCH_PAGES]
+            digests = self._read(held, pages)[:, 1:].ravel()
+            blocks = (pages[:, None] * PER_PAGE + np.arange(PER_PAGE)).ravel()
+            chosen = np.flatnonzero((digests != 0) & (blocks >= start) & (blocks < end))
+            if len(chosen):
+                yield blocks[chosen].astype(np.uint64), digests[chosen]
+
+    def chunks(self) -> Iterator[tuple[U64, U64]]:
+        """``within`` the whole image."""
+        return self.within(0, self.blocks)
+
+    def verify(self) -> int:
+        """Read every page; returns how many there are. Damaged, naming file and page."""
+        _check_header(self._file, self._volume)
+        held = _read_held(self._directory, self._volume, self._held.facts.generation)
+        present = np.flatnonzero(held.tags)
+        for at in range(0, len(present), BATCH_PAGES):
+            self._read(held, present[at : at + BATCH_PAGES])
+        return len(present)
+
+    # Changing
+
+    def put(self, blocks: U64, digests: U64) -> None:
+        """These blocks, ascending, have these digests from the next ``commit`` on."""
+        if not len(blocks):
+            return
+        assert (blocks[1:] > blocks[:-1]).all() and int(blocks[-1]) < self.blocks
+        pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
+        place = (blocks % np.uint64(PER_PAGE)).view(np.int64)
+        starts = np.flatnonzero(np.diff(pages, prepend=np.int64(-1)))
+        bounds = [*starts.tolist(), len(blocks)]
+        for at in range(0, len(starts), BATCH_PAGES):
+            here = slice(bounds[at], bounds[min(len(starts), at + BATCH_PAGES)])
+            self._rewrite(pages[starts[at : at + BATCH_PAGES]], pages[here], place[here], digests[here])
+
+    def zero(self, start: int, end: int) -> None:
+        """The blocks [start, end) read as zeroes from the next ``commit`` on."""
+        end = min(end, self.blocks)
+        if start >= end:
+            return
+        first = ceil_div(start, PER_PAGE)
+        last = self._held.facts.pages if end == self.blocks else end // PER_PAGE
+        if first > last:  # within one page
+            return self.put(np.arange(start, end, dtype=np.uint64), np.zeros(end - start, np.uint64))
+        for low, high in ((start, min(end, first * PER_PAGE)), (max(start, last * PER_PAGE), end)):
+            if low < high:
+                self.put(np.arange(low, high, dtype=np.uint64), np.zeros(high - low, np.uint64))
+        self._held.tags[first:last] = 0
+        return None
+
+    def resize(self, blocks: int) -> None:
+        """The image has so many blocks from the next ``commit`` on; new ones read as zeroes."""
+        held = self._held
+        if blocks < held.facts.blocks:
+            self.zero(blocks, held.facts.blocks)
+        facts = replace(held.facts, blocks=blocks)
+        self._held = Held(facts, _fitted(held.tags, facts.pages), held.cache)
+        self._rewritten = _fitted(self._rewritten, facts.pages)
+
+    def commit(self, write: int, address: int, point: int, generation: int) -> None:
+        """All that was put becomes the state, as of this horizon, in one durable step."""
+        self._file.datasync()
+        facts = Facts(generation, self.blocks, write, address, point)
+        _write_tags(self._directory, self._volume, facts, self._held.tags)
+        self._held = Held(facts, self._held.tags, self._held.cache)
+        self._rewritten[:] = False
+
+    # Pages
+
+    def _digests_of(self, held: Held, pages: I64, blocks: U64, nowait: bool) -> U64 | None:
+        place = (blocks % np.uint64(PER_PAGE)).view(np.int64) + 1
+
+        def search(table: U64, rows: I64, items: I64) -> U64:
+            return table[rows, place[items]][None, :]
+
+        found = look_up(held.cache, lambda needed: self._load(held, needed, nowait), pages, search)
+        return None if found is None else found[0]
+
+    def _load(self, held: Held, pages: I64, nowait: bool) -> U64 | None:
+        """Present pages, checked: each is the very one that the tags speak of."""
+        numbers = _numbers(pages, held.tags[pages])
+        table = load_pages(self._file, numbers, nowait)
+        if table is None:
+            return None
+        check_pages(self._file, self._seed, numbers, table)
+        other = np.flatnonzero(_tags(table[:, 0], numbers) != held.tags[pages])
+        if len(other):
+            raise damaged_page(SUMS_NAME, int(numbers[other[0]]))
+        return table
+
+    def _read(self, held: Held, pages: I64) -> U64:
+        table = self._load(held, pages, nowait=False)
+        assert table is not None
+        return table
+
+    def _rewrite(self, pages: I64, page_of: I64, place: I64, digests: U64) -> None:
+        """Change digests in these pages and write them where they are not current."""
+        tags = self._held.tags
+        table = blank(len(pages))
+        present = np.flatnonzero(tags[pages])
+        table[present] = self._read(self._held, pages[present])
+        table[np.searchsorted(pages, page_of), place + 1] = digests
+        used = table[:, 1:].any(axis=1)
+        tags[pages[~used]] = 0
+        self._write(pages[used], table[used])
+
+    def _write(self, pages: I64, table: U64) -> None:
+        if not len(pages):
+            return
+        tags = self._held.tags
+        places = (tags[pages] >> PLACE_SHIFT) ^ ~self._rewritten[pages]
+        numbers = FIRST_PAGE + 2 * pages + places.astype(np.int64)
+        table[:, 0] = checksums(table, self._seed, numbers)
+        view = table.data.cast("B")
+        starts, counts, firsts = contiguous(numbers.astype(np.uint64))
+        for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
+            self._file.pwritev([view[start * PAGE : (start + count) * PAGE]], first * PAGE)
+        tags[pages] = _tags(table[:, 0], numbers)
+        self._rewritten[pages] = True
+
+
+def _seed(volume: bytes) -> int:
+    return file_seed(b"image sums", volume)
+
+
+def _tags(sums: U64, numbers: I64) -> U32:
+    """What ``image.pages`` says of pages with these checksums at these places of the file."""
+    tags = sums & np.uint64(TAG_MASK)
+    tags[tags == 0] = 1
+    return (tags | ((numbers & 1) << PLACE_SHIFT).astype(np.uint64)).astype(np.uint32)
+
+
+def _numbers(pages: I64, tags: U32) -> I64:
+    """The page numbers in the file of the current places."""
+    places: I64 = (tags >> PLACE_SHIFT).astype(np.int64)
+    return FIRST_PAGE + 2 * pages + places
