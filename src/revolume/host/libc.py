@@ -47,9 +47,7 @@ def _missing(*_arguments: int) -> int:
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
-_fallocate = _function(
-    [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64], "fallocate64", "fallocate"
-)
+_fallocate = _function([ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64], "fallocate64", "fallocate")
 _sync_file_range = _function([ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint], "sync_file_range")
 _prctl = _function([ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong], "prctl")
 

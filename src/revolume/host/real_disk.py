@@ -177,9 +177,7 @@ class RealDirectory:
         self._fd = fd
         self.path = path
 
-    def open(
-        self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False
-    ) -> RealFile:
+    def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> RealFile:
         flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR if write else os.O_RDONLY)
         if create or exclusive:
             flags |= os.O_CREAT
