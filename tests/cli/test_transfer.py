@@ -51,9 +51,7 @@ def silent(stage: str, done: int, total: int) -> None:
     assert done <= total
 
 
-contents = st.lists(
-    st.tuples(st.integers(0, 600), st.integers(1, 40), st.sampled_from([b"\0", b"x"])), max_size=8
-)
+contents = st.lists(st.tuples(st.integers(0, 600), st.integers(1, 40), st.sampled_from([b"\0", b"x"])), max_size=8)
 
 
 @settings(max_examples=25)

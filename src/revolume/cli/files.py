@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,9 +31,7 @@ def refuse_overwriting(path: str, *, force: bool) -> None:
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise UsageError("not-a-file", f"{path} is neither a file nor a block device.", "Name a file.")
     if not force:
-        raise Refused(
-            "file-exists", f"{path} exists already.", "Choose another name, or --force to overwrite it."
-        )
+        raise Refused("file-exists", f"{path} exists already.", "Choose another name, or --force to overwrite it.")
 
 
 @contextlib.contextmanager
@@ -44,7 +41,7 @@ def target_file(path: str, size: int) -> Iterator[OpenTarget]:
         with _device(path, size) as descriptor:
             yield OpenTarget(descriptor, sparse=False)
     else:
-        with _passing_name(path) as descriptor:
+        with _new_file(path) as descriptor:
             yield OpenTarget(descriptor, sparse=True)
 
 
@@ -73,22 +70,24 @@ def _device(path: str, size: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _passing_name(path: str) -> Iterator[int]:
+def _new_file(path: str) -> Iterator[int]:
+    with passing_name(path) as passing:
+        descriptor = os.open(passing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def passing_name(path: str) -> Iterator[str]:
+    """A free name beside ``path``; what is made there becomes ``path`` when the context ends well."""
     directory, name = os.path.split(os.path.abspath(path))
-    descriptor, passing = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=directory)
+    passing = os.path.join(directory, f".{name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
-        os.fchmod(descriptor, 0o666 & ~_umask())
-        yield descriptor
+        yield passing
         os.replace(passing, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(passing)
         raise
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -71,9 +71,8 @@ def _told(error: Exception) -> RevolumeError:
     if isinstance(error, RevolumeError):
         return error
     if isinstance(error, _PARSE_ERRORS):
-        return UsageError(
-            "usage", _sentence(error.format_message()), "revolume --help, or revolume VERB --help."
-        )
+        words = error.format_message()  # type: ignore[attr-defined]
+        return UsageError("usage", _sentence(words), "revolume --help, or revolume VERB --help.")
     if isinstance(error, OSError):
         return RevolumeError("system", _sentence(_system_words(error)), "")
     if os.environ.get("REVOLUME_TRACEBACK"):

@@ -10,9 +10,7 @@ from revolume.cli.options import ForceOption, JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note
 from revolume.cli.values import show_size
 
-FileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="Where the volume's content goes (sparse).")
-]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="Where the volume's content goes (sparse).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +25,7 @@ def salvage(
     Only reads DIR; the content goes to FILE. Exit 5 if there are doubts about it.
     """
     from revolume.cli.check import refuse_running
-    from revolume.cli.files import refuse_overwriting
+    from revolume.cli.files import passing_name, refuse_overwriting
     from revolume.cli.target import existing
 
     refuse_running(existing(volume), "salvaged")
@@ -36,15 +34,13 @@ def salvage(
     from revolume.host import real_host
     from revolume.volume.salvage import salvage as rebuild
 
-    with progress(as_json=json) as report:
-        found = rebuild(real_host(), volume, file, report)
+    with progress(as_json=json) as report, passing_name(file) as passing:
+        found = rebuild(real_host(), volume, passing, report)
     if json:
         print_json(found)
     else:
         for problem in found.problems:
             print_note(f"{problem.where}: {problem.what}")
         lost = f", {found.blocks_lost} blocks lost" if found.blocks_lost else ""
-        print_line(
-            f"{file}: {show_size(found.size)} as of w{found.write}, {found.blocks} blocks with data{lost}"
-        )
+        print_line(f"{file}: {show_size(found.size)} as of w{found.write}, {found.blocks} blocks with data{lost}")
     return 5 if found.problems or found.blocks_lost else 0

@@ -8,7 +8,6 @@ line for each address, flushed, and nothing else; the log goes to stderr.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,13 +15,11 @@ import typer
 from revolume.cli.options import VolumeArgument
 from revolume.cli.output import print_json, print_line
 from revolume.cli.serving import Serving
-from revolume.cli.values import Address, own_address, parse_address, parse_seconds, parse_size
+from revolume.cli.values import parse_seconds, parse_size
 from revolume.errors import Refused, UsageError
 from revolume.history.moments import check_volume_name
 
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="The volume's name.  [default: DIR's base name]")
-]
+NameOption = Annotated[str | None, typer.Option("--name", help="The volume's name.  [default: DIR's base name]")]
 SizeOption = Annotated[
     str | None, typer.Option("--size", help="Make the volume, with this size, if DIR has none.")
 ]
@@ -48,9 +45,7 @@ TlsOption = Annotated[
     ),
 ]
 PlainOption = Annotated[bool, typer.Option("--allow-plaintext", help="Serve other machines without TLS.")]
-ConnectionsOption = Annotated[
-    int, typer.Option("--max-connections", min=1, max=10000, help="Clients at once.")
-]
+ConnectionsOption = Annotated[int, typer.Option("--max-connections", min=1, max=10000, help="Clients at once.")]
 JsonReady = Annotated[bool, typer.Option("--json", help="Ready lines and errors in JSON.")]
 
 
@@ -85,9 +80,10 @@ def serve(
         map_memory_bytes=parse_size(map_memory),
         segment_bytes=parse_size(segment_size),
         tls_dir=tls_dir,
+        plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,
     )
-    _refuse_plaintext(asked, allowed=allow_plaintext)
+    _refuse_plaintext(asked)
     from revolume.cli.service import run
 
     run(asked, lambda uri: _ready(uri, json=json))
@@ -100,30 +96,37 @@ def _ready(uri: str, *, json: bool) -> None:
         print_line(f"ready {uri}")
 
 
-def _name(directory: str, name: str | None) -> str:
+def _name(directory: str, name: str | None) -> str | None:
+    """The name asked for. A new volume without one gets its directory's, which must then be fit for it."""
     if name is not None:
         return check_volume_name(name)
+    if os.path.exists(os.path.join(directory, "manifest.a")) or os.path.exists(
+        os.path.join(directory, "manifest.b")
+    ):
+        return None
     try:
-        return check_volume_name(Path(os.path.abspath(directory)).name)
+        return check_volume_name(os.path.basename(os.path.abspath(directory)))
     except UsageError as error:
         error.hint = "Give the volume a name with --name."
         raise
 
 
-def _addresses(directory: str, given: list[str]) -> tuple[Address, ...]:
+def _addresses(directory: str, given: list[str]) -> tuple[str, ...]:
     """What to announce: what was asked for, else the socket in DIR (which is always there for the verbs)."""
-    asked = [parse_address(text) for text in given]
+    from revolume.cli.addresses import normalised, own_address
+
+    asked = [normalised(text) for text in given]
     if len(set(asked)) < len(asked):
         raise UsageError("address-twice", "An --nbd address is given twice.", "Leave one out.")
     return tuple(asked) or (own_address(directory),)
 
 
-def _refuse_plaintext(asked: Serving, *, allowed: bool) -> None:
-    if asked.tls_dir is not None or allowed:
+def _refuse_plaintext(asked: Serving) -> None:
+    from revolume.cli.addresses import leaves_the_machine
+
+    if asked.plaintext_allowed:
         return
     for address in asked.addresses:
-        if address.leaves_the_machine:
+        if leaves_the_machine(address):
             cause = f"{address} can be reached from other machines, and there is no TLS."
-            raise Refused(
-                "plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted."
-            )
+            raise Refused("plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted.")

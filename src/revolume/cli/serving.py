@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from revolume.cli.values import Address
-
 
 @dataclass(frozen=True, slots=True)
 class Serving:
     """A volume to serve, and how. ``None`` leaves it to what the volume already has, or to the default."""
 
     directory: str
-    addresses: tuple[Address, ...]  # announced; the directory's own socket is served in any case
+    addresses: tuple[str, ...]  # announced; the directory's own socket is served in any case
     name: str | None = None
     size: int | None = None
     cp_interval_s: float | None = None
@@ -20,6 +18,8 @@ class Serving:
     budget_bytes: int | None = None
     map_memory_bytes: int | None = None
     segment_bytes: int | None = None
+    spare_bytes: int | None = None
     tls_dir: str | None = None
+    plaintext_allowed: bool = False
     connections_max: int = 100
     control: bool = True  # whether the control socket is served

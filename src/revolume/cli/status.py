@@ -34,7 +34,7 @@ def status(volume: VolumeArgument, json: JsonOption = False) -> None:
 
 def _state(answer: Answer) -> Iterator[Field]:
     yield "volume", f"{answer['name']} in {answer['directory']}"
-    reason = f": {answer['reason']}" if answer["reason"] else ""
+    reason = "" if answer["state"] == "online" else f": {answer['reason']}"
     yield "state", f"{paint_state(answer['state'])}{reason}"
     yield "size", f"{show_size(answer['size'])} ({answer['size']} bytes)"
     yield "present", f"w{answer['write']} of {_time(answer['time_ns'])}, epoch {answer['epoch']}"
@@ -43,7 +43,8 @@ def _state(answer: Answer) -> Iterator[Field]:
 def _history(answer: Answer) -> Iterator[Field]:
     since = f"every write since w{answer['horizon_write']}"
     of = f" of {_time(answer['horizon_time_ns'])}" if answer["horizon_time_ns"] else ""
-    yield "history", f"{since}{of}; {answer['points']} points, the last is cp{answer['point']}"
+    last = f", the last is cp{answer['point']}" if answer["points"] else ""
+    yield "history", f"{since}{of}; {answer['points']} points{last}"
     for snapshot in answer["snapshots"]:
         yield "snapshot", f"{snapshot['name']} is w{snapshot['write']} of {_time(snapshot['time_ns'])}"
 

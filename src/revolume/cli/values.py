@@ -1,4 +1,4 @@
-"""Values on the command line: sizes, spans of time, addresses; read from text and shown as text.
+"""Values on the command line: sizes and spans of time, read from text and shown as text.
 
 Sizes are binary, as qemu's are: ``10G`` is ten times 2**30 bytes, and so is ``10GiB``. ``10GB`` is refused:
 half the world reads it as decimal, and a volume's size is not a thing to guess. Sizes are counted with
@@ -7,10 +7,7 @@ exact fractions (``1.5G`` is whole bytes, ``0.3K`` is not), and bounded before t
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
@@ -21,7 +18,6 @@ SIZE_MAX: Final = 2**60
 _SIZE = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,12})?)(?:([KMGTP])(iB)?|B)?", re.IGNORECASE)
 _DECIMAL = re.compile(r"[0-9.]+[KMGTP]B", re.IGNORECASE)
 _POWER: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_UNIX_PATH_BYTES_MAX: Final = 4095
 
 
 # --- sizes ---------------------------------------------------------------------------------------------
@@ -88,90 +84,3 @@ def show_seconds(seconds: float) -> str:
         if whole >= unit:
             return format_span(whole - whole % coarse)
     return format_span(whole)
-
-
-# --- addresses -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    """A socket in the file system."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}"
-
-    @property
-    def leaves_the_machine(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """A host and a port; port 0 is any free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def leaves_the_machine(self) -> bool:
-        """Could somebody on another machine speak to it? A name other than localhost could mean anything."""
-        if self.host == "localhost":
-            return False
-        try:
-            return not ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return True
-
-
-Address = UnixAddress | TcpAddress
-
-
-def own_address(directory: str) -> UnixAddress:
-    """The socket in a volume's own directory."""
-    return UnixAddress(os.path.join(os.path.abspath(directory), "nbd.sock"))
-
-
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
-_PORT = re.compile(r"[0-9]{1,5}")
-
-
-def parse_address(text: str) -> Address:
-    """``unix:PATH``, ``HOST:PORT`` or ``[::1]:10809``. Raises UsageError."""
-    if text.startswith("unix:"):
-        return _unix_address(text)
-    host, _, port = text.rpartition(":")
-    if not host or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise _bad_address(text, "Write unix:PATH, HOST:PORT or [::1]:PORT.")
-    return TcpAddress(_host(text, host), int(port))
-
-
-def _unix_address(text: str) -> UnixAddress:
-    path = text.removeprefix("unix:")
-    if not path or "\0" in path or len(path.encode(errors="surrogateescape")) > _UNIX_PATH_BYTES_MAX:
-        raise _bad_address(text, "Write unix: and the path of the socket.")
-    return UnixAddress(path)
-
-
-def _host(text: str, host: str) -> str:
-    bracketed = host.startswith("[") and host.endswith("]")
-    inner = host[1:-1] if bracketed else host
-    if bracketed or ":" in host:
-        try:
-            address = str(ipaddress.IPv6Address(inner))
-        except ValueError:
-            raise _bad_address(text, "What is in brackets must be an IPv6 address.") from None
-        if not bracketed:
-            raise _bad_address(text, f"Put the IPv6 address in brackets: [{address}]:PORT.")
-        return address
-    if not _HOST.fullmatch(inner):
-        raise _bad_address(text, "The host is a name or an address.")
-    return inner
-
-
-def _bad_address(text: str, why: str) -> UsageError:
-    return UsageError("bad-address", f"{text[:80]!a} is no address.", why)
