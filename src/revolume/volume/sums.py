@@ -18,26 +18,16 @@ folds, and takes up the new ones with ``reload``. A page whose digests are all 0
                    1 … 511  digests of blocks 511 n …, zero behind the volume's end
     number 0 of every page but page 1 is its checksum (chain/pages.py), seeded by the volume.
 
-``image.pages``:
-     0  8s magic "RVPAGES\\0"    8 Q format 1    16 16s volume id    32 Q generation    40 Q blocks
-    48  Q  write    56 Q address    64 Q point    72 Q pages
-    80  Q  XXH3-64 of bytes 0..80 and of all from 88 on, seeded by the volume
-    88  I  for each page: 0 = absent, else place << 31 | lower 31 bits of the page's checksum (0 → 1)
-
-Write, address and point are those of the horizon whose image this describes. The manifest names the
-generation that it needs: an older one is damage; a newer one is a fold that did not come to its flip, which
-harms nothing (what it changed is still read from the log) and is done again.
+``image.pages`` is described in ``pagetags.py``.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from revolume.blocks.extents import contiguous
 from revolume.blocks.geometry import ceil_div
@@ -55,42 +45,27 @@ from revolume.chain.pages import (
 )
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, File
+from revolume.volume.pagetags import (
+    FORMAT,
+    PER_PAGE,
+    U32,
+    Facts,
+    read_tags,
+    sums_damaged,
+    unknown_format,
+    write_tags,
+)
 
 U64 = npt.NDArray[np.uint64]
-U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
 SUMS_NAME = "image.sums"
-PAGES_NAME = "image.pages"
-PAGES_NEW = "image.pages.new"
-PER_PAGE = 511
 FIRST_PAGE = 2
 SUMS_MAGIC = int.from_bytes(b"RVSUMS\0\0", "little")
-PAGES_MAGIC = b"RVPAGES\0"
-FORMAT = 1
-HEADER = struct.Struct("<8sQ16sQQQQQQ")
-CHECKSUM = struct.Struct("<Q")
 BATCH_PAGES = 1024
 LOOK_UP = 8192
 PLACE_SHIFT = 31
 TAG_MASK = (1 << PLACE_SHIFT) - 1
-
-assert HEADER.size == 80
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the pages describe. ``generation`` counts folds."""
-
-    generation: int = 0
-    blocks: int = 0
-    write: int = 0
-    address: int = 0
-    point: int = 0
-
-    @property
-    def pages(self) -> int:
-        return ceil_div(self.blocks, PER_PAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +90,7 @@ class Sums:
         self._volume = volume
         self._seed = _seed(volume)
         self._held = held
-        self._rewritten = np.zeros(len(held.tags), bool)  # pages whose new place this writer has written
+        self._committed = held.tags.copy()  # a writer changes the tags; it writes where these do not point
 
     # Making and opening
 
@@ -131,7 +106,7 @@ class Sums:
         file.datasync()
         facts = Facts(blocks=blocks)
         tags = np.zeros(facts.pages, np.uint32)
-        _write_tags(directory, volume, facts, tags)
+        write_tags(directory, volume, facts, tags)
         return cls(directory, file, volume, Held(facts, tags, PageCache()))
 
     @classmethod
@@ -140,10 +115,10 @@ class Sums:
         try:
             file = directory.open(SUMS_NAME)
         except FileNotFoundError as error:
-            raise _damaged(f"{SUMS_NAME} is missing") from error
+            raise sums_damaged(f"{SUMS_NAME} is missing") from error
         try:
             _check_header(file, volume)
-            return cls(directory, file, volume, _read_held(directory, volume, generation))
+            return cls(directory, file, volume, _held(directory, volume, generation))
         except BaseException:
             file.close()
             raise
@@ -151,9 +126,9 @@ class Sums:
     def reload(self, generation: int) -> None:
         """Take up what a fold has committed; afterwards give back the room of pages that are gone. Damaged:
         the generation on the disk is older than this."""
-        old, new = self._held, _read_held(self._directory, self._volume, generation)
+        old, new = self._held, _held(self._directory, self._volume, generation)
         self._held = new
-        self._rewritten = np.zeros(len(new.tags), bool)
+        self._committed = new.tags.copy()
         gone = np.flatnonzero((old.tags != 0)[: len(new.tags)] & (new.tags[: len(old.tags)] == 0))
         starts, counts, _ = contiguous(gone.astype(np.uint64))
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
@@ -179,19 +154,13 @@ class Sums:
     def get(self, blocks: U64, nowait: bool) -> U64 | None:
         """The digest of each block, 0 = reads as zeroes. None: pages would have to be waited for (only with
         ``nowait``). Blocks in any order. Damaged: a page is not what was written."""
-        digests = np.zeros(len(blocks), np.uint64)
         held = self._held
-        pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
-        inside = pages < len(held.tags)
-        inside[inside] = held.tags[pages[inside]] != 0
-        present = np.flatnonzero(inside)
-        for at in range(0, len(present), LOOK_UP):
-            here = present[at : at + LOOK_UP]
-            found = self._digests_of(held, pages[here], blocks[here], nowait)
-            if found is None:
-                return None
-            digests[here] = found
-        return digests
+        try:
+            return self._get(held, blocks, nowait)
+        except Damaged:
+            if (newer := self._newer(held)) is None:
+                raise
+            return self._get(newer, blocks, nowait)
 
     def within(self, start: int, end: int) -> Iterator[tuple[U64, U64]]:
         """(blocks, digests) of the blocks in [start, end) that do not read as zeroes, ascending, in pieces.
@@ -217,7 +186,7 @@ class Sums:
     def verify(self) -> int:
         """Read every page; returns how many there are. Damaged, naming file and page."""
         _check_header(self._file, self._volume)
-        held = _read_held(self._directory, self._volume, self._held.facts.generation)
+        held = _held(self._directory, self._volume, self._held.facts.generation)
         present = np.flatnonzero(held.tags)
         for at in range(0, len(present), BATCH_PAGES):
             self._read(held, present[at : at + BATCH_PAGES])
@@ -246,12 +215,15 @@ class Sums:
         first = ceil_div(start, PER_PAGE)
         last = self._held.facts.pages if end == self.blocks else end // PER_PAGE
         if first > last:  # within one page
-            return self.put(np.arange(start, end, dtype=np.uint64), np.zeros(end - start, np.uint64))
+            self._zero_singly(start, end)
+            return
         for low, high in ((start, min(end, first * PER_PAGE)), (max(start, last * PER_PAGE), end)):
-            if low < high:
-                self.put(np.arange(low, high, dtype=np.uint64), np.zeros(high - low, np.uint64))
+            self._zero_singly(low, high)
         self._held.tags[first:last] = 0
-        return None
+
+    def _zero_singly(self, start: int, end: int) -> None:
+        if start < end:
+            self.put(np.arange(start, end, dtype=np.uint64), np.zeros(end - start, np.uint64))
 
     def resize(self, blocks: int) -> None:
         """The image has so many blocks from the next ``commit`` on; new ones read as zeroes."""
@@ -260,17 +232,41 @@ class Sums:
             self.zero(blocks, held.facts.blocks)
         facts = replace(held.facts, blocks=blocks)
         self._held = Held(facts, _fitted(held.tags, facts.pages), held.cache)
-        self._rewritten = _fitted(self._rewritten, facts.pages)
+        self._committed = _fitted(self._committed, facts.pages)
 
     def commit(self, write: int, address: int, point: int, generation: int) -> None:
         """All that was put becomes the state, as of this horizon, in one durable step."""
         self._file.datasync()
         facts = Facts(generation, self.blocks, write, address, point)
-        _write_tags(self._directory, self._volume, facts, self._held.tags)
+        write_tags(self._directory, self._volume, facts, self._held.tags)
         self._held = Held(facts, self._held.tags, self._held.cache)
-        self._rewritten[:] = False
+        self._committed = self._held.tags.copy()
 
     # Pages
+
+    def _get(self, held: Held, blocks: U64, nowait: bool) -> U64 | None:
+        digests = np.zeros(len(blocks), np.uint64)
+        pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
+        present = np.flatnonzero(pages < len(held.tags))
+        present = present[held.tags[pages[present]] != 0]
+        for at in range(0, len(present), LOOK_UP):
+            here = present[at : at + LOOK_UP]
+            found = self._digests_of(held, pages[here], blocks[here], nowait)
+            if found is None:
+                return None
+            digests[here] = found
+        return digests
+
+    def _newer(self, held: Held) -> Held | None:
+        """A page that seems damaged may only have been overtaken: by a flip while a thread was reading, or
+        by a fold that committed, did not come to its flip, and is being done again. A block that has not
+        changed since the horizon has the same digest in either generation."""
+        if self._held is held:
+            newer = _held(self._directory, self._volume, 0)
+            if np.array_equal(newer.tags, held.tags):
+                return None
+            self._held = newer
+        return self._held
 
     def _digests_of(self, held: Held, pages: I64, blocks: U64, nowait: bool) -> U64 | None:
         place = (blocks % np.uint64(PER_PAGE)).view(np.int64) + 1
@@ -313,15 +309,14 @@ class Sums:
         if not len(pages):
             return
         tags = self._held.tags
-        places = (tags[pages] >> PLACE_SHIFT) ^ ~self._rewritten[pages]
-        numbers = FIRST_PAGE + 2 * pages + places.astype(np.int64)
+        numbers = _numbers(pages, self._committed[pages]) ^ 1
         table[:, 0] = checksums(table, self._seed, numbers)
         view = table.data.cast("B")
         starts, counts, firsts = contiguous(numbers.astype(np.uint64))
         for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
             self._file.pwritev([view[start * PAGE : (start + count) * PAGE]], first * PAGE)
         tags[pages] = _tags(table[:, 0], numbers)
-        self._rewritten[pages] = True
+        self._held.cache.drop(numbers)
 
 
 def _seed(volume: bytes) -> int:
@@ -339,3 +334,27 @@ def _numbers(pages: I64, tags: U32) -> I64:
     """The page numbers in the file of the current places."""
     places: I64 = (tags >> PLACE_SHIFT).astype(np.int64)
     return FIRST_PAGE + 2 * pages + places
+
+
+def _fitted(tags: U32, count: int) -> U32:
+    fitted = np.zeros(count, np.uint32)
+    common = min(count, len(tags))
+    fitted[:common] = tags[:common]
+    return fitted
+
+
+def _check_header(file: File, volume: bytes) -> None:
+    page = load_pages(file, np.zeros(1, np.int64), nowait=False)
+    assert page is not None
+    if int(page[0, 1]) != SUMS_MAGIC:
+        raise sums_damaged(f"{SUMS_NAME} does not begin as it should")
+    if int(page[0, 2]) != FORMAT:
+        raise unknown_format(SUMS_NAME, int(page[0, 2]))
+    if page[0, 3:5].tobytes() != volume:
+        raise sums_damaged(f"{SUMS_NAME} belongs to another volume")
+    check_pages(file, _seed(volume), np.zeros(1, np.int64), page)
+
+
+def _held(directory: Directory, volume: bytes, generation: int) -> Held:
+    facts, tags = read_tags(directory, volume, generation)
+    return Held(facts, tags, PageCache())
