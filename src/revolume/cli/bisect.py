@@ -30,9 +30,7 @@ CommandArgument = Annotated[
     list[str],
     typer.Argument(metavar="-- CMD...", help="The command; {uri}, {file} and {moment} in it are replaced."),
 ]
-FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="MOMENT", help="Look at nothing before this.")
-]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="MOMENT", help="Look at nothing before this.")]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="MOMENT", help="Look at nothing after this.")]
 PointsOnlyOption = Annotated[
     bool, typer.Option("--points-only", help="Consistency points only, not the writes between.")
@@ -147,7 +145,7 @@ class Tries:
 
     async def succeeds(self, write: int) -> bool:
         self.runs += 1
-        good = await self._run(await self._door.export_name(f"w{write}"))
+        good = await self._run((await self._door.moment(f"w{write}"))["export"])
         if not self._asked.quiet:
             print_note(f"w{write}: {'good' if good else 'bad'}")
         return good
@@ -156,13 +154,20 @@ class Tries:
         trial, uri = self._asked.trial, self._door.uri(export)
         if not trial.needs_file:
             return await trial.succeeds(uri=uri, moment=export, file=None)
+        from revolume.cli.transfer import pull
+
         descriptor, path = tempfile.mkstemp(prefix="revolume-", suffix=".img")
         try:
-            await self._door.pull(export, descriptor)
+            async with self._door.remote(export) as remote:
+                await pull(remote, descriptor, _silent)
             return await trial.succeeds(uri=uri, moment=export, file=path)
         finally:
             os.close(descriptor)
             os.unlink(path)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Each run is told when it has ended."""
 
 
 def _good_nowhere(runs: int, candidates: int) -> NotFound:
@@ -173,9 +178,7 @@ def _good_nowhere(runs: int, candidates: int) -> NotFound:
 
 def _bad_nowhere(write: int) -> NotFound:
     cause = f"The command succeeds at the last moment of all, w{write}: there is nothing to find."
-    return NotFound(
-        "bad-nowhere", cause, "Put --to before the last good moment if you look for an earlier one."
-    )
+    return NotFound("bad-nowhere", cause, "Put --to before the last good moment if you look for an earlier one.")
 
 
 def _print(found: Found) -> None:

@@ -15,7 +15,7 @@ from revolume.cli.output import print_json, print_line
 from revolume.cli.target import Target, parse_target
 from revolume.cli.values import show_size
 from revolume.errors import NotFound, Refused, UsageError
-from revolume.history.moments import ExportName, format_export
+from revolume.history.moments import format_moment
 
 if TYPE_CHECKING:
     from revolume.cli.progress import Report
@@ -91,11 +91,12 @@ async def _pull(wanted: Target, file: str, report: Report, *, force: bool) -> di
     from revolume.cli.door import open_door
     from revolume.cli.transfer import pull
 
-    export = format_export(ExportName("", wanted.moment))
-    async with open_door(wanted.directory) as door, door.remote(export) as remote:
-        with target_file(file, remote.size) as opened:
-            copied = await pull(remote, opened.descriptor, report, sparse=opened.sparse)
-        return _answer(remote.name, file, copied.size, copied.data)
+    async with open_door(wanted.directory) as door:
+        export = "" if wanted.moment is None else (await door.moment(format_moment(wanted.moment)))["export"]
+        async with door.remote(export) as remote:
+            with target_file(file, remote.size) as opened:
+                copied = await pull(remote, opened.descriptor, report, sparse=opened.sparse)
+            return _answer(remote.name, file, copied.size, copied.data)
 
 
 async def _push(file: str, directory: str, report: Report, *, force: bool) -> dict[str, Any]:
@@ -104,7 +105,7 @@ async def _push(file: str, directory: str, report: Report, *, force: bool) -> di
     from revolume.cli.transfer import holds_data, push
 
     with source_file(file) as (descriptor, size):
-        async with open_door(directory, create_size=size) as door, door.remote("") as remote:
+        async with open_door(directory, create_size=_whole_sectors(size)) as door, door.remote("") as remote:
             if remote.size < size:
                 cause = f"{file} has {size} bytes, the volume {remote.size}."
                 raise Refused("volume-too-small", cause, f"revolume grow {directory} {size}.")
@@ -113,6 +114,10 @@ async def _push(file: str, directory: str, report: Report, *, force: bool) -> di
                 raise Refused("volume-not-empty", f"The volume {directory} holds data.", hint)
             copied = await push(descriptor, size, remote, report, overwrite=force)
             return _answer(file, remote.name, copied.size, copied.data)
+
+
+def _whole_sectors(size: int) -> int:
+    return -(-size // 512) * 512
 
 
 def _answer(source: str, target: str, size: int, data: int) -> dict[str, Any]:

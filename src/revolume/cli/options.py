@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-VolumeArgument = Annotated[
-    str, typer.Argument(metavar="DIR", help="The volume's directory.", show_default=False)
-]
+VolumeArgument = Annotated[str, typer.Argument(metavar="DIR", help="The volume's directory.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs; errors too.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]

@@ -7,7 +7,6 @@ line for each address, flushed, and nothing else; the log goes to stderr.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -15,9 +14,9 @@ import typer
 from revolume.cli.options import VolumeArgument
 from revolume.cli.output import print_json, print_line
 from revolume.cli.serving import Serving
+from revolume.cli.target import wanted_name
 from revolume.cli.values import parse_seconds, parse_size
 from revolume.errors import Refused, UsageError
-from revolume.history.moments import check_volume_name
 
 NameOption = Annotated[str | None, typer.Option("--name", help="The volume's name.  [default: DIR's base name]")]
 SizeOption = Annotated[
@@ -71,7 +70,7 @@ def serve(
     """Serve a volume over NBD until stopped."""
     asked = Serving(
         directory=volume,
-        name=_name(volume, name),
+        name=wanted_name(volume, name),
         size=None if size is None else parse_size(size),
         addresses=_addresses(volume, nbd or []),
         cp_interval_s=parse_seconds(cp_interval),
@@ -94,21 +93,6 @@ def _ready(uri: str, *, json: bool) -> None:
         print_json({"ready": uri})
     else:
         print_line(f"ready {uri}")
-
-
-def _name(directory: str, name: str | None) -> str | None:
-    """The name asked for. A new volume without one gets its directory's, which must then be fit for it."""
-    if name is not None:
-        return check_volume_name(name)
-    if os.path.exists(os.path.join(directory, "manifest.a")) or os.path.exists(
-        os.path.join(directory, "manifest.b")
-    ):
-        return None
-    try:
-        return check_volume_name(os.path.basename(os.path.abspath(directory)))
-    except UsageError as error:
-        error.hint = "Give the volume a name with --name."
-        raise
 
 
 def _addresses(directory: str, given: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from revolume.errors import NotFound, UsageError
-from revolume.history.moments import Moment, parse_moment
+from revolume.history.moments import Moment, check_volume_name, parse_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,7 @@ def parse_target(text: str) -> Target:
     if not at or os.path.isdir(text):
         return Target(text)
     if not before and not head:
-        raise UsageError(
-            "no-directory", f"{text!a} names no directory.", "Write DIR@MOMENT, as in ./vm1@-10m."
-        )
+        raise UsageError("no-directory", f"{text!a} names no directory.", "Write DIR@MOMENT, as in ./vm1@-10m.")
     return Target(os.path.join(head, before), parse_moment(moment))
 
 
@@ -42,3 +40,21 @@ def existing(directory: str) -> str:
         raise UsageError("not-a-volume", f"{directory} is no directory, so it is no volume.")
     hint = f"revolume serve {directory} --size SIZE makes one."
     raise NotFound("no-such-volume", f"There is no volume {directory}.", hint)
+
+
+def holds_volume(directory: str) -> bool:
+    """Is there a volume already?"""
+    return any(os.path.exists(os.path.join(directory, name)) for name in ("manifest.a", "manifest.b"))
+
+
+def wanted_name(directory: str, name: str | None = None) -> str | None:
+    """The name asked for. A new volume without one gets its directory's, which must then be fit for it."""
+    if name is not None:
+        return check_volume_name(name)
+    if holds_volume(directory):
+        return None
+    try:
+        return check_volume_name(os.path.basename(os.path.abspath(directory)))
+    except UsageError as error:
+        error.hint = "Give the volume a name with --name, or its directory another."
+        raise
