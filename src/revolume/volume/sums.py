@@ -316,7 +316,7 @@ class Sums:
         for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
             self._file.pwritev([view[start * PAGE : (start + count) * PAGE]], first * PAGE)
         tags[pages] = _tags(table[:, 0], numbers)
-        self._held.cache.drop(numbers)
+        self._held.cache.drop(pages)
 
 
 def _seed(volume: bytes) -> int:
