@@ -24,57 +24,68 @@ from revolume.api.shapes import (
 from revolume.history.moments import Moment, check_snapshot_name, parse_moment
 
 
-class ControlledVolume(Protocol):
-    """What control needs of a volume."""
+class ReadVolume(Protocol):
+    """What looking needs of a volume, stopped or not."""
 
     @property
     def name(self) -> str: ...
+    def status(self) -> Any: ...  # a dataclass of plain values
+    def points(self) -> Sequence[PointValues]: ...
+    def snapshots(self) -> Sequence[SnapshotValues]: ...
+
+
+class ControlledVolume(ReadVolume, Protocol):
+    """What control needs of a volume."""
+
     @property
     def size(self) -> int: ...
-    def status(self) -> Any: ...  # a dataclass of plain values
     async def cut(self) -> PointValues: ...
     async def snapshot(self, name: str) -> SnapshotValues: ...
     async def drop_snapshot(self, name: str) -> None: ...
     async def grow(self, size: int) -> None: ...
-    def points(self) -> Sequence[PointValues]: ...
-    def snapshots(self) -> Sequence[SnapshotValues]: ...
 
 
 # The write that a moment means in this volume now, and its time. Raises NotFound naming the nearest moments.
 Resolve = Callable[[Moment], tuple[int, int]]
 
 
-class Control:
-    """The volume's face towards its operator."""
+class Look:
+    """What can be asked without changing anything."""
 
-    def __init__(
-        self,
-        volume: ControlledVolume,
-        resolve: Resolve,
-        serving: Callable[[], dict[str, Any]] = dict,
-    ) -> None:
-        self._volume = volume
+    def __init__(self, volume: ReadVolume, resolve: Resolve, serving: Callable[[], dict[str, Any]] = dict) -> None:
+        self._read = volume
         self._resolve = resolve
         self._serving = serving
 
     def status(self) -> dict[str, Any]:
         """The volume's status and, where it is being served, addresses and connections."""
-        return {**dataclasses.asdict(self._volume.status()), **self._serving()}
+        return {**dataclasses.asdict(self._read.status()), **self._serving()}
 
     def points(self, at: str | None = None) -> PointsShape:
         """The retained points; with ``at``, also what that moment is. Raises UsageError, NotFound."""
-        points = [point_shape(self._volume.name, point) for point in self._volume.points()]
+        points = [point_shape(self._read.name, point) for point in self._read.points()]
         if at is None:
             return PointsShape(points)
         write, time_ns = self._resolve(parse_moment(at))
-        return PointsShape(points, moment_shape(self._volume.name, at, write, time_ns, points))
+        return PointsShape(points, moment_shape(self._read.name, at, write, time_ns, points))
+
+    def snapshots(self) -> list[SnapshotShape]:
+        """The named moments."""
+        return [snapshot_shape(self._read.name, snapshot) for snapshot in self._read.snapshots()]
+
+
+class Control(Look):
+    """The volume's face towards its operator."""
+
+    def __init__(
+        self, volume: ControlledVolume, resolve: Resolve, serving: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        super().__init__(volume, resolve, serving)
+        self._volume = volume
 
     async def cut(self) -> PointShape:
         """A consistency point now. Idempotent while nothing changes."""
         return point_shape(self._volume.name, await self._volume.cut())
-
-    def snapshots(self) -> list[SnapshotShape]:
-        return [snapshot_shape(self._volume.name, snapshot) for snapshot in self._volume.snapshots()]
 
     async def snapshot(self, name: str) -> SnapshotShape:
         """Name the present. Refused if the name is taken."""

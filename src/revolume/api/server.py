@@ -37,9 +37,7 @@ class ControlServer:
     def __init__(self, directory: str, app: FastAPI) -> None:
         self._directory = directory
         self._server = _Quiet(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
-            )
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
         )
         self._task: asyncio.Task[None] | None = None
 

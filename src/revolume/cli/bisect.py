@@ -16,7 +16,7 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note
-from revolume.cli.values import parse_seconds
+from revolume.cli.values import parse_seconds, show_time
 from revolume.errors import NotFound, UsageError
 from revolume.history.moments import parse_moment
 
@@ -184,6 +184,6 @@ def _bad_nowhere(write: int) -> NotFound:
 def _print(found: Found) -> None:
     for side, moment in (("last good", found.good), ("first bad", found.bad)):
         point = moment["point_before"]
-        after = f", after cp{point['number']} of {point['time']}" if point else ""
-        print_line(f"{side}: {moment['export']} of {moment['time']}{after}")
+        after = f", after cp{point['number']} of {show_time(point['time_ns'])}" if point else ""
+        print_line(f"{side}: {moment['export']} of {show_time(moment['time_ns'])}{after}")
     print_note(f"{found.runs} runs")

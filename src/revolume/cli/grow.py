@@ -24,10 +24,10 @@ def grow(volume: VolumeArgument, size: SizeArgument, json: JsonOption = False) -
 
     Clients see the new size when they connect anew.
     """
-    from revolume.cli.reach import reach
+    from revolume.cli.reach import change
 
     asked = parse_size(size.removeprefix("+"))
-    with reach(volume, write=True) as reached:
+    with change(volume) as reached:
         if size.startswith("+"):
             asked += int(reached.status()["size"])
         now = reached.grow(asked)

@@ -8,6 +8,7 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note, print_table
+from revolume.cli.values import show_time
 from revolume.history.moments import parse_moment
 
 _SHOWN: Final = 20
@@ -59,7 +60,7 @@ def _print_points(listed: list[dict[str, Any]], names: dict[int, str], *, every:
         (
             f"cp{point['number']}",
             f"w{point['write']}",
-            point["time"],
+            show_time(point["time_ns"]),
             str(point["changed_blocks"]),
             names.get(point["write"], ""),
         )
@@ -71,8 +72,10 @@ def _print_points(listed: list[dict[str, Any]], names: dict[int, str], *, every:
 
 
 def _print_moment(moment: dict[str, Any]) -> None:
-    print_line(f"{moment['asked']} is w{moment['write']} of {moment['time']}")
+    print_line(f"{moment['asked']} is w{moment['write']} of {show_time(moment['time_ns'])}")
     print_line(f"export name: {moment['export']}")
     for side in ("before", "after"):
         point = moment[f"point_{side}"]
-        print_line(f"point {side}: " + (f"cp{point['number']} of {point['time']}" if point else "none"))
+        print_line(
+            f"point {side}: " + (f"cp{point['number']} of {show_time(point['time_ns'])}" if point else "none")
+        )

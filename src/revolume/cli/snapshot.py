@@ -8,6 +8,7 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note, print_table
+from revolume.cli.values import show_time
 from revolume.errors import UsageError
 from revolume.history.moments import check_snapshot_name
 
@@ -41,20 +42,20 @@ def snapshot(
 
 
 def _make(volume: str, name: str, *, json: bool) -> None:
-    from revolume.cli.reach import reach
+    from revolume.cli.reach import change
 
-    with reach(volume, write=True) as reached:
+    with change(volume) as reached:
         made = reached.snapshot(name)
     if json:
         print_json(made)
     else:
-        print_line(f"{made['export']} is w{made['write']} of {made['time']}")
+        print_line(f"{made['export']} is w{made['write']} of {show_time(made['time_ns'])}")
 
 
 def _drop(volume: str, name: str, *, json: bool) -> None:
-    from revolume.cli.reach import reach
+    from revolume.cli.reach import change
 
-    with reach(volume, write=True) as reached:
+    with change(volume) as reached:
         reached.drop_snapshot(name)
     if json:
         print_json({"dropped": name})
@@ -68,7 +69,9 @@ def _list(volume: str, *, json: bool) -> None:
     if json:
         print_json({"snapshots": listed})
     elif listed:
-        rows = [(s["name"], f"w{s['write']}", f"cp{s['point']}", s["time"], s["export"]) for s in listed]
+        rows = [
+            (s["name"], f"w{s['write']}", f"cp{s['point']}", show_time(s["time_ns"]), s["export"]) for s in listed
+        ]
         print_table(("NAME", "WRITE", "POINT", "TIME", "EXPORT"), rows)
     else:
         print_note("There is no snapshot yet.")

@@ -9,8 +9,7 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import paint_state, print_fields, print_json
-from revolume.cli.values import show_size
-from revolume.history.moments import format_time
+from revolume.cli.values import show_size, show_time
 
 Answer = Mapping[str, Any]
 Field = tuple[str, str]
@@ -37,16 +36,16 @@ def _state(answer: Answer) -> Iterator[Field]:
     reason = "" if answer["state"] == "online" else f": {answer['reason']}"
     yield "state", f"{paint_state(answer['state'])}{reason}"
     yield "size", f"{show_size(answer['size'])} ({answer['size']} bytes)"
-    yield "present", f"w{answer['write']} of {_time(answer['time_ns'])}, epoch {answer['epoch']}"
+    yield "present", f"w{answer['write']} of {show_time(answer['time_ns'])}, epoch {answer['epoch']}"
 
 
 def _history(answer: Answer) -> Iterator[Field]:
     since = f"every write since w{answer['horizon_write']}"
-    of = f" of {_time(answer['horizon_time_ns'])}" if answer["horizon_time_ns"] else ""
+    of = f" of {show_time(answer['horizon_time_ns'])}" if answer["horizon_time_ns"] else ""
     last = f", the last is cp{answer['point']}" if answer["points"] else ""
     yield "history", f"{since}{of}; {answer['points']} points{last}"
     for snapshot in answer["snapshots"]:
-        yield "snapshot", f"{snapshot['name']} is w{snapshot['write']} of {_time(snapshot['time_ns'])}"
+        yield "snapshot", f"{snapshot['name']} is w{snapshot['write']} of {show_time(snapshot['time_ns'])}"
 
 
 def _room(answer: Answer) -> Iterator[Field]:
@@ -57,7 +56,8 @@ def _room(answer: Answer) -> Iterator[Field]:
     )
     folding = ", being folded into" if answer["folding"] else ""
     yield "image", f"{show_size(answer['image_bytes'])}{folding}"
-    yield "map", f"{answer['map_entries']} entries in {show_size(answer['map_bytes'])} of memory"
+    if answer["map_bytes"]:
+        yield "map", f"{answer['map_entries']} entries in {show_size(answer['map_bytes'])} of memory"
     for holder in answer["holders"]:
         yield "held by", f"{holder['name']} from w{holder['write']} on"
     if answer["read_mismatches"]:
@@ -75,7 +75,3 @@ def _service(answer: Answer) -> Iterator[Field]:
         )
     for event in answer["events"]:
         yield "event", event
-
-
-def _time(time_ns: int) -> str:
-    return format_time(time_ns - time_ns % 1_000_000)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 from revolume.errors import UsageError
-from revolume.history.moments import format_span, parse_span
+from revolume.history.moments import format_span, format_time, parse_span
 
 SIZE_MAX: Final = 2**60
 _SIZE = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,12})?)(?:([KMGTP])(iB)?|B)?", re.IGNORECASE)
@@ -71,6 +71,11 @@ def parse_seconds(text: str) -> float:
     if milliseconds := re.fullmatch(r"([0-9]{1,9})ms", text):
         return int(milliseconds[1]) / 1000
     return float(parse_span(text))
+
+
+def show_time(time_ns: int) -> str:
+    """A time for a person: to the millisecond."""
+    return format_time(time_ns - time_ns % 1_000_000)
 
 
 def show_seconds(seconds: float) -> str:

@@ -1,0 +1,232 @@
+"""A stopped volume's past, read and not touched: what ``status`` and ``points`` say without opening it.
+
+Opening a volume begins an epoch and, after a crash, writes the end of its log anew. A question must do
+neither, so here the same walk over manifest and log is made over files opened for reading, and nothing is
+kept from it but plain values: points, sizes, and the columns, in which a moment is looked up. The
+directory's lock is held meanwhile: what is read must not move.
+
+    manifest → what of the log stands (``log/tail.py``) → points, sizes, times
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from revolume.chain.point import Point
+from revolume.errors import NotFound, Refused
+from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
+from revolume.host import Host
+from revolume.host.disk import Directory
+from revolume.log.appender import LogEnd
+from revolume.log.columns import Columns, ColumnsBuilder, resizes
+from revolume.log.scan import Found
+from revolume.log.segment import Segment, segment_name
+from revolume.log.tail import Recovered, recover, stated_durable
+from revolume.log.transfer import BLOCK, Kind
+from revolume.volume import layout
+from revolume.volume.manifest import PinnedSnapshot, State, load
+from revolume.volume.replay import _points as sealed_points
+from revolume.volume.status import Holder, Snapshot, VolumeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedVolume:
+    """One look at a stopped volume."""
+
+    directory: str
+    state: State
+    end: LogEnd
+    size: int
+    kept: tuple[Point, ...]
+    pieces: tuple[Columns, ...]  # of the log since the horizon, oldest first
+    now_ns: int
+    image_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    def points(self) -> list[Point]:
+        """The retained points, oldest first."""
+        return list(self.kept)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The named moments, oldest first."""
+        pins = sorted(self.state.snapshots, key=lambda pin: pin.write)
+        return [_snapshot(pin) for pin in pins]
+
+    def status(self) -> VolumeStatus:
+        """Plain values, as they were left."""
+        state, horizon = self.state, self.state.horizon
+        clean = state.clean is not None
+        epoch = max((epoch.number for epoch in state.epochs), default=0)
+        segment_bytes = state.segment_blocks * BLOCK
+        return VolumeStatus(
+            name=self.name,
+            directory=self.directory,
+            volume_id=state.volume.hex(),
+            size=self.size,
+            epoch=epoch,
+            state="stopped",
+            reason="Cleanly." if clean else "Not cleanly: the end of its log is recovered when it is opened.",
+            position=self.end.position,
+            durable=self.end.position if clean else state.durable.position,
+            write=self.end.write,
+            time_ns=self.end.time_ns,
+            point=self.kept[-1].number if self.kept else horizon.point,
+            points=len(self.kept),
+            horizon_write=horizon.write,
+            horizon_time_ns=horizon.time_ns,
+            log_bytes=len(self.pieces) * segment_bytes,
+            log_budget_bytes=0,
+            log_ready_bytes=(len(state.uses) - len(self.pieces)) * segment_bytes,
+            image_bytes=self.image_bytes,
+            partial_blocks=0,
+            map_entries=0,
+            map_bytes=0,
+            holders=tuple(Holder(f"snapshot {pin.name}", pin.write) for pin in self.snapshots()),
+            snapshots=tuple(self.snapshots()),
+            folding=False,
+            folds=0,
+            folded_blocks=0,
+            syncs=0,
+            transfers=sum(len(columns.rows) for columns in self.pieces),
+            read_mismatches=0,
+            events=(),
+        )
+
+    # Moments
+
+    def resolve(self, moment: Moment) -> tuple[int, int]:
+        """The write that a moment means, and its time. NotFound if it is not retained."""
+        match moment:
+            case Ago(seconds):
+                return self._at_time(self.now_ns - seconds * 10**9)
+            case AtTime(time_ns):
+                return self._at_time(time_ns)
+            case AtWrite(number):
+                return self._at_write(number)
+            case AtPoint(number):
+                found = [(p.write, p.time_ns) for p in self.kept if p.number == number]
+            case AtSnapshot(name):
+                found = [(s.write, s.time_ns) for s in self.snapshots() if s.name == name]
+            case _:
+                found = [(self.end.write, self.end.time_ns)]
+        if not found:
+            raise self._lost()
+        return found[0]
+
+    def _at_write(self, number: int) -> tuple[int, int]:
+        horizon = self.state.horizon
+        if number == horizon.write:
+            return number, horizon.time_ns
+        for columns in self.pieces:
+            rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
+            hit = np.flatnonzero((rows["write"] <= number) & (number < rows["write"] + rows["entries"]))
+            if len(hit) and number > horizon.write:
+                return number, int(rows["time_ns"][hit[-1]])
+        raise self._lost()
+
+    def _at_time(self, time_ns: int) -> tuple[int, int]:
+        horizon = self.state.horizon
+        if time_ns < horizon.time_ns or time_ns > self.now_ns:
+            raise self._lost()
+        best = (horizon.write, horizon.time_ns)
+        for columns in self.pieces:
+            rows = columns.rows[(columns.rows["kind"] == Kind.WRITES) & (columns.rows["entries"] > 0)]
+            rows = rows[rows["time_ns"] <= time_ns]
+            if len(rows):
+                last = rows[-1]
+                best = max(best, (int(last["write"] + last["entries"] - 1), int(last["time_ns"])))
+        return best
+
+    def _lost(self) -> NotFound:
+        old, new = self.state.horizon, self.end
+        hint = (
+            f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
+            f"the newest w{new.write} ({format_time(new.time_ns)})."
+        )
+        return NotFound("moment-not-retained", f"That moment of {self.name} is not retained.", hint)
+
+
+def look(host: Host, path: str) -> StoppedVolume:
+    """Look at the stopped volume in ``path``. NotFound, Damaged; Refused while it is open."""
+    try:
+        directory = host.disk.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
+    try:
+        directory.lock()
+        return _look(host, directory)
+    except BlockingIOError:
+        cause = f"{path} is in use by another process."
+        raise Refused("dir-in-use", cause, "Ask again when it serves, or has stopped.") from None
+    finally:
+        directory.close()
+
+
+def _look(host: Host, directory: Directory) -> StoppedVolume:
+    state = load(directory).state
+    segments = _segments(directory.child(layout.LOG), state)
+    try:
+        found = _recovered(segments, state)
+        pieces = [(piece.segment, piece.columns) for piece in found.pieces] + _tail(found.tail)
+        points, _ = sealed_points(state.volume, pieces, state.horizon)
+    finally:
+        for segment in segments:
+            segment.file.close()
+    columns = tuple(columns for _, columns in pieces)
+    sizes = [size for piece in columns for write, size in resizes(piece) if write > state.horizon.write]
+    return StoppedVolume(
+        directory.path, state, found.end, sizes[-1] if sizes else state.horizon.size, tuple(points), columns,
+        host.clock.wall_ns(), _image_bytes(directory),
+    )  # fmt: skip
+
+
+def _segments(log: Directory, state: State) -> list[Segment]:
+    """The files of the log since the horizon, in order of use; after a clean stop not the ones made ready."""
+    first = state.horizon.address // state.segment_blocks
+    last = state.clean.address // state.segment_blocks if state.clean is not None else None
+    uses = sorted((use, index) for index, use in state.uses.items() if use and use >= first)
+    return [
+        Segment(index, use, state.segment_blocks, log.open(segment_name(index), write=False))
+        for use, index in uses
+        if last is None or use <= last
+    ]
+
+
+def _recovered(segments: list[Segment], state: State) -> Recovered:
+    horizon = state.horizon
+    start = LogEnd(horizon.position, horizon.chain, horizon.write, horizon.time_ns)
+    if state.clean is not None:
+        durable = state.clean.position
+    else:
+        stated, _ = stated_durable(segments, state.volume)
+        durable = max(stated, state.durable.position, horizon.position)
+    return recover(segments, state.volume, start, horizon.address, durable, state.ends)
+
+
+def _tail(tail: list[Found]) -> list[tuple[Segment, Columns]]:
+    """Columns of what stands above the durable position; opening would write these transfers anew."""
+    builders: dict[int, tuple[Segment, ColumnsBuilder]] = {}
+    for found in tail:
+        segment = found.segment
+        _, builder = builders.setdefault(segment.use, (segment, ColumnsBuilder(segment.base)))
+        builder.add_transfer(found.transfer, found.block)
+    return [(segment, builder.freeze()) for segment, builder in builders.values()]
+
+
+def _image_bytes(directory: Directory) -> int:
+    if not directory.exists(layout.IMAGE):
+        return 0
+    image = directory.open(layout.IMAGE, write=False)
+    try:
+        return image.size()
+    finally:
+        image.close()
+
+
+def _snapshot(pin: PinnedSnapshot) -> Snapshot:
+    return Snapshot(pin.name, pin.write, pin.point, pin.time_ns)
