@@ -144,6 +144,8 @@ class Executor:
                     return self._keep(requests[index + 1 :])
             else:
                 if not self._take_other(request, size, writable):
+                    if not self._roomless:
+                        self._commit()
                     return self._keep(requests[index:])
                 if self.leaving:
                     break
@@ -223,7 +225,7 @@ class Executor:
     def _answer(self) -> None:
         """Send what is ready."""
         if self._done:
-            self._out.append(memoryview(self._encoder.done(self._done)))
+            self._out.insert(0, memoryview(self._encoder.done(self._done)))
             self._done.clear()
         if self._out:
             out, self._out = self._out, []

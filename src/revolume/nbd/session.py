@@ -157,6 +157,7 @@ class Session:
             self._work()
 
     def writable(self) -> None:
+        self._count_backlog()
         self._sendable.set()
         self.go_on()
 
@@ -197,7 +198,7 @@ class Session:
                     return await self._close()
         except (ProtocolError, OSError) as error:
             _log.info("nbd connection refused", peer=self._wire.peer.address, cause=sentence(error))
-            self._wire.abort()
+            await self._close()
         except Exception:
             _log.exception("nbd handshake failed", peer=self._wire.peer.address)
             self._wire.abort()
@@ -379,9 +380,13 @@ class Session:
         for buffer in buffers:
             self._sent_bytes += len(buffer)
         self._wire.send(buffers)
+        if self._wire.backlog or self._account.held_bytes:
+            self._count_backlog()
+
+    def _count_backlog(self) -> None:
+        """Charge what the client does not take; a little, below any wire's low-water mark, is free."""
         backlog = self._wire.backlog
-        if backlog or self._account.held_bytes:
-            self._account.note_backlog(backlog)
+        self._account.note_backlog(backlog if backlog > _CLOGGED_BYTES_MIN else 0)
 
     @property
     def backlog(self) -> int:
@@ -404,7 +409,6 @@ class Session:
         executor = self._executor
         if self._closed or self._leaving or not self._paused or executor is None:
             return
-        self._account.note_backlog(self._wire.backlog)
         if self._wants_memory or self.clogged:
             return
         executor.take_rest()
