@@ -270,8 +270,12 @@ def _search(table: U64, rows: I64, blocks: U64) -> U64:
     at = (table[rows, BLOCKS] == blocks[:, None]).argmax(axis=1)
     at += rows * NUMBERS + 2
     flat = table.ravel()
-    found = np.stack((flat.take(at + PER_PAGE), flat.take(at + 2 * PER_PAGE)))
-    found[:, flat.take(at) != blocks] = 0
+    found = np.empty((2, len(blocks)), np.uint64)
+    found[0] = flat.take(at + PER_PAGE)
+    found[1] = flat.take(at + 2 * PER_PAGE)
+    absent = (flat.take(at) != blocks).nonzero()[0]
+    if len(absent):
+        found[:, absent] = 0
     return found
 
 

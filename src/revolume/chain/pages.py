@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from revolume.blocks.extents import contiguous
 from revolume.errors import Damaged
 from revolume.host.disk import File
 
@@ -31,6 +30,7 @@ Search = Callable[[U64, I64, I64], U64]
 PAGE = 4096
 NUMBERS = PAGE // 8
 CACHE_PAGES = 1024
+SPARSE_MIN = 4
 
 _ODD = 0x9E3779B97F4A7C15
 _MOD = (1 << 64) - 1
@@ -73,19 +73,32 @@ def write_pages(file: File, seed: int, first: int, table: U64) -> None:
 
 def load_pages(file: File, numbers: I64, nowait: bool) -> U64 | None:
     """Pages by ascending number, unchecked; zeroes behind the file's end. None: it would have to wait."""
+    if len(numbers) > SPARSE_MIN and numbers[-1] - numbers[0] < 3 * len(numbers):
+        return _load_span(file, numbers, nowait)
     table = blank(len(numbers))
     if not len(table):
         return table
     view = table.data.cast("B")
-    starts, counts, _ = contiguous(numbers.astype(np.uint64))
-    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        part = view[start * PAGE : (start + count) * PAGE]
-        offset = int(numbers[start]) * PAGE
-        if not nowait:
-            file.preadv([part], offset)
-        elif not file.preadv_nowait([part], offset):
+    read = file.preadv_nowait if nowait else file.preadv
+    order, row = numbers.tolist(), 0
+    while row < len(order):
+        end = row + 1
+        while end < len(order) and order[end] - order[row] == end - row:
+            end += 1
+        if not read([view[row * PAGE : end * PAGE]], order[row] * PAGE) and nowait:
             return None
+        row = end
     return table
+
+
+def _load_span(file: File, numbers: I64, nowait: bool) -> U64 | None:
+    """Pages that lie close together, with what lies between: one call instead of many."""
+    first = int(numbers[0])
+    table = blank(int(numbers[-1]) - first + 1)
+    read = file.preadv_nowait if nowait else file.preadv
+    if not read([table.data.cast("B")], first * PAGE) and nowait:
+        return None
+    return table if len(table) == len(numbers) else table[numbers - first]
 
 
 def check_pages(file: File, seed: int, numbers: I64, table: U64) -> None:
