@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from revolume.cli.addresses import own_address
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from revolume.cli.service import Service
 
 _ALL_ROOM: Final = 1 << 60
+_SOCKET_PATH_BYTES_MAX: Final = 107
 
 
 class Questions(Protocol):
@@ -42,9 +45,9 @@ class Questions(Protocol):
 class Door:
     """A volume that is being served, by whomever."""
 
-    def __init__(self, host: Host, directory: str, questions: Questions) -> None:
+    def __init__(self, host: Host, way: str, questions: Questions) -> None:
         self._host = host
-        self._address = own_address(directory)
+        self._address = own_address(way)
         self.points = questions.points
         self.moment = questions.moment
 
@@ -62,19 +65,32 @@ async def open_door(directory: str, *, create_size: int | None = None) -> AsyncI
     """The volume in ``directory``; with ``create_size``, a new one of that size if there is none."""
     from revolume.api.client import connect
 
-    host = real_host()
-    try:
+    async with AsyncExitStack() as ends:
+        host = real_host()
+        ends.push_async_callback(host.work.close)
+        way = ends.enter_context(short_way(directory))
         client = connect(directory)
         if client is not None:
-            with client:
-                yield Door(host, directory, Running(client))
-            return
-        from revolume.cli.service import served
+            ends.enter_context(client)
+            yield Door(host, way, Running(client))
+        else:
+            from revolume.cli.service import served
 
-        async with served(quiet(directory, create_size)) as service:
-            yield Door(host, directory, Own(service))
-    finally:
-        await host.work.close()
+            service = await ends.enter_async_context(served(quiet(directory, create_size)))
+            yield Door(host, way, Own(service))
+
+
+@contextmanager
+def short_way(directory: str) -> Iterator[str]:
+    """A path to ``directory`` short enough that other programs can reach a socket in it."""
+    straight = os.path.abspath(directory)
+    if len(os.fsencode(own_address(straight).removeprefix("unix:"))) <= _SOCKET_PATH_BYTES_MAX:
+        yield straight
+        return
+    with tempfile.TemporaryDirectory(prefix="revolume-") as place:
+        link = os.path.join(place, "v")
+        os.symlink(straight, link)
+        yield link
 
 
 def quiet(directory: str, create_size: int | None = None) -> Serving:

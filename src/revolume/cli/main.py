@@ -42,6 +42,7 @@ def _application() -> typer.Typer:
         help="Block volumes over NBD that remember every write.",
         add_completion=False,
         rich_markup_mode=None,
+        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for verb in _VERBS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -76,13 +77,16 @@ async def _run(asked: Serving, ready: Callable[[str], None]) -> None:
 async def served(asked: Serving) -> AsyncIterator[Service]:
     """The service, for the time of the context."""
     async with AsyncExitStack() as ends:
+        context = _tls_context(asked)
         host = real_host()
         ends.push_async_callback(host.work.close)
         volume = await open_volume(host, asked.directory, _options(asked))
         ends.push_async_callback(volume.close)
         exports = VolumeExports(volume)
         ends.callback(exports.close)
-        server = _server(host, cast(Exports, exports), asked)  # it gets back only what it opened
+        limits = Limits(connections_max=asked.connections_max)
+        offered = cast(Exports, exports)  # they get back only what they opened
+        server = Server(host, offered, limits, context, tls_required=context is not None)
         ends.push_async_callback(server.stop, _GRACE_S)
         announced = await _listen(host, server, asked, volume.name)
         control = Control(volume, lambda moment: _resolved(exports, moment), lambda: _serving(server, announced))
@@ -107,14 +111,12 @@ def _options(asked: Serving) -> OpenOptions:
     return OpenOptions(**chosen)
 
 
-def _server(host: Host, exports: Exports, asked: Serving) -> Server:
-    context = None
-    if asked.tls_dir is not None:
-        from revolume.host.tls import server_context
+def _tls_context(asked: Serving) -> ssl.SSLContext | None:
+    if asked.tls_dir is None:
+        return None
+    from revolume.host.tls import server_context
 
-        context = server_context(asked.tls_dir, verify_peer=True)
-    limits = Limits(connections_max=asked.connections_max)
-    return Server(host, exports, limits, context, tls_required=context is not None)
+    return server_context(asked.tls_dir, verify_peer=True)
 
 
 async def _listen(host: Host, server: Server, asked: Serving, name: str) -> tuple[str, ...]:

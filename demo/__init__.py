@@ -1,0 +1,1 @@
+"""What Revolume does, shown on a real file system: ``make demo``."""
