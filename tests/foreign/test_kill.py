@@ -8,7 +8,6 @@ only every *flushed* write must be there but every *answered* one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -23,7 +22,7 @@ import pytest
 from tests.support.programs import SYSTEM_PATH, need
 from tests.support.sectors import SECTOR, Book, Writer, make_sectors
 from tests.support.servers import KIND, Serve, Server, revolume
-from tests.support.wire import Wire
+from tests.support.wire import Wire, digest
 
 MiB = 1 << 20
 SIZE = 64 * MiB
@@ -44,15 +43,6 @@ def fio_load(uri: str) -> Iterator[None]:
     finally:
         load.kill()
         load.wait()
-
-
-def digest(uri: str) -> str:
-    """A digest of a whole export, read over the wire."""
-    summed = hashlib.sha256()
-    with Wire(uri) as wire:
-        for piece in wire.pieces():
-            summed.update(piece)
-    return summed.hexdigest()
 
 
 class Moments:
@@ -77,9 +67,7 @@ class Moments:
     def changed(self, chance: random.Random) -> list[str]:
         names = list(self.seen)
         some = names[-3:] + chance.sample(names, min(3, len(names)))
-        return [
-            name for name in dict.fromkeys(some) if digest(self.server.uri(f"vol@{name}")) != self.seen[name]
-        ]
+        return [name for name in dict.fromkeys(some) if digest(self.server.uri(f"vol@{name}")) != self.seen[name]]
 
 
 @pytest.mark.slow

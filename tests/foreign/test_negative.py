@@ -81,6 +81,7 @@ def test_zero_and_trim_of_4_gib(serve: Serve) -> None:
 @revolume_only
 def test_a_moment_cannot_be_changed(serve: Serve, transport: str) -> None:
     server = serve(transport)
+    run("qemu-io", *server.qemu(), "-c", "write -P 7 0 4k")
     revolume("snapshot", server.directory, "still")
     assert drive("readonly", server.uri("vol@still")) == {
         "read only": True,

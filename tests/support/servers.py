@@ -54,7 +54,7 @@ def revolume(*arguments: str | os.PathLike[str], ok: tuple[int, ...] = (0,), tim
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, "NO_COLOR": "1"},
+        env={**os.environ, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"},
     )
     line = " ".join(map(str, arguments))
     assert done.returncode in ok, f"exit {done.returncode}: revolume {line}\n{done.stdout}\n{done.stderr}"
@@ -129,7 +129,7 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PATH": SYSTEM_PATH, "NO_COLOR": "1"},
+            env={**os.environ, "PATH": SYSTEM_PATH, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"},
         )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, args=(self.process, lines), daemon=True).start()
@@ -220,6 +220,8 @@ class Server:
         command += ["--nbd", f"unix:{self.address}" if self.unix else self.address]
         if self.tls:
             command += ["--tls-dir", str(self.pki)]
+        if "--segment-size" not in self.options:  # small ones: many ends of segments, little to write ahead
+            command += ["--segment-size", "8MiB"]
         return [*command, *self.options]
 
     def _command_nbdkit(self) -> list[str]:

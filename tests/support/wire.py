@@ -9,6 +9,7 @@ whatever order.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -156,3 +157,12 @@ class Wire:
                 raise ConnectionError("the server closed the connection")
             view = view[got:]
         return bytes(buffer)
+
+
+def digest(uri: str) -> str:
+    """A digest of a whole export, read over the wire."""
+    summed = hashlib.sha256()
+    with Wire(uri) as wire:
+        for piece in wire.pieces():
+            summed.update(piece)
+    return summed.hexdigest()
