@@ -24,6 +24,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False), flush=True)
 
 
+def print_json_line(value: Any) -> None:
+    """``value`` as JSON on one line of stdout, for what comes a line at a time."""
+    print(json.dumps(value, default=_plain, ensure_ascii=False), flush=True)
+
+
 def print_line(text: str = "") -> None:
     print(text, flush=True)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from revolume.cli.options import VolumeArgument
-from revolume.cli.output import print_json, print_line
+from revolume.cli.output import print_json_line, print_line
 from revolume.cli.serving import Serving
 from revolume.cli.target import wanted_name
 from revolume.cli.values import parse_seconds, parse_size
@@ -90,7 +90,7 @@ def serve(
 
 def _ready(uri: str, *, json: bool) -> None:
     if json:
-        print_json({"ready": uri})
+        print_json_line({"ready": uri})
     else:
         print_line(f"ready {uri}")
 

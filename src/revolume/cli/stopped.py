@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from revolume.api.control import Control, Look
-from revolume.cli.door import quiet
-from revolume.cli.service import served
 from revolume.history.stopped import look
 from revolume.host import real_host
 
@@ -24,6 +22,9 @@ def looked_at(directory: str) -> Asked:
 @contextmanager
 def opened(directory: str) -> Iterator[Changed]:
     """The volume in ``directory``, opened as its primary for the time of the context."""
+    from revolume.cli.door import quiet
+    from revolume.cli.service import served
+
     with asyncio.Runner() as runner:
         serving = served(quiet(directory))
         service = runner.run(serving.__aenter__())
