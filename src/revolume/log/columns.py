@@ -153,7 +153,8 @@ def ramp(counts: U64) -> U64:
     """0, 1, … count-1 for each count, one behind the other."""
     total = int(counts.sum())
     starts = np.cumsum(counts) - counts
-    return np.arange(total, dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
+    steps: U64 = np.arange(total, dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
+    return steps
 
 
 def exclusive_cumsum(counts: U64) -> U64:
@@ -201,7 +202,8 @@ def _unfold(columns: Columns) -> Versions:
 
 def _payload_base(columns: Columns) -> U64:
     rows = columns.rows
-    return np.uint64(columns.base) + rows["block"].astype(np.uint64) + rows["header_blocks"]
+    base: U64 = np.uint64(columns.base) + rows["block"].astype(np.uint64) + rows["header_blocks"]
+    return base
 
 
 def _transfer_words(columns: Columns, kind: int) -> U64:

@@ -4,8 +4,8 @@ A file goes round:  free â†’ ready (has a new use number, durably registered) â†
 New files are written with zeroes before their first use, since a write into a written extent costs a third
 of one that allocates, and can't meet ENOSPC. A file's name never changes; its use number does.
 
-Room is a promise: ``room_blocks`` counts the open segment's rest and the ready ones, so that admission can
-refuse a write *before* it is numbered. The pool stops making files when the log would outgrow its budget
+Room is a promise: only what stands ready counts, so that admission can refuse a write *before* it is
+numbered. The pool stops making files when the log would outgrow its budget
 or the disk's reserve; then it asks (``on_pressure``) for old segments to be given back.
 """
 
@@ -24,7 +24,7 @@ from revolume.log.segment import Segment, segment_name
 from revolume.log.transfer import BLOCK
 
 ZEROES = bytes(1 << 20)
-SEGMENT_OVERHEAD_BLOCKS = 2
+SEGMENT_WASTE_BLOCKS = 11
 Register = Callable[[dict[int, int]], Awaitable[None]]
 
 
@@ -94,10 +94,10 @@ class SegmentPool:
         """What the log takes on the disk."""
         return self.files * self.segment_blocks * BLOCK
 
-    @property
-    def ready_blocks(self) -> int:
-        """Blocks that the ready segments surely take."""
-        return len(self.ready) * (self.segment_blocks - SEGMENT_OVERHEAD_BLOCKS)
+    def segments_for(self, blocks: int) -> int:
+        """Segments in which so many blocks of transfers surely fit: what headers, footers and the transfer
+        that no longer fits at a segment's end leave of each."""
+        return -(-blocks // (self.segment_blocks - self.segment_blocks // 64 - SEGMENT_WASTE_BLOCKS)) + 1
 
     def take(self) -> Segment:
         """The next ready segment; the caller has looked at ``ready``."""
@@ -136,10 +136,9 @@ class SegmentPool:
         for segment in self.by_use.values():
             segment.file.close()
 
-    def demand(self, blocks: int) -> None:
-        """Somebody waits for so many blocks: more segments than usual may have to stand ready."""
-        per_segment = max(1, self.segment_blocks - 2 * SEGMENT_OVERHEAD_BLOCKS)
-        self._demand = max(self._demand, -(-blocks // per_segment) + 1)
+    def demand(self, segments: int) -> None:
+        """Somebody waits for so many ready segments, which may be more than usual."""
+        self._demand = max(self._demand, segments)
 
     async def wait_ready(self, patience_s: float) -> bool:
         """Wait a while for a segment to become ready; False if none did."""

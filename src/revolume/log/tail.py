@@ -172,11 +172,12 @@ def _end_of(result: Recovered, walk: _Walk, start: LogEnd) -> LogEnd:
         return end_after(result.tail[-1], write)
     for piece in reversed(result.pieces):
         if len(piece.columns.rows):
-            return end_after(_last_of(piece, walk.volume), write)
+            return end_after(last_of(piece, walk.volume), write)
     return start
 
 
-def _last_of(piece: Piece, volume: bytes) -> Found:
+def last_of(piece: Piece, volume: bytes) -> Found:
+    """The last transfer of a piece. Damaged if it isn't there."""
     found = SegmentReader(piece.segment, volume).at(int(piece.columns.rows["block"][-1]))
     if found is None:
         raise Damaged(
@@ -194,6 +195,7 @@ class TailCopy:
         self.segment = segment
         self.builder = ColumnsBuilder(segment.base)
         self.next_block = 0
+        self.chain_before = bytes(16)
         self._seed = volume_seed(volume)
         self._stated = stated
 
@@ -205,6 +207,8 @@ class TailCopy:
 
     def add(self, found: Found) -> None:
         """Copy one transfer."""
+        if not self.next_block:
+            self.chain_before = found.transfer.previous
         size = found.transfer.total_blocks * BLOCK
         buffer = bytearray(size)
         found.segment.file.preadv([buffer], found.block * BLOCK)

@@ -30,7 +30,7 @@ DATA_WORD = DATA << 62
 ZERO_WORD = ZERO << 62
 WRITE_KIND = OP_WRITE << KIND_SHIFT
 ALIGNED = BLOCK - 1
-HEADER_SLACK = 2
+SEGMENT_SLACK = 8
 MAX_BATCH_BLOCKS = 16384
 
 
@@ -75,22 +75,26 @@ class Writer:
         self.transfers = 0
         self.table = TransferTable()
 
-    def room_blocks(self) -> int:
-        """Blocks that can surely be appended now."""
-        return max(0, self._appender.blocks_left() - HEADER_SLACK) + self._pool.ready_blocks
+    def holds(self, blocks: int, spare: int) -> bool:
+        """Whether so many blocks, as ``need_blocks`` counts them, can surely be appended now and ``spare``
+        ready segments be left over."""
+        ready = len(self._pool.ready)
+        if blocks + SEGMENT_SLACK <= self._appender.blocks_left() and ready >= spare:
+            return True
+        return ready >= self._pool.segments_for(blocks) + spare
 
     def need_blocks(self, ops: list[Op]) -> int:
-        """Blocks that these operations take at most, headers, footers and splitting counted."""
-        need = 8
+        """Blocks that these operations take at most, headers and the footers' growth counted."""
+        need = 2
         for kind, _, length, _ in ops:
             payload = length // BLOCK + 1 if kind == OP_WRITE else 0
             need += payload + payload // 64 + 3
-        return need + need // max(1, self._pool.segment_blocks - 4) * 3
+        return need
 
     def append(self, ops: list[Op]) -> int:
         """Append all operations; the position after which they are done. NoRoomNow: nothing was done."""
         if not self._append_plain(ops):
-            if self.need_blocks(ops) > self.room_blocks():
+            if not self.holds(self.need_blocks(ops), 0):
                 raise NoRoomNow
             self._append_general(ops)
         if len(self._sink.digest) >= self.absorb_at:

@@ -162,6 +162,7 @@ def old_digests(blocks: U64, words: U64, digests: U64, ranges: Ranges, below: Be
     """Digests of these blocks at the cut before: what the overlay had said, or a zero range over it, or
     the layers below; 0 for zeroes."""
     old = digests.copy()
+    words = np.where((words & MASK) < np.uint64(below.folded), np.uint64(0), words)
     kind = kinds(words)
     old[kind == ZERO] = 0
     partial = kind == PARTIAL

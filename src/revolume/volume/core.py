@@ -115,10 +115,6 @@ class Core:
         self.leases[token] = (holder, write)
         return lambda: self.leases.pop(token, None) and None
 
-    async def wait_room(self, blocks: int, urgent: bool = False) -> None:
-        """Wait until so many blocks can be appended. NoSpace: they can't."""
-        await self.admission.wait(blocks, urgent)
-
     def size_at(self, write: int) -> int:
         """The volume's size as of a retained write."""
         return [size for at, size in self.sizes if at <= write][-1]

@@ -115,8 +115,8 @@ class Cutter:
     async def _emit(self, draft: Draft) -> tuple[int, int]:
         """Append one part; (address of its payload, blocks)."""
         core = self._core
-        while core.writer.room_blocks() < draft.total_blocks + 8:
-            await core.wait_room(draft.total_blocks + 8, True)
+        while not core.appender.fits(draft) and not core.pool.ready:
+            await core.admission.wait(1, True)
         try:
             return core.writer.emit(draft), draft.blocks
         except NoRoomNow as error:  # pragma: no cover  room was just looked at

@@ -6,9 +6,10 @@ Three layers, newest first:
     base map          an immutable sorted file (``chain/mapfile.py``), paged
     image sums        the digest of every block in the image; 0 = the block is zero
 
-Addresses only grow, so moving the horizon or the base map rewrites nothing: an entry whose address lies
-below ``folded`` *is* in the image at its own block number, and below the base map's cut it is in the base
-map as well, so the overlay may forget it whenever it likes.
+Addresses only grow, so moving the horizon or the base map rewrites nothing: what an entry below ``folded``
+says *is* in the image, and below the base map's cut it is in the base map as well, so the overlay may forget
+such entries whenever it likes. (An entry below ``folded`` that is still there counts as forgotten: the zero
+range that may have covered it is gone.)
 
 Writing only appends to a few lists (``note``); ``absorb`` turns thousands of notes into one vectorised
 update, at the latest when somebody reads. Nothing here waits: ``settle`` with ``nowait`` says False where a
@@ -108,6 +109,10 @@ class LiveMap:
         """Words and digests from memory; word 0 where only the lower layers know. Absorbs first."""
         self.absorb()
         words, digests = self.overlay.get(blocks)
+        if self.folded:
+            forgotten = (words & MASK) < np.uint64(self.folded)
+            words[forgotten] = 0
+            digests[forgotten] = 0
         if len(self.ranges):
             over_ranges(self.ranges, blocks, words, digests, self.based)
         return words, digests

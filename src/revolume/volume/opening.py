@@ -26,7 +26,7 @@ from revolume.log.commit import Commit
 from revolume.log.pool import PoolLimits, SegmentPool
 from revolume.log.scan import Found
 from revolume.log.segment import Segment, write_footer
-from revolume.log.tail import Piece, Recovered, TailCopy, recover, stated_durable
+from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable
 from revolume.log.transfer import BLOCK
 from revolume.log.writer import Writer
 from revolume.volume import facts, layout
@@ -201,6 +201,7 @@ class _Opening:
             )
         end = LogEnd(mark.position, mark.chain, mark.write, mark.time_ns)
         last = found.pieces[-1] if found.pieces else None
+        self._seal(found.pieces[:-1])
         if last is not None and last.builder is not None and last.segment.use == last_use:
             return _Tail(found.pieces, end, last.segment, last.end_block)
         return _Tail(found.pieces, end, None, 0)
@@ -243,6 +244,10 @@ class _Opening:
         freed = self._pool.give_back([s.use for s in stale if s.use >= first])
         freed |= self._pool.give_back([s.use for s in stale if s.use < first])
         self._pool.ready.clear()
+        pieces = found.pieces + [
+            Piece(c.segment, c.builder.freeze(), c.next_block, c.chain_before, c.builder) for c in copies
+        ]
+        await self._host.work.call_sync(self._seal, pieces[:-1] if copies else pieces)
         end = found.end
         mark = Mark(end.position, 0, end.chain, end.write, end.time_ns)
         await self._recorder.record(
@@ -250,11 +255,18 @@ class _Opening:
             (EditKind.DURABLE, pack_mark(mark)),
         )  # fmt: skip
         self._pool.release(freed)
-        pieces = found.pieces + [
-            Piece(c.segment, c.builder.freeze(), c.next_block, b"", c.builder) for c in copies
-        ]
         last = copies[-1] if copies else None
         return _Tail(pieces, end, last.segment if last else None, last.next_block if last else 0)
+
+    def _seal(self, pieces: list[Piece]) -> None:
+        """Footers for pieces that lack one, or whose footer speaks of more than was kept."""
+        volume, stated = self._state.volume, (self._stated.durable, self._stated.edit)
+        for piece in pieces:
+            if piece.builder is None:
+                continue
+            chains = (piece.chain_before, last_of(piece, volume).transfer.chain)
+            write_footer(piece.segment, volume, piece.builder, piece.end_block, chains, stated)
+            piece.segment.file.datasync()
 
     async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
         stated = (self._stated.durable, self._stated.edit, self._stated.horizon)
@@ -282,7 +294,8 @@ class _Opening:
     async def _core(self, tail: _Tail) -> Core:
         state, options = self._state, self._options
         self._stated.durable = tail.end.position
-        overlay = Overlay(options.map_memory_bytes)
+        seed = int.from_bytes(self._host.entropy.token(8), "little")
+        overlay = Overlay(options.map_memory_bytes, seed)
         sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
         base = self._base(state)
         live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
@@ -320,7 +333,7 @@ class _Opening:
         partials = Partials(source.base_of, reader.version_now)
         source.partials, source.reader = partials, reader
         writer = Writer(appender, pool, commit, live, partials)
-        admission = Admission(host.clock, pool, writer.room_blocks)
+        admission = Admission(pool, writer.holds)
         core = Core(
             host, self._options, self._directory, self._log, self._maps, state.volume, state.name,
             state.horizon.size, self._recorder, pool, appender, commit, live, partials, writer, store,
@@ -338,7 +351,7 @@ class _Opening:
             builder = tail.pieces[-1].builder
             assert builder is not None
             appender.segment, appender.next_block, appender.columns = tail.segment, tail.next_block, builder
-            appender.chain_before = tail.pieces[-1].chain_before or appender.chain_before
+            appender.chain_before = tail.pieces[-1].chain_before
 
     async def _begin_epoch(self, core: Core) -> None:
         """The epoch is durable before its first write: in the manifest first, then as a fact in the log."""
@@ -352,7 +365,7 @@ class _Opening:
         )  # fmt: skip
         core.writer.on_seal = Sealer(core).seal
         core.commit.on_durable = Durables(core).moved
-        if not core.pool.ready and core.writer.room_blocks() < 16:
+        if not core.writer.holds(4, 0):
             core.pool.ready.append(await self._first_segment())
         core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
         await core.commit.wait_durable(appender.position)

@@ -108,6 +108,7 @@ class _Salvage:
         self._problems: list[Problem] = []
         self._blocks = 0
         self._lost = 0
+        self._volume = bytes(16)
         self._size = 0
         self._horizon = 0
 
@@ -131,6 +132,7 @@ class _Salvage:
         except RevolumeError as error:
             self._problems.append(Problem("manifest", error.cause))
             return
+        self._volume = state.volume
         self._horizon = state.horizon.write
         self._size = state.horizon.size
 
@@ -145,8 +147,8 @@ class _Salvage:
             found += self._search(log.open(name, write=False), name)
         if not found:
             return []
-        volume = Counter(f.transfer.volume for f in found).most_common(1)[0][0]
-        mine = [f for f in found if f.transfer.volume == volume]
+        self._volume = Counter(f.transfer.volume for f in found).most_common(1)[0][0]
+        mine = [f for f in found if f.transfer.volume == self._volume]
         return sorted((self._candidate(f) for f in mine), key=lambda c: (c.epoch, c.position))
 
     @staticmethod
@@ -241,12 +243,12 @@ class _Salvage:
         self._size = max(self._size, image.size())
         self._out.truncate(self._size)
         try:
-            sums = Sums.open(self._directory, None)
+            sums = Sums.open(self._directory, self._volume)
         except RevolumeError as error:
             self._problems.append(Problem(layout.SUMS, f"{error.cause} The image is taken as it is."))
             self._copy_all(image)
             return
-        self._horizon = max(self._horizon, sums.horizon_write)
+        self._horizon = max(self._horizon, sums.facts.write)
         for blocks, digests in sums.within(0, sums.blocks):
             for block, digest in zip(blocks.tolist(), digests.tolist(), strict=True):
                 self._image_block(image, block, digest)

@@ -34,6 +34,8 @@ U64 = npt.NDArray[np.uint64]
 RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
 MAP_SLACK = 1 << 15
+PARTIALS_MAX = 4096
+PLENTY_BLOCKS = 1 << 17
 WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
 
@@ -104,9 +106,9 @@ class Volume:
     def _wants_room(self, ops: list[Op]) -> bool:
         """Near the end of what is ready the exact answer is worth its price."""
         core = self.core
-        if core.pool.ready_blocks > 4 * core.admission.reserve + (64 << 20) // BLOCK + 1024:
-            return False
-        return not core.admission.admits(core.writer.need_blocks(ops)) or len(core.partials) > 4096
+        if len(core.pool.ready) * core.pool.segment_blocks > PLENTY_BLOCKS:
+            return len(core.partials) > PARTIALS_MAX
+        return not core.admission.admits(core.writer.need_blocks(ops)) or len(core.partials) > PARTIALS_MAX
 
     def _after_append(self) -> None:
         core = self.core
@@ -145,7 +147,7 @@ class Volume:
             await self.folder.rebase()
             core.live.overlay.sweep(1 << 30)
             self._tight = core.live.overlay.room() < MAP_SLACK
-        if len(core.partials) > 4096:
+        if len(core.partials) > PARTIALS_MAX:
             await self.cutter.cut()
         await core.admission.wait(core.writer.need_blocks(ops))
 
@@ -215,8 +217,8 @@ class Volume:
     async def append_fact(self, body: bytes) -> None:
         """Append a fact to the log and make it durable."""
         draft = facts.draft(body)
-        if self.core.writer.room_blocks() < draft.total_blocks + 8:
-            await self.core.admission.wait(draft.total_blocks + 8, True)
+        if not self.core.appender.fits(draft) and not self.core.pool.ready:
+            await self.core.admission.wait(1, True)
         self.core.writer.emit(draft)
         await self.durable(self.position)
 
