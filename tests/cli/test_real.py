@@ -398,6 +398,22 @@ def test_bisect_serves_a_stopped_volume_itself_and_lets_nothing_go(place: Path) 
     assert not (directory / "nbd.sock").exists()
 
 
+def test_bisect_steps_over_the_numbers_that_a_crash_left_out(place: Path) -> None:
+    """And finds a good stretch that no consistency point has seen."""
+    directory = place / "v"
+    words = ("--size", "16M", "--cp-interval", "1h", *SMALL)
+    with serving(directory, *words, end=signal.SIGKILL):
+        write(directory, *[(0, b"good" + bytes([n]) * 4092) for n in range(5)])
+    with serving(directory, *words):
+        write(directory, *[(0, b"good" + bytes([n]) * 4092) for n in range(3)])
+        write(directory, *[(0, b"bad!" + bytes([n]) * 4092) for n in range(40)])
+        last = told("points", directory, "--at", "now", "--json")["at"]["write"]
+        assert last > 1000, "numbers were left out"
+        for words in ((), ("--to", f"w{last - 20}")):
+            found = bisect(directory, *words, "--", sys.executable, "-c", GOOD, "{file}")
+            assert (found["good"]["write"], found["bad"]["write"]) == (last - 40, last - 39)
+
+
 # --- check and salvage ---------------------------------------------------------------------------------
 
 

@@ -61,6 +61,22 @@ def test_a_good_stretch_near_the_end_is_not_leapt_over(bad_after: int, more: int
     assert found == 2 * more + good - 1
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 8), st.data())
+def test_gaps_in_the_numbers_are_stepped_over(lengths: list[int], room: int, data: st.DataObject) -> None:
+    """Stretches of numbers with one gap: what is said is about numbers that exist, next to each other."""
+    before, after = sum(lengths), data.draw(st.integers(1, 9))
+    there = [*range(before), *range(before + room, before + room + after)]
+    turn = data.draw(st.integers(1, len(there) - 1))
+
+    async def probe(number: int) -> bool | None:
+        return there.index(number) < turn if number in there else None
+
+    async def exists(number: int) -> bool:
+        return number in there
+
+    assert asyncio.run(narrow(there[0], there[-1], probe, exists)) == (there[turn - 1], there[turn])
+
+
 def test_tries_are_bounded() -> None:
     good, _, asked = search([False] * 1000, tries_max=30)
     assert good is None and len(asked) == 30

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -38,7 +39,9 @@ PointsOnlyOption = Annotated[
 TimeoutOption = Annotated[
     str | None, typer.Option("--timeout", help="A run that takes longer (30s) does not succeed.")
 ]
-TriesOption = Annotated[int, typer.Option("--tries", min=1, help="Points to try at most before giving up.")]
+TriesOption = Annotated[
+    int, typer.Option("--tries", min=1, help="Moments to try at most before giving up on a good one.")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the command prints.")]
 
 
@@ -106,30 +109,46 @@ class Found:
 
 async def _find(asked: Asked) -> Found:
     from revolume.cli.door import open_door
-    from revolume.cli.search import bracket, narrow
+    from revolume.cli.search import narrow
 
     async with open_door(asked.directory) as door:
-        writes = await _candidates(asked, door)
         tried = Tries(asked, door)
-        good, bad = await bracket(len(writes), asked.tries_max, lambda index: tried.succeeds(writes[index]))
-        if good is None:
-            raise _good_nowhere(tried.runs, len(writes))
-        if bad is None:
-            raise _bad_nowhere(writes[good])
-        good, bad = await narrow(good, bad, lambda index: tried.succeeds(writes[index]))
-        last, first = writes[good], writes[bad]
+        points = await _candidates(asked, door)
+        good, bad = await _search(tried, points, asked.tries_max)
         if not asked.points_only:
-            last, first = await narrow(last, first, tried.succeeds)
-        return Found(await door.moment(f"w{last}"), await door.moment(f"w{first}"), tried.runs)
+            if good is None:
+                every = range(points[0], points[-1] + 1)
+                good, bad = await _search(tried, every, asked.tries_max - tried.runs)
+            elif bad is not None:
+                good, bad = await narrow(good, bad, tried.succeeds, tried.exists)
+        if good is None:
+            raise _good_nowhere(tried.runs)
+        if bad is None:
+            raise _bad_nowhere(good)
+        return Found(await door.moment(f"w{good}"), await door.moment(f"w{bad}"), tried.runs)
+
+
+async def _search(tried: Tries, writes: Sequence[int], tries_max: int) -> tuple[int | None, int | None]:
+    """The last good and the first bad of these writes. (None, _): none is good. (last, None): the last is."""
+    from revolume.cli.search import bracket, narrow
+
+    async def succeeds(index: int) -> bool | None:
+        return await tried.succeeds(writes[index])
+
+    async def exists(index: int) -> bool:
+        return await tried.exists(writes[index])
+
+    good, bad = await bracket(len(writes), tries_max, succeeds)
+    if good is not None and bad is not None:
+        good, bad = await narrow(good, bad, succeeds, exists)
+    return None if good is None else writes[good], None if bad is None else writes[bad]
 
 
 async def _candidates(asked: Asked, door: Door) -> list[int]:
     """The writes at which consistency points lie, and both ends of what was asked, oldest first."""
     points = [int(point["write"]) for point in await door.points()]
     last = int((await door.moment(asked.until or "now"))["write"])
-    first = points[0] if points else last
-    if asked.since is not None:
-        first = int((await door.moment(asked.since))["write"])
+    first = int((await door.moment(asked.since))["write"]) if asked.since else await door.oldest()
     if first > last:
         raise UsageError("bad-range", "--from is later than --to.", "Exchange them.")
     return sorted({first, last, *(write for write in points if first <= write <= last)})
@@ -141,11 +160,28 @@ class Tries:
     def __init__(self, asked: Asked, door: Door) -> None:
         self._asked = asked
         self._door = door
+        self._known: dict[int, bool | None] = {}
         self.runs = 0
 
-    async def succeeds(self, write: int) -> bool:
+    async def succeeds(self, write: int) -> bool | None:
+        """Does the command succeed after this write? None: there is no write of this number."""
+        if write not in self._known:
+            export = await self._export(write)
+            self._known[write] = None if export is None else await self._judged(write, export)
+        return self._known[write]
+
+    async def exists(self, write: int) -> bool:
+        return await self._export(write) is not None
+
+    async def _export(self, write: int) -> str | None:
+        try:
+            return str((await self._door.moment(f"w{write}"))["export"])
+        except NotFound:
+            return None
+
+    async def _judged(self, write: int, export: str) -> bool:
         self.runs += 1
-        good = await self._run((await self._door.moment(f"w{write}"))["export"])
+        good = await self._run(export)
         if not self._asked.quiet:
             print_note(f"w{write}: {'good' if good else 'bad'}")
         return good
@@ -170,8 +206,8 @@ def _silent(stage: str, done: int, total: int) -> None:
     """Each run is told when it has ended."""
 
 
-def _good_nowhere(runs: int, candidates: int) -> NotFound:
-    cause = f"The command succeeds at none of the {runs} moments tried, of {candidates} points."
+def _good_nowhere(runs: int) -> NotFound:
+    cause = f"The command succeeds at none of the {runs} moments tried."
     hint = "See with --verbose what it says; --from, --to and --tries say where and how long to look."
     return NotFound("good-nowhere", cause, hint)
 

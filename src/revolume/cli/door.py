@@ -35,6 +35,9 @@ _SOCKET_PATH_BYTES_MAX: Final = 107
 class Questions(Protocol):
     """What a verb asks of a volume besides its content."""
 
+    async def oldest(self) -> int:
+        """The first write that is retained."""
+
     async def points(self) -> list[dict[str, Any]]:
         """The retained points, oldest first."""
 
@@ -48,6 +51,7 @@ class Door:
     def __init__(self, host: Host, way: str, questions: Questions) -> None:
         self._host = host
         self._address = own_address(way)
+        self.oldest = questions.oldest
         self.points = questions.points
         self.moment = questions.moment
 
@@ -114,6 +118,9 @@ class Running:
     def __init__(self, client: ControlClient) -> None:
         self._client = client
 
+    async def oldest(self) -> int:
+        return int((await asyncio.to_thread(self._client.status))["horizon_write"])
+
     async def points(self) -> list[dict[str, Any]]:
         return list((await asyncio.to_thread(self._client.points))["points"])
 
@@ -126,6 +133,9 @@ class Own:
 
     def __init__(self, service: Service) -> None:
         self._control = service.control
+
+    async def oldest(self) -> int:
+        return int(self._control.status()["horizon_write"])
 
     async def points(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(point) for point in self._control.points().points]

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 
-Probe = Callable[[int], Awaitable[bool]]
+Probe = Callable[[int], Awaitable[bool | None]]  # None: there is nothing of this number
+Exists = Callable[[int], Awaitable[bool]]
 
 
 async def bracket(count: int, tries_max: int, probe: Probe) -> tuple[int | None, int | None]:
@@ -25,24 +26,53 @@ async def bracket(count: int, tries_max: int, probe: Probe) -> tuple[int | None,
     """
     bad: list[int] = []
     for tries, index in enumerate(_order(count)):
-        if tries == tries_max:
+        if tries >= tries_max:
             break
-        if await probe(index):
+        good = await probe(index)
+        if good:
             after = [other for other in bad if other > index]
             return index, min(after, default=None)
-        bad.append(index)
+        if good is not None:
+            bad.append(index)
     return None, min(bad, default=None)
 
 
-async def narrow(good: int, bad: int, probe: Probe) -> tuple[int, int]:
-    """Neighbours (good, bad) between a good and a bad number."""
+async def narrow(good: int, bad: int, probe: Probe, exists: Exists | None = None) -> tuple[int, int]:
+    """Neighbours (good, bad) between a good and a bad number, among those that name something."""
     while bad - good > 1:
         middle = (good + bad) // 2
-        if await probe(middle):
+        found = await probe(middle)
+        if found is None:
+            assert exists is not None
+            beside = await _beside_gap(good, middle, bad, exists)
+            if beside is None:
+                break
+            middle, found = beside, await probe(beside)
+        if found:
             good = middle
         else:
             bad = middle
     return good, bad
+
+
+async def _beside_gap(low: int, missing: int, high: int, exists: Exists) -> int | None:
+    """A number that exists strictly between ``low`` and ``high``, at an edge of the gap around ``missing``."""
+    below = await _edge(low, missing, exists)
+    if below != low:
+        return below
+    above = await _edge(high, missing, exists)
+    return above if above != high else None
+
+
+async def _edge(there: int, missing: int, exists: Exists) -> int:
+    """The number that exists beside the gap, coming from one that does."""
+    while abs(missing - there) > 1:
+        middle = (there + missing) // 2
+        if await exists(middle):
+            there = middle
+        else:
+            missing = middle
+    return there
 
 
 def _order(count: int) -> Iterator[int]:
