@@ -22,7 +22,6 @@ was let in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,6 +32,7 @@ from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.nbd.budget import Account
 from revolume.nbd.constants import Command, Errno
 from revolume.nbd.errors import ExportError, sentence, wire_errno
+from revolume.nbd.jobs import Job, Jobs
 from revolume.nbd.limits import Limits
 from revolume.nbd.reads import INLINE_BYTES_MAX, Late, LateReader, ReadRun
 from revolume.nbd.replies import Encoder, clip
@@ -40,8 +40,6 @@ from revolume.nbd.transmission import DF_BIT, FUA_BIT, LEGAL, REQ_ONE_BIT, Reque
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Export
-
-Job = Callable[[], Coroutine[None, None, None]]
 
 _WRITE: Final = int(Command.WRITE)
 _READ: Final = int(Command.READ)
@@ -105,7 +103,7 @@ class Executor:
         self._done: list[bytes] = []
         self._out: list[memoryview] = []
         # what waits
-        self._jobs: dict[asyncio.Task[None], list[bytes]] = {}
+        self._jobs = Jobs(self._fail_all, self._on_job_finished)
         self._unreleased: dict[int, list[bytes]] = {}
         self._releases = 0
         self._idle = asyncio.Event()
@@ -168,13 +166,13 @@ class Executor:
             return False
         if self._synced:
             synced, self._synced = self._synced, []
-            self._start(synced, partial(self._answer_durable, self.export.position, synced))
+            self._start_job(synced, partial(self._answer_durable, self.export.position, synced))
         if self._reads.bytes:
             self._read()
         if self._begin:
             begin, self._begin = self._begin, []
             for token, job in begin:
-                self._start([token], job)
+                self._start_job([token], job)
         return True
 
     def _append(self) -> bool:
@@ -183,7 +181,7 @@ class Executor:
         except NoRoomNow:
             if not self._roomless:
                 self._roomless = True
-                self._start([], self._make_room)
+                self._start_job([], self._make_room)
             return False
         except Exception as error:
             self._fail_changes(error)
@@ -220,7 +218,7 @@ class Executor:
         except Exception:
             late = self._reads.take()  # each is tried alone, so that one bad block fails one read
         for read in late:
-            self._start([read.token], partial(self._late.answer, read))
+            self._start_job([read.token], partial(self._late.answer, read))
 
     def _answer(self) -> None:
         """Send what is ready."""
@@ -318,25 +316,14 @@ class Executor:
 
     # --- jobs --------------------------------------------------------------------------------------------
 
-    def _start(self, tokens: list[bytes], job: Job) -> None:
-        """Run a job that answers ``tokens``, or fails them all."""
+    def _start_job(self, tokens: list[bytes], job: Job) -> None:
         self._idle.clear()
-        task = asyncio.get_running_loop().create_task(self._guard(tokens, job))
-        self._jobs[task] = tokens
+        self._jobs.start(tokens, job)
 
-    async def _guard(self, tokens: list[bytes], job: Job) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            await job()
-        except Exception as error:
-            if task in self._jobs:
-                self._fail_all(tokens, error)
-        finally:
-            if self._jobs.pop(task, None) is not None:
-                self._answer()
-                self._note_idle()
-                self._port.go_on()
+    def _on_job_finished(self) -> None:
+        self._answer()
+        self._note_idle()
+        self._port.go_on()
 
     async def _make_room(self) -> None:
         """Wait for room, then go on with the batch that had none."""
@@ -380,8 +367,8 @@ class Executor:
     @property
     def in_flight(self) -> int:
         """Requests that wait for something."""
-        waiting = sum(map(len, self._jobs.values())) + sum(map(len, self._unreleased.values()))
-        return waiting + len(self._ops) + len(self._rest)
+        unreleased = sum(map(len, self._unreleased.values()))
+        return len(self._jobs.tokens) + unreleased + len(self._ops) + len(self._rest)
 
     def _note_idle(self) -> None:
         if not self._jobs and not self._unreleased:
@@ -393,26 +380,20 @@ class Executor:
 
     def give_up(self) -> None:
         """Answer all that still waits with ESHUTDOWN."""
-        stop = ExportError("stopping", "the server is stopping", errno=Errno.ESHUTDOWN)
-        tokens = [token for group in self._jobs.values() for token in group]
+        rest = self._rest.copy()
+        tokens = self._jobs.tokens + self._synced + self._plain + self._fua
         tokens += [token for group in self._unreleased.values() for token in group]
-        tokens += [request[1] for request in self._rest]
-        self.abandon(keep_changes=True)
-        self._fail_all(tokens, stop)
-        self._fail_changes(stop)
+        tokens += [token for token, _ in self._begin] + [read.token for read in self._reads.take()]
+        self.abandon()
+        self._fail_all(tokens, ExportError("stopping", "the server is stopping", errno=Errno.ESHUTDOWN))
+        self._turn_away(rest)
         self._answer()
 
-    def abandon(self, keep_changes: bool = False) -> None:
+    def abandon(self) -> None:
         """Nothing of what waits is done or answered any more. What was appended stays."""
-        jobs, self._jobs = self._jobs, {}
-        for task in jobs:
-            task.cancel()
-        self._begin.clear()
+        self._jobs.abandon()
+        self._reads.take()
+        for waiting in (self._begin, self._rest, self._ops, self._plain, self._fua, self._synced):
+            waiting.clear()
         self._unreleased.clear()
-        self._rest.clear()
-        if not keep_changes:
-            self._ops.clear()
-            self._plain.clear()
-            self._fua.clear()
-        self._synced.clear()
         self._idle.set()

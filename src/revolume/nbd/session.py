@@ -1,17 +1,13 @@
 """One connection, from its greeting to its end.
 
-    accepted -> options (``handshake.py``) -> [TLS -> options] -> transmission (``executor.py``) -> closed
+    accepted -> options (``negotiation.py``) -> transmission (``executor.py``) -> closed
 
-The session is the wire's receiver and the executor's port; it owns no algorithm. In the option phase a
-task drives the handshake, because opening an export may take time. In the transmission phase everything
-happens in ``received``: what came is parsed, executed and answered before it returns.
+The session is the wire's receiver and the executor's port; it owns no algorithm. In the transmission phase
+everything happens in ``received``: what came is parsed, executed and answered before it returns.
 
 The session stops reading (``_pause``) while the executor is held, while the client does not take its
 answers, and while a large request waits for memory. ``go_on`` is called after anything that may end such
 a state and looks anew at all of them.
-
-Atomic between awaits: one wake-up; the answer to GO together with the fence before it (``settle`` of all
-other sessions), so that nothing an older connection had sent takes effect after a newer one was let in.
 """
 
 from __future__ import annotations
@@ -24,45 +20,22 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from revolume.errors import NotFound, Refused, RevolumeError, UsageError
 from revolume.host import Host
 from revolume.host.network import Peer, Wire
 from revolume.nbd.budget import Account, Budget
-from revolume.nbd.constants import (
-    BLOCK_SIZE_MIN,
-    BLOCK_SIZE_PREFERRED,
-    Errno,
-    Reply,
-    TransmissionFlag,
-)
-from revolume.nbd.errors import ExportError, ProtocolError, sentence
 from revolume.nbd.executor import Executor
-from revolume.nbd.handshake import (
-    Dialect,
-    Event,
-    Handshake,
-    Leave,
-    StartTls,
-    State,
-    Tls,
-    WantContexts,
-    WantExport,
-    WantList,
-)
+from revolume.nbd.handshake import Dialect, Tls
 from revolume.nbd.inbox import Inbox
 from revolume.nbd.limits import Limits
-from revolume.nbd.options import ExportFacts
+from revolume.nbd.negotiation import Negotiation, Opened
 from revolume.nbd.replies import encoder
 from revolume.nbd.transmission import BATCH_REQUESTS_MAX, CompactParser, ExtendedParser, Parser
 
 if TYPE_CHECKING:
-    from revolume.nbd.export import Export, Exports
+    from revolume.nbd.export import Exports
 
 _CLOGGED_BYTES_MIN: Final = 512 << 10  # above every wire's low-water mark, so that ``writable`` will come
-_UNREAD_OPTIONS_MAX: Final = 128 << 10
-
 _CLOSE_SECONDS: Final = 10.0  # how long a client may take to read its last answers
-_ALL_NAMESPACES: Final = ("base:", "qemu:")
 
 _log = structlog.get_logger("revolume.nbd")
 
@@ -102,16 +75,22 @@ class Session:
         self._limits = around.limits
         self._account = Account(around.budget, around.limits.connection_bytes)
         self._inbox = Inbox(around.limits.buffer_bytes)
-        self._handshake = Handshake(around.tls, around.limits.options)
+        self._negotiation = Negotiation(
+            wire,
+            around.host.clock,
+            around.exports,
+            around.limits,
+            around.tls,
+            self._secure,
+            lambda: around.fence(self),
+        )
         self._parser: Parser | None = None
         self._executor: Executor | None = None
-        self._more = asyncio.Event()  # option bytes have come
         self._sendable = asyncio.Event()
         self._paused = False
         self._wants_memory = False
         self._closed = False
         self._leaving = False  # no more requests are looked at
-        self._answering_ns = 0  # time that the client does not have to answer for
         self._tasks: set[asyncio.Task[None]] = set()
         self._received_bytes = 0
         self._sent_bytes = 0
@@ -120,7 +99,7 @@ class Session:
         """Greet and listen."""
         self._wire.start(self)
         self._spawn(self._negotiate())
-        self._spawn(self._watch_handshake())
+        self._spawn(self._negotiation.watch())
 
     def _spawn(self, job: Awaitable[None]) -> None:
         async def run() -> None:
@@ -151,7 +130,7 @@ class Session:
     def received(self, n: int) -> None:
         self._received_bytes += n
         if self._executor is None:
-            self._receive_options(n)
+            self._negotiation.receive(self._inbox.view[:n])
         else:
             self._inbox.end += n
             self._work()
@@ -176,138 +155,33 @@ class Session:
 
     # --- the option phase --------------------------------------------------------------------------------
 
-    def _receive_options(self, n: int) -> None:
-        at = self._inbox.end
-        self._handshake.receive(self._inbox.view[at : at + n])
-        self._more.set()
-        if self._handshake.unread_bytes > _UNREAD_OPTIONS_MAX:
-            self._pause()
-
     async def _negotiate(self) -> None:
-        """Answer options until an export is open or the connection is at its end."""
         try:
-            while self._handshake.state is not State.TRANSMISSION:
-                event = self._handshake.next_event()
-                if isinstance(event, StartTls):
-                    await self._secure()
-                    continue
-                self._send_options()
-                if event is None:
-                    await self._wait_for_options()
-                elif isinstance(event, Leave) or not await self._answer_event(event):
-                    return await self._close()
-        except (ProtocolError, OSError) as error:
-            _log.info("nbd connection refused", peer=self._wire.peer.address, cause=sentence(error))
-            await self._close()
+            opened = await self._negotiation.run()
         except Exception:
             _log.exception("nbd handshake failed", peer=self._wire.peer.address)
             self._wire.abort()
-        return None
-
-    async def _wait_for_options(self) -> None:
-        self._more.clear()
-        if self._paused:
-            self._resume()
-        await self._more.wait()
-
-    def _send_options(self) -> None:
-        answers = self._handshake.take_answers()
-        if answers:
-            self.send([memoryview(answers)])
+            return
+        if opened is None:
+            await self._close()
+        else:
+            self._begin(opened)
 
     async def _secure(self) -> None:
-        """STARTTLS. Nothing is received from before the ACK goes out until the state is wiped."""
-        assert self._around.context is not None
-        self._pause()
-        self._send_options()
-        await self._wire.start_tls(self._around.context)
-        self._handshake.tls_started()
-        self._resume()
+        context = self._around.context
+        assert context is not None, "STARTTLS is answered only where there is a context"
+        await self._wire.start_tls(context)
 
-    async def _answer_event(self, event: Event) -> bool:
-        """Answer what the handshake cannot answer by itself; False ends the connection."""
-        clock = self._around.host.clock
-        began = clock.monotonic_ns()
-        try:
-            if isinstance(event, WantList):
-                self._handshake.answer_list(self._around.exports.names()[: self._limits.exports_listed_max])
-            elif isinstance(event, WantContexts):
-                await self._answer_contexts(event)
-            elif isinstance(event, WantExport):
-                await self._answer_export(event)
-        except RevolumeError as error:
-            return self._handshake.refuse(_refusal(error), sentence(error)) is None
-        finally:
-            self._answering_ns += clock.monotonic_ns() - began
-        return True
-
-    async def _answer_contexts(self, event: WantContexts) -> None:
-        exports = self._around.exports
-        export = await exports.open(event.name, self._wire.peer)
-        try:
-            queries = event.queries or (() if event.select else _ALL_NAMESPACES)
-            names: list[str] = []
-            for query in queries:
-                if not (event.select and query.endswith(":")):
-                    names += await exports.contexts(export, query)
-        finally:
-            export.close()
-        self._handshake.answer_contexts(names)
-
-    async def _answer_export(self, event: WantExport) -> None:
-        export = await self._around.exports.open(event.name, self._wire.peer)
-        try:
-            facts = self._facts(export)
-        except BaseException:
-            export.close()
-            raise
-        if not event.keep:
-            export.close()
-            self._handshake.accept_export(facts)
-            return
-        self._around.fence(self)
-        self._handshake.accept_export(facts)
-        self._begin_transmission(export)
-
-    def _facts(self, export: Export) -> ExportFacts:
-        chunked = self._handshake.dialect is not Dialect.SIMPLE
-        return ExportFacts(
-            name=export.name,
-            description=export.description,
-            size=export.size,
-            flags=transmission_flags(export, chunked),
-            block_size_min=BLOCK_SIZE_MIN,
-            block_size_preferred=BLOCK_SIZE_PREFERRED,
-            payload_bytes_max=self._limits.payload_bytes_max,
-        )
-
-    def _begin_transmission(self, export: Export) -> None:
-        handshake, limits = self._handshake, self._limits
-        extended = handshake.dialect is Dialect.EXTENDED
+    def _begin(self, opened: Opened) -> None:
+        """From here on ``received`` does everything."""
+        limits = self._limits
+        extended = opened.dialect is Dialect.EXTENDED
         self._parser = (ExtendedParser if extended else CompactParser)(limits.payload_bytes_max)
         self._executor = Executor(
-            export, encoder(handshake.dialect), handshake.contexts, limits, self._account, self
+            opened.export, encoder(opened.dialect), opened.contexts, limits, self._account, self
         )
-        self._send_options()
-        self._inbox.put(handshake.take_rest())
+        self._inbox.put(opened.rest)
         self._work()
-        if self._paused:
-            self.go_on()
-
-    async def _watch_handshake(self) -> None:
-        """A client that does not come to the point is not kept; the time we needed ourselves is not its."""
-        clock = self._around.host.clock
-        began = clock.monotonic_ns()
-        allowed = int(self._limits.handshake_seconds * 1e9)
-        while self._executor is None:
-            left = began + allowed + self._answering_ns - clock.monotonic_ns()
-            if self._handshake.state is State.ANSWERING:
-                left = max(left, 100_000_000)
-            if left <= 0:
-                _log.info("nbd handshake took too long", peer=self._wire.peer.address)
-                self._wire.abort()
-                return
-            await clock.sleep(left / 1e9)
 
     # --- the transmission phase --------------------------------------------------------------------------
 
@@ -362,7 +236,6 @@ class Session:
     async def _close(self) -> None:
         if self._executor is not None:
             await self._executor.finished()
-        self._send_options()
         await self._end_wire(_CLOSE_SECONDS)
 
     async def _end_wire(self, seconds: float) -> None:
@@ -424,10 +297,6 @@ class Session:
             self._paused = True
             self._wire.pause()
 
-    def _resume(self) -> None:
-        self._paused = False
-        self._wire.resume()
-
     # --- the server's requests ---------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -445,44 +314,10 @@ class Session:
         try:
             await _within(self._around.host, grace_seconds, executor.finished())
         except TimeoutError:
-            executor.give_up()
+            _log.warning("nbd requests did not finish in time", in_flight=executor.in_flight)
+        executor.give_up()
         self._leaving = True
         await self._end_wire(max(grace_seconds, 1.0))
-
-
-def transmission_flags(export: Export, chunked: bool) -> int:
-    """What the client may do with this export."""
-    flags = (
-        TransmissionFlag.HAS_FLAGS
-        | TransmissionFlag.SEND_FLUSH
-        | TransmissionFlag.SEND_FUA
-        | TransmissionFlag.SEND_CACHE
-    )
-    if export.read_only:
-        flags |= TransmissionFlag.READ_ONLY
-    else:
-        flags |= TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES | TransmissionFlag.SEND_FAST_ZERO
-    if chunked:
-        flags |= TransmissionFlag.SEND_DF
-    if export.multi_conn:
-        flags |= TransmissionFlag.CAN_MULTI_CONN
-    return int(flags)
-
-
-def _refusal(error: RevolumeError) -> Reply:
-    """How an export that cannot be had is refused."""
-    if isinstance(error, ExportError):
-        known = {
-            Errno.ESHUTDOWN: Reply.ERR_SHUTDOWN,
-            Errno.EPERM: Reply.ERR_POLICY,
-            Errno.EINVAL: Reply.ERR_INVALID,
-        }
-        return known.get(error.errno, Reply.ERR_UNKNOWN)
-    if isinstance(error, Refused):
-        return Reply.ERR_POLICY
-    if isinstance(error, UsageError | NotFound):
-        return Reply.ERR_UNKNOWN
-    return Reply.ERR_PLATFORM
 
 
 async def _within(host: Host, seconds: float, job: Awaitable[None]) -> None:

@@ -1,0 +1,258 @@
+"""The option phase of one connection: what the handshake machine asks of the world, answered.
+
+The machine (``handshake.py``) knows the protocol; here are the exports, the clock and the encryption. A
+task drives it, because opening an export may take time; it ends with an export that was opened for
+transmission, or with none.
+
+The answer that opens an export and the fence before it (all other sessions are settled, so that nothing an
+older connection had sent takes effect later) happen without an await between them, and so does all that
+the session does until the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from revolume.errors import NotFound, Refused, RevolumeError, UsageError
+from revolume.host.clock import Clock
+from revolume.host.network import Wire
+from revolume.nbd.constants import (
+    BLOCK_SIZE_MIN,
+    BLOCK_SIZE_PREFERRED,
+    Errno,
+    Reply,
+    TransmissionFlag,
+)
+from revolume.nbd.errors import ExportError, ProtocolError, sentence
+from revolume.nbd.handshake import (
+    Dialect,
+    Event,
+    Handshake,
+    Leave,
+    StartTls,
+    State,
+    Tls,
+    WantContexts,
+    WantExport,
+    WantList,
+)
+from revolume.nbd.limits import Limits
+from revolume.nbd.options import ExportFacts
+
+if TYPE_CHECKING:
+    from revolume.nbd.export import Export, Exports
+
+_UNREAD_BYTES_MAX: Final = 128 << 10
+_ALL_NAMESPACES: Final = ("base:", "qemu:")
+_PATIENCE_NS: Final = 100_000_000  # how often to look whether an answer of ours is ready
+
+_log = structlog.get_logger("revolume.nbd")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was agreed: an export, how to speak about it, and the first bytes of transmission."""
+
+    export: Export
+    dialect: Dialect
+    contexts: tuple[str, ...]
+    rest: bytes
+
+
+class Negotiation:
+    """Drives one handshake.
+
+    ``fence`` is called right before an export is handed over, ``secure`` turns the wire encrypted.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        clock: Clock,
+        exports: Exports,
+        limits: Limits,
+        tls: Tls,
+        secure: Callable[[], Awaitable[None]],
+        fence: Callable[[], None],
+    ) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._exports = exports
+        self._limits = limits
+        self._secure_wire = secure
+        self._fence = fence
+        self._handshake = Handshake(tls, limits.options)
+        self._more = asyncio.Event()
+        self._paused = False
+        self._answering_ns = 0  # time that the client does not have to answer for
+        self._opened: Export | None = None
+
+    def receive(self, data: memoryview) -> None:
+        """Bytes from the client."""
+        self._handshake.receive(data)
+        self._more.set()
+        if self._handshake.unread_bytes > _UNREAD_BYTES_MAX:
+            self._pause()
+
+    async def run(self) -> Opened | None:
+        """Answer options until an export is open (the wire is listening then), or until the end."""
+        handshake = self._handshake
+        try:
+            while self._opened is None:
+                event = handshake.next_event()
+                if isinstance(event, StartTls):
+                    await self._secure()
+                    continue
+                self._send_answers()
+                if event is None:
+                    await self._wait_for_more()
+                elif isinstance(event, Leave) or not await self._answer(event):
+                    return None
+        except (ProtocolError, OSError) as error:
+            _log.info("nbd connection refused", peer=self._wire.peer.address, cause=sentence(error))
+            return None
+        finally:
+            self._send_answers()
+        self._resume()
+        return Opened(self._opened, handshake.dialect, handshake.contexts, handshake.take_rest())
+
+    async def watch(self) -> None:
+        """End a client that does not come to the point; the time we need ourselves is not its."""
+        began = self._clock.monotonic_ns()
+        allowed = int(self._limits.handshake_seconds * 1e9)
+        while self._opened is None:
+            left = began + allowed + self._answering_ns - self._clock.monotonic_ns()
+            if self._handshake.state is State.ANSWERING:
+                left = max(left, _PATIENCE_NS)
+            if left <= 0:
+                _log.info("nbd handshake took too long", peer=self._wire.peer.address)
+                self._wire.abort()
+                return
+            await self._clock.sleep(left / 1e9)
+
+    # --- the wire ----------------------------------------------------------------------------------------
+
+    async def _wait_for_more(self) -> None:
+        self._more.clear()
+        self._resume()
+        await self._more.wait()
+
+    def _send_answers(self) -> None:
+        answers = self._handshake.take_answers()
+        if answers:
+            self._wire.send([answers])
+
+    async def _secure(self) -> None:
+        """STARTTLS. Nothing is received from before the ACK goes out until the state is wiped."""
+        self._pause()
+        self._send_answers()
+        await self._secure_wire()
+        self._handshake.tls_started()
+        self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._wire.pause()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._wire.resume()
+
+    # --- answers -----------------------------------------------------------------------------------------
+
+    async def _answer(self, event: Event) -> bool:
+        """Answer what the handshake cannot answer by itself; False ends the connection."""
+        began = self._clock.monotonic_ns()
+        try:
+            if isinstance(event, WantList):
+                self._handshake.answer_list(self._exports.names()[: self._limits.exports_listed_max])
+            elif isinstance(event, WantContexts):
+                await self._answer_contexts(event)
+            elif isinstance(event, WantExport):
+                await self._answer_export(event)
+        except RevolumeError as error:
+            return self._handshake.refuse(_refusal(error), sentence(error)) is None
+        finally:
+            self._answering_ns += self._clock.monotonic_ns() - began
+        return True
+
+    async def _answer_contexts(self, event: WantContexts) -> None:
+        export = await self._exports.open(event.name, self._wire.peer)
+        try:
+            queries = event.queries or (() if event.select else _ALL_NAMESPACES)
+            names: list[str] = []
+            for query in queries:
+                if not (event.select and query.endswith(":")):
+                    names += await self._exports.contexts(export, query)
+        finally:
+            export.close()
+        self._handshake.answer_contexts(names)
+
+    async def _answer_export(self, event: WantExport) -> None:
+        export = await self._exports.open(event.name, self._wire.peer)
+        try:
+            facts = export_facts(export, self._handshake.dialect, self._limits.payload_bytes_max)
+        except BaseException:
+            export.close()
+            raise
+        if event.keep:
+            self._fence()
+            self._opened = export
+        else:
+            export.close()
+        self._handshake.accept_export(facts)
+
+
+def export_facts(export: Export, dialect: Dialect, payload_bytes_max: int) -> ExportFacts:
+    """What a client is told of an export."""
+    return ExportFacts(
+        name=export.name,
+        description=export.description,
+        size=export.size,
+        flags=transmission_flags(export, dialect is not Dialect.SIMPLE),
+        block_size_min=BLOCK_SIZE_MIN,
+        block_size_preferred=BLOCK_SIZE_PREFERRED,
+        payload_bytes_max=payload_bytes_max,
+    )
+
+
+def transmission_flags(export: Export, chunked: bool) -> int:
+    """What the client may do with this export."""
+    flags = (
+        TransmissionFlag.HAS_FLAGS
+        | TransmissionFlag.SEND_FLUSH
+        | TransmissionFlag.SEND_FUA
+        | TransmissionFlag.SEND_CACHE
+    )
+    if export.read_only:
+        flags |= TransmissionFlag.READ_ONLY
+    else:
+        flags |= TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES | TransmissionFlag.SEND_FAST_ZERO
+    if chunked:
+        flags |= TransmissionFlag.SEND_DF
+    if export.multi_conn:
+        flags |= TransmissionFlag.CAN_MULTI_CONN
+    return int(flags)
+
+
+def _refusal(error: RevolumeError) -> Reply:
+    """How an export that cannot be had is refused."""
+    if isinstance(error, ExportError):
+        known = {
+            Errno.ESHUTDOWN: Reply.ERR_SHUTDOWN,
+            Errno.EPERM: Reply.ERR_POLICY,
+            Errno.EINVAL: Reply.ERR_INVALID,
+        }
+        return known.get(error.errno, Reply.ERR_UNKNOWN)
+    if isinstance(error, Refused):
+        return Reply.ERR_POLICY
+    if isinstance(error, UsageError | NotFound):
+        return Reply.ERR_UNKNOWN
+    return Reply.ERR_PLATFORM
