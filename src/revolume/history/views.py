@@ -126,7 +126,8 @@ async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
     let_go = core.lease(holder, spot.write)
     try:
         name = layout.view_map_name(core.host.entropy.token(8).hex())
-        fragments = await _make(volume, spot, name)
+        with core.maps_in_use():
+            fragments = await _make(volume, spot, name)
         made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
         source = ViewSource(volume, made)
         reader = Reader(core.store, source, core.host.work)

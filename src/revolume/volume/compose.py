@@ -163,14 +163,13 @@ def old_digests(blocks: U64, words: U64, digests: U64, ranges: Ranges, below: Be
     the layers below; 0 for zeroes."""
     old = digests.copy()
     words = np.where((words & MASK) < np.uint64(below.folded), np.uint64(0), words)
-    kind = kinds(words)
-    old[kind == ZERO] = 0
-    partial = kind == PARTIAL
-    if partial.any():
-        at = np.searchsorted(below.partial_blocks, blocks[partial])
-        old[partial] = below.partial_digests[at]
     known = words != 0
-    old[known & ((ranges.get(blocks) & MASK) > (words & MASK))] = 0
+    covered = known & ((ranges.get(blocks) & MASK) > (words & MASK))
+    kind = kinds(words)
+    old[covered | (kind == ZERO)] = 0
+    partial = (kind == PARTIAL) & ~covered
+    if partial.any():
+        old[partial] = below.partial_digests[np.searchsorted(below.partial_blocks, blocks[partial])]
     old[~known] = _from_below(blocks[~known], ranges, below)
     return old
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,8 +102,29 @@ class Core:
     admission: Admission
     sizes: list[tuple[int, int]]
     generation: int = 0
+    map_users: int = 0
+    stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)
     footers: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def retire_map(self, name: str) -> None:
+        """A map file that new work does not begin with; it goes when nobody's job may still open it."""
+        self.stale_maps.append(name)
+        self._sweep_maps()
+
+    @contextlib.contextmanager
+    def maps_in_use(self) -> Iterator[None]:
+        """Map files named in here stay until the end of it."""
+        self.map_users += 1
+        try:
+            yield
+        finally:
+            self.map_users -= 1
+            self._sweep_maps()
+
+    def _sweep_maps(self) -> None:
+        while self.stale_maps and not self.map_users:
+            self.maps_directory.remove(self.stale_maps.pop())
 
     @property
     def manifest(self) -> Manifest:

@@ -211,4 +211,4 @@ class Folder:
             core.generation += 1
             if old is not None:
                 old.close()
-                core.maps_directory.remove(state.base_map)
+                core.retire_map(state.base_map)

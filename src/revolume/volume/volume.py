@@ -199,8 +199,9 @@ class Volume:
             raise Refused("snapshot-exists", f"{self.name} has a snapshot {name}.", "Choose another name.")
         let_go = self.core.lease(f"snapshot {name} being made", self.write)
         try:
-            point = await self.cut()
-            pin = PinnedSnapshot(name, point.write, point.number, point.time_ns)
+            point = await self.cutter.cut() or self.folder.horizon
+            number = point.number if isinstance(point, Point) else point.point
+            pin = PinnedSnapshot(name, point.write, number, point.time_ns)
             await self.append_fact(facts.snapshot_taken(pin))
             await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
             return Snapshot(name, pin.write, pin.point, pin.time_ns)
@@ -363,6 +364,7 @@ class Volume:
                 await self.folder.rebase(force=True)
         await self.durable(self.position)
         await core.footers_written()
+        await core.pool.stop()
         appender = core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
