@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from itertools import pairwise
 
@@ -353,12 +354,29 @@ _option = st.builds(
 )
 
 
-@settings(max_examples=10_000, deadline=None)
-@given(st.one_of(st.binary(max_size=60), st.lists(_option, max_size=6).map(b"".join)), st.sampled_from(list(Tls)))
-def test_garbage_never_crashes_the_option_phase(data: bytes, tls: Tls):
+def garbage(data: bytes, tls: Tls) -> None:
     machine = Handshake(tls, Bounds(options_max=4))
     try:
         hold(machine, [FLAGS, data, data])
     except ProtocolError:
         return
     assert machine.unread_bytes <= 2 * len(data) + 4
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.one_of(st.binary(max_size=60), st.lists(_option, max_size=6).map(b"".join)), st.sampled_from(list(Tls)))
+def test_garbage_never_crashes_the_option_phase(data: bytes, tls: Tls):
+    garbage(data, tls)
+
+
+def test_good_conversations_gone_bad_never_crash_the_option_phase():
+    for seed in range(10_000):
+        chance = random.Random(seed)
+        data = bytearray(CONVERSATION[4:])
+        for _ in range(chance.randrange(1, 6)):
+            at = chance.randrange(len(data))
+            if chance.random() < 0.7:
+                data[at] = chance.choice([0, 1, 0x7F, 0xFF, chance.randrange(256)])
+            else:
+                del data[at : at + chance.randrange(1, 20)]
+        garbage(bytes(data), chance.choice(list(Tls)))

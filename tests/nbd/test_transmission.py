@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 
 import pytest
@@ -188,7 +189,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(requests: list[bytes], sizes:
     assert len(whole) == len(requests)
 
 
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -208,3 +209,18 @@ def test_garbage_never_crashes_the_parsers(chunks: list[bytes]):
         for entry in drive(parser, chunks):
             assert entry == "broken" or len(entry) == 5
         assert parser.needed <= 32 + PAYLOAD_MAX
+
+
+def test_good_streams_gone_bad_never_crash_the_parsers():
+    stream = compact(1, 1, 0, 100, bytes(100)) + compact(0, 2, 0, 50) + compact(1, 3, 0, 900, bytes(900))
+    longer = extended(1, 1, 0, 100, bytes(100), 32) + extended(0, 2, 0, 50) + extended(6, 3, 0, 1 << 40)
+    for seed in range(10_000):
+        chance = random.Random(seed)
+        parser, data = chance.choice(
+            [(CompactParser(PAYLOAD_MAX), bytearray(stream)), (ExtendedParser(PAYLOAD_MAX), bytearray(longer))]
+        )
+        for _ in range(chance.randrange(1, 5)):
+            data[chance.randrange(len(data))] = chance.choice([0, 1, 0xFF, chance.randrange(256)])
+        cut = chance.randrange(len(data))
+        for entry in drive(parser, [bytes(data[:cut]), bytes(data[cut:])]):
+            assert entry == "broken" or len(entry) == 5

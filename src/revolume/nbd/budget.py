@@ -65,6 +65,7 @@ class Account:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._budget._queue.append((self, count, future))
+        self._budget._serve()  # those before it may wait for their own connections only
         try:
             await future
         except asyncio.CancelledError:
