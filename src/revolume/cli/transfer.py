@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+
 from revolume.cli.progress import Report
 
 _BLOCK: Final = 4096
@@ -76,11 +78,11 @@ async def push(file: int, size: int, remote: Remote, report: Report, *, overwrit
     async def piece(offset: int, length: int, is_data: bool) -> None:
         nonlocal done
         if is_data:
-            data = memoryview(await asyncio.to_thread(_read, file, offset, length))
-            for start, end in _data_runs(data):
+            data, runs = await asyncio.to_thread(_read_runs, file, offset, length)
+            for start, end in runs:
                 copied.data += end - start
                 await remote.write(offset + start, data[start:end])
-            holes = _holes(list(_data_runs(data)), length)
+            holes = _holes(runs, length)
         else:
             holes = [(0, length)]
         if overwrite:
@@ -158,19 +160,15 @@ def _cut(offset: int, length: int, is_data: bool) -> Iterator[Piece]:
 # --- blocks of zeroes ----------------------------------------------------------------------------------
 
 
-def _data_runs(data: memoryview) -> Iterator[tuple[int, int]]:
+def _data_runs(data: memoryview) -> list[tuple[int, int]]:
     """[start, end) of the runs of blocks that are not all zero."""
-    start = None
-    for block in range(0, len(data), _BLOCK):
-        content = data[block : block + _BLOCK]
-        if content == _ZEROES[: len(content)]:
-            if start is not None:
-                yield start, block
-            start = None
-        elif start is None:
-            start = block
-    if start is not None:
-        yield start, len(data)
+    whole = len(data) // _BLOCK * _BLOCK
+    filled = np.frombuffer(data[:whole], np.uint64).reshape(-1, _BLOCK // 8).any(axis=1)
+    if whole < len(data):
+        filled = np.append(filled, any(data[whole:]))
+    turns = np.flatnonzero(np.diff(np.concatenate(([False], filled, [False])).astype(np.int8))) * _BLOCK
+    ends = np.minimum(turns[1::2], len(data))
+    return list(zip(turns[::2].tolist(), ends.tolist(), strict=True))
 
 
 def _holes(runs: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
@@ -181,6 +179,11 @@ def _holes(runs: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
 
 
 # --- the file ------------------------------------------------------------------------------------------
+
+
+def _read_runs(file: int, offset: int, length: int) -> tuple[memoryview, list[tuple[int, int]]]:
+    data = memoryview(_read(file, offset, length))
+    return data, _data_runs(data)
 
 
 def _read(file: int, offset: int, length: int) -> bytearray:
