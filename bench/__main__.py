@@ -56,7 +56,7 @@ def main() -> int:
                     print(f"  {error}")
 
     peers = [kind.name for kind in PEERS if not options.peer or kind.name in options.peer]
-    judged = judge(targets(), bench.results)
+    judged = judge(targets(scale), bench.results)
     print("\n" + table(plan, peers, bench.results))
     print("\n" + costs(plan, peers, bench.results))
     print(verdicts(judged))

@@ -29,9 +29,7 @@ def chart(told: Mapping[str, Any]) -> str:
         if not group:
             continue
         middle = y + len(group) * _BAR / 2 + 4
-        bars.append(
-            f'<text x="{_LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(row["title"])}</text>'
-        )
+        bars.append(f'<text x="{_LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(row["title"])}</text>')
         for peer, (value, text) in group.items():
             width = max(1.0, min(value, _FURTHEST) * scale)
             text = f"» {text}" if value > _FURTHEST else text
@@ -49,9 +47,7 @@ def chart(told: Mapping[str, Any]) -> str:
         )
         x += 28 + 7 * len(peer)
     line = _LEFT + scale
-    key.append(
-        f'<line x1="{line:.1f}" x2="{line:.1f}" y1="44" y2="{y}" stroke="#8a8f98" stroke-dasharray="3 3"/>'
-    )
+    key.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="44" y2="{y}" stroke="#8a8f98" stroke-dasharray="3 3"/>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + 110} {y}" '
         f'font-family="sans-serif" font-size="12"><style>text{{fill:#555}}.v{{font-size:9px}}'
@@ -68,6 +64,4 @@ def _relative(row: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
     }
     base = medians.get(_BASE) or next(iter(medians.values()), 1.0)
     unit = "" if row["metric"] == "iops" else " MB/s"
-    return {
-        peer: (medians[peer] / base, f"{medians[peer]:,.0f}{unit}") for peer in COLOURS if peer in medians
-    }
+    return {peer: (medians[peer] / base, f"{medians[peer]:,.0f}{unit}") for peer in COLOURS if peer in medians}

@@ -40,15 +40,15 @@ class Scale:
 
 
 QUICK = Scale(
-    size=256 * MiB,
-    seconds=1.0,
-    repetitions=2,
-    sustained_seconds=8.0,
+    size=128 * MiB,
+    seconds=0.7,
+    repetitions=1,
+    sustained_seconds=5.0,
     sustained_repetitions=1,
-    budget=768 * MiB,
-    memory_touched=128 * MiB,
-    tail=512 * MiB,
-    quiet_seconds=0.3,
+    budget=512 * MiB,
+    memory_touched=64 * MiB,
+    tail=256 * MiB,
+    quiet_seconds=0.2,
 )
 
 
@@ -73,13 +73,9 @@ def rows(scale: Scale) -> list[Row]:
             "iops",
         ),
         Row("randwrite-1", "4 KiB random write, depth 1", Fio("randwrite", 4 * KiB, 1, short), "iops"),
-        Row(
-            "randread-32", "4 KiB random read, depth 32, cached", Fio("randread", 4 * KiB, 32, short), "iops"
-        ),
+        Row("randread-32", "4 KiB random read, depth 32, cached", Fio("randread", 4 * KiB, 32, short), "iops"),
         Row("randread-1", "4 KiB random read, depth 1, cached", Fio("randread", 4 * KiB, 1, short), "iops"),
-        Row(
-            "seqwrite", "256 KiB sequential write, depth 8, burst", Fio("write", 256 * KiB, 8, short), "MB/s"
-        ),
+        Row("seqwrite", "256 KiB sequential write, depth 8, burst", Fio("write", 256 * KiB, 8, short), "MB/s"),
         Row("seqread", "256 KiB sequential read, depth 8", Fio("read", 256 * KiB, 8, short), "MB/s"),
         Row(
             "agedread",
@@ -114,7 +110,7 @@ class Target:
     unit: str = "×"
 
 
-def targets(map_memory: int = 256 * MiB) -> list[Target]:
+def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
     def rate(row: str, peer: str = "revolume") -> tuple[str, str, str]:
         return (row, peer, "rate")
 
@@ -126,9 +122,7 @@ def targets(map_memory: int = 256 * MiB) -> list[Target]:
             rate("randwrite-32", "nbdkit memory"),
             0.8,
         ),
-        Target(
-            "random write burst / nbdkit file", rate("randwrite-32"), rate("randwrite-32", "nbdkit file"), 1.4
-        ),
+        Target("random write burst / nbdkit file", rate("randwrite-32"), rate("randwrite-32", "nbdkit file"), 1.4),
         Target("random write burst / qemu-nbd", rate("randwrite-32"), rate("randwrite-32", "qemu-nbd"), 3.0),
         Target("random write sustained / burst", rate("sustained"), rate("randwrite-32"), 0.5),
         Target("random read / nbdkit file", rate("randread-32"), rate("randread-32", "nbdkit file"), 1.2),
@@ -156,7 +150,7 @@ def targets(map_memory: int = 256 * MiB) -> list[Target]:
             at_least=False,
         ),
         Target(
-            "peak memory, 1 TiB sparse, 1 GiB touched",
+            f"peak memory, 1 TiB sparse, {scale.memory_touched // MiB} MiB touched",
             ("memory-sparse", ours, "rss"),
             None,
             220 * MiB,
@@ -172,7 +166,7 @@ def targets(map_memory: int = 256 * MiB) -> list[Target]:
             unit="MiB",
         ),
         Target(
-            "open after a crash with 4 GiB of tail",
+            f"open after a crash with {scale.tail // MiB} MiB of tail",
             ("crash-open", ours, "seconds"),
             None,
             10.0,

@@ -149,9 +149,7 @@ def save(
                 "key": row.key,
                 "title": row.title,
                 "metric": row.metric,
-                "peers": {
-                    peer: results[row.key, peer].values for peer in row.peers if (row.key, peer) in results
-                },
+                "peers": {peer: results[row.key, peer].values for peer in row.peers if (row.key, peer) in results},
             }
             for row in rows
         ],

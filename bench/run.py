@@ -95,9 +95,7 @@ class Bench:
             p99=measured.p99_us,
             cpu_per_gib=None if bare else cpu / moved,
             accounted=spent.disk_bytes / measured.client_bytes if writes and not bare else None,
-            amplification=(written - device) / measured.client_bytes
-            if writes and written and device
-            else None,
+            amplification=(written - device) / measured.client_bytes if writes and written and device else None,
             rss=None if bare else memory.server,
             rss_helper=None if bare or not memory.helper else memory.helper,
         )
