@@ -128,8 +128,9 @@ class SegmentPool:
         """Stop the prewriter; what it has begun is finished."""
         self._stopping = True
         self._wake.set()
-        if self._task is not None:
-            await self._task
+        task, self._task = self._task, None
+        if task is not None:
+            await task
 
     def close(self) -> None:
         """Close every file."""

@@ -102,6 +102,8 @@ class Core:
     admission: Admission
     sizes: list[tuple[int, int]]
     generation: int = 0
+    below_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a point is composed from the layers below the overlay, and while they are exchanged."""
     map_users: int = 0
     stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)

@@ -67,11 +67,21 @@ class Cutter:
             if core.live.interval.empty:
                 return core.points[-1] if core.points else None
             cut = self._cut()
-            partials = await self._whole_partials(cut)
-            composed = await core.host.work.call(
-                compose, cut.interval, cut.table, partials, core.last.root, self._below()
-            )
+            try:
+                partials = await self._whole_partials(cut)
+                composed = await self._composed(cut, partials)
+            except BaseException:
+                core.live.interval = cut.interval.followed_by(core.live.interval)
+                raise
             return await self._append(cut, composed, partials)
+
+    async def _composed(self, cut: _Cut, partials: dict[int, bytes]) -> Composed:
+        core = self._core
+        async with core.below_lock:
+            below = self._below()
+            return await core.host.work.call(
+                compose, cut.interval, cut.table, partials, core.last.root, below
+            )
 
     def _cut(self) -> _Cut:
         core = self._core

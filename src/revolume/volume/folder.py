@@ -166,12 +166,20 @@ class Folder:
         )  # fmt: skip
         gone = [s for s in core.pool.by_use.values() if s.use < target.address // core.pool.segment_blocks]
         freed = {s.index: 0 for s in gone}
+        passed = core.live.base is not None and core.live.based <= target.address
+        base_name = core.manifest.state.base_map
         await core.recorder.record(
-            (EditKind.HORIZON, pack_horizon(horizon)), (EditKind.USES, pack_pairs(freed))
+            (EditKind.HORIZON, pack_horizon(horizon)),
+            (EditKind.USES, pack_pairs(freed)),
+            (EditKind.BASE_MAP, b"" if passed else base_name.encode()),
         )
-        core.sums.reload(spec.pages_generation)
-        core.live.moved_horizon(target.address)
-        core.generation += 1
+        async with core.below_lock:
+            core.sums.reload(spec.pages_generation)
+            base = core.live.moved_horizon(target.address)
+            core.generation += 1
+        if base is not None:
+            base.close()
+            core.retire_map(base_name)
         core.points[:] = [p for p in core.points if p.number >= target.number]
         core.recorder.stated.horizon = target.write
         core.pool.give_back([s.use for s in gone])
@@ -196,7 +204,7 @@ class Folder:
                 return
             point = core.points[-1]
             await core.footers_written()
-            name = layout.base_map_name(point.number)
+            name = layout.base_map_name(point.number, core.manifest.number)
             state = core.manifest.state
             after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
             spec = MapSpec(
@@ -207,8 +215,9 @@ class Folder:
             await core.host.work.job(make_map, spec)
             await core.recorder.record((EditKind.BASE_MAP, name.encode()))
             base = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
-            old = core.live.moved_base(base, point.address)
-            core.generation += 1
+            async with core.below_lock:
+                old = core.live.moved_base(base, point.address)
+                core.generation += 1
             if old is not None:
                 old.close()
                 core.retire_map(state.base_map)

@@ -73,6 +73,21 @@ class Interval:
             self.old_words.append(words)
             self.old_digests.append(digests)
 
+    def followed_by(self, later: Interval) -> Interval:
+        """This interval and the next as one: the point between them could not be made."""
+        return Interval(
+            self.begin,
+            self.ranges_before,
+            self.count + later.count,
+            self.blocks + later.blocks,
+            self.words + later.words,
+            self.digests + later.digests,
+            self.ranges + later.ranges,
+            self.old_blocks + later.old_blocks,
+            self.old_words + later.old_words,
+            self.old_digests + later.old_digests,
+        )
+
     @property
     def empty(self) -> bool:
         """Nothing has changed."""

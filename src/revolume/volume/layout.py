@@ -17,9 +17,10 @@ SECTOR = 512
 MAX_SIZE = 1 << 60
 
 
-def base_map_name(point: int) -> str:
-    """File name of the live map's base as of a point."""
-    return f"base-{point}.map"
+def base_map_name(point: int, edit: int) -> str:
+    """File name of the live map's base as of a point; ``edit`` is the last manifest edit before it, so that
+    no name comes twice."""
+    return f"base-{point}-{edit}.map"
 
 
 def view_map_name(token: str) -> str:

@@ -156,10 +156,14 @@ class LiveMap:
         closed, self.interval = self.interval, Interval(address, self.ranges)
         return closed
 
-    def moved_horizon(self, address: int) -> None:
-        """The image now holds everything below ``address``."""
+    def moved_horizon(self, address: int) -> MapFile | None:
+        """The image now holds everything below ``address``; returns the base map if it is now behind it."""
         self.folded = address
+        passed = None
+        if self.base is not None and self.based <= address:
+            passed, self.base, self.based = self.base, None, 0
         self._forget()
+        return passed
 
     def moved_base(self, base: MapFile, address: int) -> MapFile | None:
         """``base`` now holds everything below ``address``; returns the map that it replaces."""
