@@ -27,7 +27,7 @@ from revolume.log.tail import Recovered, recover, stated_durable
 from revolume.log.transfer import BLOCK, Kind
 from revolume.volume import layout
 from revolume.volume.manifest import PinnedSnapshot, State, load
-from revolume.volume.replay import _points as sealed_points
+from revolume.volume.replay import read_points as sealed_points
 from revolume.volume.status import Holder, Snapshot, VolumeStatus
 
 

@@ -24,7 +24,7 @@ from revolume.log.transfer import BLOCK
 from revolume.volume import layout
 from revolume.volume.core import Core
 from revolume.volume.foldjob import FoldSpec, fold
-from revolume.volume.manifest import EditKind, Horizon, pack_horizon, pack_number, pack_pairs
+from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.status import Holder
 
 REBASE_SEGMENTS = 48
@@ -185,6 +185,14 @@ class Folder:
         core.pool.give_back([s.use for s in gone])
         core.pool.release(freed)
 
+    async def _settled_place(self) -> Mark:
+        """The log's end, once it is durable. A map file names addresses, and what recovery finds beyond the
+        position that it knows to be durable gets new ones; so the manifest learns of it with the map."""
+        appender = self._core.appender
+        mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
+        await self._core.commit.wait_durable(mark.position)
+        return mark
+
     def rebase_due(self) -> bool:
         """Whether the live map wants a new base."""
         core = self._core
@@ -203,6 +211,7 @@ class Folder:
             if newest <= max(core.live.based, core.live.folded) or not (force or self.rebase_due()):
                 return
             point = core.points[-1]
+            durable = await self._settled_place()
             await core.footers_written()
             name = layout.base_map_name(point.number, core.manifest.number)
             state = core.manifest.state
@@ -213,7 +222,9 @@ class Folder:
                 after, point.write, core.live.folded, name, point.address, point.number,
             )  # fmt: skip
             await core.host.work.job(make_map, spec)
-            await core.recorder.record((EditKind.BASE_MAP, name.encode()))
+            await core.recorder.record(
+                (EditKind.DURABLE, pack_mark(durable)), (EditKind.BASE_MAP, name.encode())
+            )
             base = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
             async with core.below_lock:
                 old = core.live.moved_base(base, point.address)

@@ -111,7 +111,7 @@ class Record:
         self.digests = digests
 
 
-def _points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[Point], list[Record]]:
+def read_points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[Point], list[Record]]:
     """All sealed points of the log, in order, with the partial blocks that their records carry."""
     points: list[Point] = []
     records: list[Record] = []
