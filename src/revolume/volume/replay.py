@@ -52,7 +52,7 @@ async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
     """Fill ``core``'s live map, points, sizes, transfer table and partial buffer; what the next point
     stands on."""
     call = core.host.work.call
-    points, records = await call(_points, core.volume_id, pieces, horizon)
+    points, records = await call(read_points, core.volume_id, pieces, horizon)
     core.points[:] = points
     last_cut = points[-1].address if points else horizon.address
     begin = max(horizon.address, core.live.base.meta.address if core.live.base else 0)
