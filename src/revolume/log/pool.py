@@ -6,7 +6,7 @@ of one that allocates, and can't meet ENOSPC. A file's name never changes; its u
 
 Room is a promise: only what stands ready counts, so that admission can refuse a write *before* it is
 numbered. The pool stops making files when the log would outgrow its budget
-or the disk's reserve; then it asks (``on_pressure``) for old segments to be given back.
+or the disk's reserve; then it is ``stuck`` until old segments are given back.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SegmentPool:
         self.made_ready = 0
         self.failure: OSError | None = None
         self._demand = 0
-        self.on_pressure: Callable[[], None] = lambda: None
+        self.stuck = False
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -158,23 +158,24 @@ class SegmentPool:
         while not self._stopping:
             self._wake.clear()
             try:
-                await self._fill()
+                self.stuck = not await self._fill()
                 self.failure = None
             except OSError as error:
                 self.failure = error
-                self.on_pressure()
+                self.stuck = True
             self._changed.set()
             if not self._stopping:
                 await self._wake.wait()
 
-    async def _fill(self) -> None:
+    async def _fill(self) -> bool:
+        """Make segments ready until enough are; False if no more can be had."""
         while len(self.ready) < max(self.limits.ready, self._demand) and not self._stopping:
             index = await self._next_file()
             if index is None:
-                self.on_pressure()
-                return
+                return False
             await self.make_ready(index)
         self._demand = 0
+        return True
 
     async def fresh(self) -> Segment:
         """A ready segment made now, before the prewriter runs: for recovery."""
@@ -204,6 +205,7 @@ class SegmentPool:
         file = self._directory.open(name, create=True)
         try:
             size = self.segment_blocks * BLOCK
+            file.allocate(0, size)  # writing into allocated extents is twice as fast as growing
             for offset in range(0, size, len(ZEROES)):
                 file.pwritev([ZEROES[: size - offset]], offset)
             file.datasync()

@@ -42,7 +42,7 @@ class Admission:
             if failure is not None:
                 raise failure
             self._pool.demand(self._pool.segments_for(blocks) + spare)
-            if await self._pool.wait_ready(PATIENCE_S):
+            if await self._pool.wait_ready(PATIENCE_S) or not self._pool.stuck:
                 continue
             if self.make_room is not None and await self.make_room():
                 hopeless = 0

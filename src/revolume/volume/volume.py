@@ -54,6 +54,7 @@ class Volume:
         self._accepting = True
         self._tight = False
         self._unwritten = 0
+        self._hint: asyncio.Future[None] | None = None
 
     # What it is
 
@@ -115,6 +116,8 @@ class Volume:
         commit = core.commit
         if commit.unsynced_bytes > core.options.unsynced_bytes_max:
             commit.start()
+        if commit.unsynced_bytes - self._unwritten > WRITEBACK_BYTES or commit.unsynced_bytes < self._unwritten:
+            self._write_out(commit.unsynced_bytes)
         if core.live.interval.count > CUT_BLOCKS:
             self.cutter.request()
         if core.appender.write > self._reserved - RESERVE_STEP // 2 and self._reserving is None:
@@ -123,6 +126,17 @@ class Volume:
             self._tight = core.live.overlay.room() < MAP_SLACK
             if self._tight:
                 self.cutter.request()
+
+    def _write_out(self, unsynced: int) -> None:
+        """Have the kernel begin to write, so that dirty pages stay few and syncs short. A hint, in a thread,
+        because it waits when the disk's queue is full."""
+        self._unwritten = unsynced
+        segment = self.core.appender.segment
+        if segment is None or self._hint is not None and not self._hint.done():
+            return
+        end = self.core.appender.next_block * BLOCK
+        begin = max(0, end - 2 * WRITEBACK_BYTES)
+        self._hint = asyncio.ensure_future(self.core.host.work.call(segment.file.writeback, begin, end - begin))
 
     async def _reserve(self) -> None:
         """Give out no write number that a crash might give out again."""
@@ -344,6 +358,8 @@ class Volume:
             await core.pool.stop()
             await core.commit.settle()
             await core.footers_written()
+            if self._hint is not None:
+                await asyncio.wait([self._hint])
             core.close_files()
 
     @staticmethod
