@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from revolume.errors import NotFound, RevolumeError
 from revolume.blocks.extents import extents
+from revolume.errors import NotFound, RevolumeError
 from revolume.history.allocation import DIRTY, ChangedSince, allocation, span
 from revolume.history.moments import (
     Ago,

@@ -216,10 +216,12 @@ class Folder:
             name = layout.base_map_name(point.number, core.manifest.number)
             state = core.manifest.state
             after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
+            based = core.live.base is not None
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,
-                self._specs(max(core.live.based, self.horizon.address), point), state.base_map if core.live.base is not None else "",
-                after, point.write, core.live.folded, name, point.address, point.number,
+                self._specs(max(core.live.based, self.horizon.address), point),
+                state.base_map if based else "", after, point.write, core.live.folded, name,
+                point.address, point.number,
             )  # fmt: skip
             await core.host.work.job(make_map, spec)
             await core.recorder.record(

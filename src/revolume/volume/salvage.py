@@ -219,7 +219,8 @@ class _Salvage:
                 if fragment_digest(part) == digests[piece_index]:
                     self._out.pwritev([part], block * BLOCK + start)
                 else:
-                    self._problems.append(Problem(f"block {block}", f"a fragment at position {t.position} is damaged"))
+                    what = f"a fragment at position {t.position} is damaged"
+                    self._problems.append(Problem(f"block {block}", what))
                 piece, piece_index = piece + size, piece_index + 1
 
     def _whole(self, view: memoryview, first: int, stated: list[int], position: int) -> None:

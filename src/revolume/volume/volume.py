@@ -132,7 +132,7 @@ class Volume:
         because it waits when the disk's queue is full."""
         self._unwritten = unsynced
         segment = self.core.appender.segment
-        if segment is None or self._hint is not None and not self._hint.done():
+        if segment is None or (self._hint is not None and not self._hint.done()):
             return
         end = self.core.appender.next_block * BLOCK
         begin = max(0, end - 2 * WRITEBACK_BYTES)
