@@ -36,6 +36,9 @@ BudgetOption = Annotated[
 ]
 MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
 SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a log file.")]
+SpareOption = Annotated[
+    str, typer.Option("--spare", help="Log written ahead with zeroes, for bursts; at most a quarter of the budget.")
+]
 TlsOption = Annotated[
     str | None,
     typer.Option(
@@ -62,6 +65,7 @@ def serve(
     budget: BudgetOption = None,
     map_memory: MapMemoryOption = "256MiB",
     segment_size: SegmentOption = "64MiB",
+    spare: SpareOption = "1GiB",
     tls_dir: TlsOption = None,
     allow_plaintext: PlainOption = False,
     max_connections: ConnectionsOption = 100,
@@ -78,6 +82,7 @@ def serve(
         budget_bytes=None if budget is None else parse_size(budget),
         map_memory_bytes=parse_size(map_memory),
         segment_bytes=parse_size(segment_size),
+        spare_bytes=parse_size(spare),
         tls_dir=tls_dir,
         plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,

@@ -217,6 +217,7 @@ class Folder:
             state = core.manifest.state
             after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
             based = core.live.base is not None
+            based = core.live.base is not None
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,
                 self._specs(max(core.live.based, self.horizon.address), point),
