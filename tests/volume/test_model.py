@@ -62,7 +62,9 @@ change = st.one_of(
     st.builds(clipped, st.sampled_from([OP_ZERO, OP_TRIM]), offsets, huge),
 )
 batch = st.tuples(st.just("change"), st.lists(change, min_size=1, max_size=6))
-other = st.sampled_from(["flush", "cut", "reopen", "crash", "fold", "rebase", "snapshot", "grow", "live", "moment"])
+other = st.sampled_from(
+    ["flush", "cut", "reopen", "crash", "fold", "rebase", "snapshot", "grow", "live", "moment"]
+)
 step = st.one_of(batch, batch, batch, st.tuples(other, st.integers(0, 1000)))
 
 
@@ -128,7 +130,9 @@ async def act(driver: Driver, name: str, number: int) -> None:
             await driver.check_moment(sorted(kept)[number % len(kept)])
 
 
-@settings(max_examples=int(os.environ.get("MODEL_EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(steps=st.lists(step, max_size=40))
 def test_every_retained_moment_equals_the_model(
     loop_host: tuple[asyncio.AbstractEventLoop, Host], steps: list[tuple[str, object]]

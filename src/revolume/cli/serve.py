@@ -37,7 +37,7 @@ BudgetOption = Annotated[
 MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
 SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a log file.")]
 SpareOption = Annotated[
-    str, typer.Option("--spare", help="Log written ahead with zeroes, for bursts; at most a quarter of the budget.")
+    str, typer.Option("--spare", help="Log written ahead for bursts; a quarter of the budget at most.")
 ]
 TlsOption = Annotated[
     str | None,
