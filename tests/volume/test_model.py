@@ -21,7 +21,7 @@ from revolume.volume.check import check
 from .driver import BLOCK, Driver, abandon
 
 SIZE = 6 << 20
-MEMORY = Path('/dev/shm')  # syncs cost nothing there, and nothing here is about the disk
+MEMORY = Path("/dev/shm")  # syncs cost nothing there, and nothing here is about the disk
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,9 @@ async def act(driver: Driver, name: str, number: int) -> None:
 
 
 @settings(
-    max_examples=int(os.environ.get("MODEL_EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "25")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 @given(steps=st.lists(step, max_size=40))
 def test_every_retained_moment_equals_the_model(
