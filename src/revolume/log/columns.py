@@ -149,6 +149,13 @@ def unpack(packed: bytes, base: int, rows: int, entries: int, digests: int) -> C
     )
 
 
+def end_address(columns: Columns) -> int:
+    """The address behind the last of these transfers, of which there must be one."""
+    last = columns.rows[-1]
+    size = int(last["header_blocks"]) + int(last["blocks"]) - -int(last["fragment_bytes"]) // BLOCK
+    return columns.base + int(last["block"]) + size
+
+
 def ramp(counts: U64) -> U64:
     """0, 1, … count-1 for each count, one behind the other."""
     total = int(counts.sum())

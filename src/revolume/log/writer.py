@@ -29,6 +29,7 @@ from revolume.log.transfer import BLOCK, KIND_SHIFT, Flag, Kind
 DATA_WORD = DATA << 62
 ZERO_WORD = ZERO << 62
 WRITE_KIND = OP_WRITE << KIND_SHIFT
+WRITES = Kind.WRITES
 ALIGNED = BLOCK - 1
 SEGMENT_SLACK = 8
 MAX_BATCH_BLOCKS = 16384
@@ -121,7 +122,7 @@ class Writer:
         if not blocks or blocks > self._appender.blocks_left(128 + 24 * blocks) - 2 - blocks // 128:
             return False
         numbers = array("Q", offsets), array("Q", lengths), array("Q", digests)
-        draft = Draft(Kind.WRITES, *numbers, buffers, blocks, 0, len(ops))
+        draft = Draft(WRITES, *numbers, buffers, blocks, 0, len(ops))
         address = self._emit(draft)
         sink = self._sink
         sink.first += [offset >> 12 for offset in offsets]

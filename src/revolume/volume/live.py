@@ -32,7 +32,7 @@ from revolume.volume.sums import Sums
 U64 = npt.NDArray[np.uint64]
 MASK = np.uint64(ADDRESS_MASK)
 KIND = np.uint64(62)
-ABSORB_AT = 4096
+ZERO_WORD = np.uint64(ZERO << 62)
 
 
 class LiveMap:
@@ -45,6 +45,7 @@ class LiveMap:
         self.based = 0
         self.sums = sums
         self.folded = folded
+        self._in_log = np.uint64(DATA << 62 | folded)
         self.interval = Interval(begin, self.ranges)
         self.first: list[int] = []
         self.count: list[int] = []
@@ -120,6 +121,8 @@ class LiveMap:
     def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
         """Bring words and digests into their final form, in place: kind 0 means the image (digest 0:
         zeroes), DATA the log, PARTIAL the partial buffer. False: a page would have to be waited for."""
+        if len(words) and words.min() >= self._in_log and words.max() < ZERO_WORD:
+            return True  # all of them in the log: nothing to find out
         missing = np.flatnonzero(words == 0)
         if len(missing) and self.base is not None:
             found = self.base.get(blocks[missing], nowait)
@@ -159,6 +162,7 @@ class LiveMap:
     def moved_horizon(self, address: int) -> MapFile | None:
         """The image now holds everything below ``address``; returns the base map if it is now behind it."""
         self.folded = address
+        self._in_log = np.uint64(DATA << 62 | address)
         passed = None
         if self.base is not None and self.based <= address:
             passed, self.base, self.based = self.base, None, 0
