@@ -366,7 +366,7 @@ class _Opening:
         core.writer.on_seal = Sealer(core).seal
         core.commit.on_durable = Durables(core).moved
         if not core.writer.holds(4, 0):
-            core.pool.ready.append(await self._first_segment())
+            core.pool.ready.appendleft(await self._first_segment())  # it is the oldest: uses must ascend
         core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
         await core.commit.wait_durable(appender.position)
 
