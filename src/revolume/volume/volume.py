@@ -250,6 +250,9 @@ class Volume:
         if size == core.size:
             return
         await self.room([(OP_RESIZE, size, 0, None)])
+        if size <= core.size:
+            await self.grow(size)  # somebody else was faster
+            return
         core.writer.resize(size)
         core.size = size
         core.sizes.append((self.write, size))
