@@ -22,7 +22,7 @@ import pytest
 from tests.support.programs import SYSTEM_PATH, need
 from tests.support.sectors import SECTOR, Book, Writer, make_sectors
 from tests.support.servers import KIND, Serve, Server, revolume
-from tests.support.wire import Wire, digest
+from tests.support.wire import Wire, WireError, digest
 
 MiB = 1 << 20
 SIZE = 64 * MiB
@@ -35,7 +35,7 @@ SEED = int(os.environ.get("REVOLUME_SEED", "0")) or random.randrange(1 << 20)
 def fio_load(uri: str) -> Iterator[None]:
     command = ["fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bsrange=512-16k",
                "--blocksize_unaligned=1", "--norandommap=1", "--iodepth=8", "--offset=32m", "--size=32m",
-               "--fsync=32", "--time_based", "--runtime=60"]  # fmt: skip
+               "--fsync=32", "--time_based", "--runtime=60", "--thread"]  # fmt: skip
     quiet = subprocess.DEVNULL
     load = subprocess.Popen(command, stdout=quiet, stderr=quiet, env={**os.environ, "PATH": SYSTEM_PATH})
     try:
@@ -67,7 +67,14 @@ class Moments:
     def changed(self, chance: random.Random) -> list[str]:
         names = list(self.seen)
         some = names[-3:] + chance.sample(names, min(3, len(names)))
-        return [name for name in dict.fromkeys(some) if digest(self.server.uri(f"vol@{name}")) != self.seen[name]]
+        told = []
+        for name in dict.fromkeys(some):
+            try:
+                if digest(self.server.uri(f"vol@{name}")) != self.seen[name]:
+                    told.append(f"{name} has changed")
+            except (WireError, OSError) as error:
+                told.append(f"{name} cannot be read: {error}")
+        return told
 
 
 @pytest.mark.slow
@@ -104,7 +111,8 @@ def test_kill_9_under_load_loses_nothing(serve: Serve) -> None:
             problems = book.problems(b"".join(wire.pieces(end=OURS * SECTOR)))
         assert not problems, f"round {number}: {len(problems)} sectors\n" + "\n".join(problems[:20])
         if KIND == "revolume":
-            assert not moments.changed(chance), f"round {number}"
+            changed = moments.changed(chance)
+            assert not changed, f"round {number}: {changed}"
 
     assert server.stop() == 0
     if KIND == "revolume":

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK
 from revolume.chain.mapfile import MapFile, MapMeta, merge, write_map
-from revolume.chain.versions import Fragment, Newest, SegmentSpec, load_columns, newest, under_ranges
+from revolume.chain.versions import Fragment, Newest, Stretch, load_stretch, newest, under_ranges
 from revolume.host.disk import Directory, Disk
 
 U64 = npt.NDArray[np.uint64]
@@ -32,7 +32,7 @@ class MapSpec:
     log_path: str
     maps_path: str
     volume: bytes
-    segments: tuple[SegmentSpec, ...]
+    stretch: Stretch
     base: str
     after: int
     upto: int
@@ -53,7 +53,7 @@ def make_map(disk: Disk, spec: MapSpec) -> MapMade:
     """Write the map file; durable when it returns."""
     log, maps = disk.open(spec.log_path), disk.open(spec.maps_path)
     try:
-        versions = (load_columns(log, s, spec.volume).versions() for s in spec.segments)
+        versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
         state = under_ranges(newest(versions, spec.after, spec.upto))
         base = _open_base(maps, spec)
         _write(maps, spec, state, base)

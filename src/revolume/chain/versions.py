@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.ranges import Ranges
+from revolume.errors import Damaged
 from revolume.host.disk import Directory
-from revolume.log.columns import Columns, ColumnsBuilder, Versions
+from revolume.log.columns import Columns, ColumnsBuilder, Versions, end_address
 from revolume.log.scan import SegmentReader
 from revolume.log.segment import Segment, read_footer, segment_name
 
@@ -35,6 +36,16 @@ class SegmentSpec:
     use: int
     blocks: int
     end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The part of the log that a job is about: every transfer behind position ``after`` of which something
+    lies below address ``end``. ``segments``, oldest use first, are those in which they lie."""
+
+    segments: tuple[SegmentSpec, ...]
+    after: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,31 @@ class Newest:
         """The zero ranges as a set, newest on top."""
         ordered = sorted(self.ranges, key=lambda fact: fact[2])
         return Ranges().with_ranges([(start, end, word) for start, end, _, word in ordered])
+
+
+def load_stretch(directory: Directory, stretch: Stretch, volume: bytes) -> Iterator[Columns]:
+    """The stretch's columns, segment by segment. Damaged: a transfer is missing. A map that left one out would
+    show older blocks as if they were the newest."""
+    last, reached = stretch.after, 0
+    for spec in stretch.segments:
+        columns = load_columns(directory, spec, volume)
+        positions = columns.rows["position"]
+        if not len(positions):
+            continue
+        if int(positions[0]) > last + 1 or (np.diff(positions) != 1).any():
+            raise _transfer_missing(f"behind position {last}")
+        last, reached = max(last, int(positions[-1])), end_address(columns)
+        yield columns
+    if reached < stretch.end:
+        raise _transfer_missing(f"behind position {last}")
+
+
+def _transfer_missing(where: str) -> Damaged:
+    return Damaged(
+        "log-damaged",
+        f"A transfer of the log {where} can't be found where it was written.",
+        "Run 'revolume check' on the stopped volume for the whole extent.",
+    )
 
 
 def load_columns(directory: Directory, spec: SegmentSpec, volume: bytes) -> Columns:

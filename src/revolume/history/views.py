@@ -18,10 +18,11 @@ from revolume.blocks.digest import fragment_digest
 from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
-from revolume.chain.versions import Fragment, SegmentSpec
+from revolume.chain.versions import Fragment, SegmentSpec, Stretch
 from revolume.errors import Damaged, NotFound
 from revolume.history.timeline import Spot
 from revolume.volume import layout
+from revolume.volume.folder import position_below
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
 from revolume.volume.volume import Volume
@@ -127,7 +128,7 @@ async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
     try:
         name = layout.view_map_name(core.host.entropy.token(8).hex())
         with core.maps_in_use():
-            fragments = await _make(volume, spot, name)
+            fragments = await _made(volume, spot, name)
         made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
         source = ViewSource(volume, made)
         reader = Reader(core.store, source, core.host.work)
@@ -138,35 +139,50 @@ async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
         raise
 
 
+async def _made(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
+    """Make the map. A fold that flips meanwhile gives segments back that the job still looks for; what it does
+    not find there is in the image by now, and the job is given again from there."""
+    while True:
+        horizon = volume.folder.horizon
+        try:
+            return await _make(volume, spot, name)
+        except (Damaged, OSError):
+            if volume.folder.horizon == horizon:
+                raise
+
+
 async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
     core = volume.core
     await core.footers_written()
     state, base = core.manifest.state, core.live.base
-    based = base is not None and base.meta.write <= spot.write
-    begin, after = state.horizon.address, state.horizon.write
-    if based and base is not None:
-        begin, after = base.meta.address, base.meta.write
+    if base is not None and base.meta.write > spot.write:
+        base = None
+    after = base.meta.write if base is not None else state.horizon.write
     spec = MapSpec(
-        core.log_directory.path, core.maps_directory.path, core.volume_id, _segments(volume, begin, spot),
-        state.base_map if based else "", after, spot.write, core.live.folded, name, 0, 0,
+        core.log_directory.path, core.maps_directory.path, core.volume_id, _stretch(volume, base, spot),
+        state.base_map if base is not None else "", after, spot.write, core.live.folded, name, 0, 0,
     )  # fmt: skip
     return (await core.host.work.job(make_map, spec)).fragments
 
 
-def _segments(volume: Volume, begin: int, spot: Spot) -> tuple[SegmentSpec, ...]:
+def _stretch(volume: Volume, base: MapFile | None, spot: Spot) -> Stretch:
+    """From ``base`` (without one, the horizon) to the first point that is not older than the moment, else to
+    the log's end."""
     pool, ends = volume.core.pool, volume.core.manifest.state.ends
-    last = volume.core.appender.address
+    begin = base.meta.address if base is not None else volume.folder.horizon.address
+    end = volume.core.appender.address
     for point in volume.points():
         if point.write >= spot.write:
-            last = point.record
+            end = point.record + 1
             break
-    first, last = begin // pool.segment_blocks, last // pool.segment_blocks
+    first, last = begin // pool.segment_blocks, (end - 1) // pool.segment_blocks
     ready = {segment.use for segment in pool.ready}
-    return tuple(
+    specs = tuple(
         SegmentSpec(s.index, s.use, s.blocks, ends.get(s.use))
         for s in pool.segments()
         if first <= s.use <= last and s.use not in ready
     )
+    return Stretch(specs, position_below(volume.core, base), end)
 
 
 async def _partials(volume: Volume, reader: Reader, fragments: tuple[Fragment, ...]) -> dict[int, bytes]:

@@ -120,7 +120,7 @@ class Cutter:
         )  # fmt: skip
         drafts = self._drafts(totals, composed, partials)
         words = [await self._emit(draft) for draft in drafts]
-        return self._sealed(cut, totals, composed, words)
+        return self._sealed(cut, totals, composed, words, drafts[-1].header_blocks)
 
     async def _emit(self, draft: Draft) -> tuple[int, int]:
         """Append one part; (address of its payload, blocks)."""
@@ -160,8 +160,11 @@ class Cutter:
             for part in range(count)
         ]
 
-    def _sealed(self, cut: _Cut, totals: Totals, composed: Composed, parts: list[tuple[int, int]]) -> Point:
+    def _sealed(
+        self, cut: _Cut, totals: Totals, composed: Composed, parts: list[tuple[int, int]], header_blocks: int
+    ) -> Point:
         core = self._core
+        record = parts[-1][0] - header_blocks
         if len(composed.partial_blocks):
             addresses = np.concatenate(
                 [np.arange(first, first + count, dtype=np.uint64) for first, count in parts]
@@ -171,7 +174,7 @@ class Cutter:
             core.partials.settled(composed.partial_blocks.tolist(), cut.write)
         point = Point(
             totals.number, totals.previous, cut.position, cut.write, cut.time_ns, core.appender.epoch,
-            composed.digest, composed.root, cut.chain, composed.changed_blocks, cut.address, parts[-1][0],
+            composed.digest, composed.root, cut.chain, composed.changed_blocks, cut.address, record,
         )  # fmt: skip
         core.points.append(point)
         last = core.last

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
 from revolume.chain.point import Point
-from revolume.chain.versions import SegmentSpec
+from revolume.chain.versions import SegmentSpec, Stretch
 from revolume.errors import RevolumeError
 from revolume.host.work import JobFailed
 from revolume.log.transfer import BLOCK
@@ -44,6 +44,13 @@ def holders(core: Core) -> list[Holder]:
     pins = [Holder(f"snapshot {s.name}", s.write) for s in core.manifest.state.snapshots]
     pins += [Holder(name, write) for name, write in core.leases.values()]
     return sorted(pins, key=lambda holder: holder.write)
+
+
+def position_below(core: Core, base: MapFile | None) -> int:
+    """The position up to which ``base`` knows everything; without one the horizon's."""
+    number = base.meta.point if base is not None else 0
+    found = (p.position for p in core.points if p.number == number)
+    return next(found, core.manifest.state.horizon.position)
 
 
 def plan_fold(
@@ -138,8 +145,8 @@ class Folder:
         await core.footers_written()
         generation = state.horizon.pages_generation + 1
         spec = FoldSpec(
-            core.directory.path, core.volume_id, self._specs(self.horizon.address, target), state.horizon.write,
-            target.write, target.number, target.address, core.size_at(target.write), generation,
+            core.directory.path, core.volume_id, self._stretch(None, target), state.horizon.write, target.write,
+            target.number, target.address, core.size_at(target.write), generation,
         )  # fmt: skip
         done = await core.host.work.job(fold, spec)
         self.folds += 1
@@ -147,16 +154,18 @@ class Folder:
         self.written_bytes += done.bytes_written
         await self._flip(target, spec)
 
-    def _specs(self, begin: int, point: Point) -> tuple[SegmentSpec, ...]:
-        """The segments in which versions between the cut at ``begin`` and that of ``point`` may lie: its
-        record, which carries blocks as of its cut, lies behind the cut."""
+    def _stretch(self, base: MapFile | None, point: Point) -> Stretch:
+        """Where versions between ``base`` (without one, the horizon) and the cut of ``point`` lie: up to the
+        point's record, which carries blocks as of its cut and lies behind the cut."""
         pool, ends = self._core.pool, self._core.manifest.state.ends
+        begin = base.meta.address if base is not None else self.horizon.address
         first, last = begin // pool.segment_blocks, point.record // pool.segment_blocks
-        return tuple(
+        specs = tuple(
             SegmentSpec(s.index, s.use, s.blocks, ends.get(s.use))
             for s in pool.segments()
             if first <= s.use <= last
         )
+        return Stretch(specs, position_below(self._core, base), point.record + 1)
 
     async def _flip(self, target: Point, spec: FoldSpec) -> None:
         core = self._core
@@ -220,7 +229,7 @@ class Folder:
             based = core.live.base is not None
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,
-                self._specs(max(core.live.based, self.horizon.address), point),
+                self._stretch(core.live.base, point),
                 state.base_map if based else "", after, point.write, core.live.folded, name,
                 point.address, point.number,
             )  # fmt: skip

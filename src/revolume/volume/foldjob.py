@@ -22,7 +22,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import digest_array
 from revolume.blocks.extents import contiguous
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.versions import Newest, SegmentSpec, load_columns, newest, under_ranges
+from revolume.chain.versions import Newest, SegmentSpec, Stretch, load_stretch, newest, under_ranges
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, Disk, File
 from revolume.log.segment import segment_name
@@ -41,7 +41,7 @@ class FoldSpec:
 
     path: str
     volume: bytes
-    segments: tuple[SegmentSpec, ...]
+    stretch: Stretch
     after: int
     upto: int
     point: int
@@ -67,7 +67,7 @@ def fold(disk: Disk, spec: FoldSpec) -> Folded:
     image = directory.open(layout.IMAGE)
     sums = Sums.open(directory, spec.volume)
     try:
-        versions = (load_columns(log, s, spec.volume).versions() for s in spec.segments)
+        versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
         state = under_ranges(newest(versions, spec.after, spec.upto))
         assert not state.fragments, "at a point every block is whole"
         return _Fold(spec, log, image, sums).run(state)
@@ -149,8 +149,9 @@ class _Fold:
     def _load(self, addresses: U64, view: memoryview) -> None:
         """The blocks at these ascending addresses, one behind the other."""
         starts, counts, firsts = contiguous(addresses)
-        per_segment = self._spec.segments[0].blocks
-        index = {spec.use: spec.index for spec in self._spec.segments}
+        segments = self._spec.stretch.segments
+        per_segment = segments[0].blocks
+        index = {spec.use: spec.index for spec in segments}
         file: File | None = None
         use = -1
         for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
