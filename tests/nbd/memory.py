@@ -155,7 +155,7 @@ class MemoryExport:
     async def cache(self, offset: int, length: int) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, said_goodbye: bool = False) -> None:
         assert not self._closed
         self._closed = True
         self._memory.open -= 1

@@ -125,12 +125,23 @@ def test_a_refused_go_may_be_tried_again():
     assert isinstance(ask(machine, go()), WantExport)
 
 
-@pytest.mark.parametrize("flags", [0, 2, 4, 7, 0x80000001])
-def test_unknown_or_missing_client_flags_end_the_connection(flags: int):
+@pytest.mark.parametrize("flags", [4, 7, 0x80000001])
+def test_unknown_client_flags_end_the_connection(flags: int):
     machine = Handshake(Tls.NONE, Bounds())
     machine.receive(struct.pack(">I", flags))
     with pytest.raises(ProtocolError):
         machine.next_event()
+
+
+@pytest.mark.parametrize("flags", [0, 2])
+def test_a_client_of_the_unfixed_protocol_has_export_name_and_nothing_else(flags: int):
+    machine = Handshake(Tls.NONE, Bounds())
+    machine.receive(struct.pack(">I", flags))
+    assert isinstance(ask(machine, option(Option.EXPORT_NAME, b"vol")), WantExport)
+    machine = Handshake(Tls.NONE, Bounds())
+    machine.receive(struct.pack(">I", flags))
+    with pytest.raises(ProtocolError):
+        ask(machine, option(Option.LIST, b""))
 
 
 def test_an_unknown_option_is_consumed_and_answered():

@@ -474,7 +474,7 @@ def test_zeroes_of_almost_4_gib_need_no_memory(folder: Path):
                 def released(self, position):
                     return True
 
-                def close(self):
+                def close(self, said_goodbye=False):
                     pass
 
             async def open_huge(name, peer):

@@ -30,9 +30,16 @@ class Mapped(Protocol):
 async def settled(work: Work, source: Mapped, blocks: U64) -> tuple[U64, U64]:
     """Words and digests in their final form (see ``LiveMap.settle``)."""
     words, digests = source.lookup(blocks)
-    if not source.settle(blocks, words, digests, True):
+    if source.settle(blocks, words, digests, True):
+        return words, digests
+    for last in (False, False, True):
         words, digests = source.lookup(blocks)
-        await work.call(source.settle, blocks, words, digests, False)
+        try:
+            await work.call(source.settle, blocks, words, digests, False)
+            break
+        except OSError:  # a map was exchanged and closed meanwhile: look again
+            if last:
+                raise
     return words, digests
 
 

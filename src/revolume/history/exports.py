@@ -84,7 +84,7 @@ class LiveExport:
         """Read it, so that the page cache has it."""
         await warm(self._volume.read, offset, length)
 
-    def close(self) -> None:
+    def close(self, said_goodbye: bool = False) -> None:
         """Nothing is held."""
 
 
@@ -101,7 +101,7 @@ class _Open:
 class ViewExport:
     """A view, for one connection; with a scratch it is writable."""
 
-    def __init__(self, name: str, held: _Open, moving: bool, exports: VolumeExports, closed: Callable[[], None]):
+    def __init__(self, name: str, held: _Open, moving: bool, exports: VolumeExports, closed: Callable[[bool], None]):
         self._view = held.view
         self._scratch = held.scratch
         self._exports = exports
@@ -161,9 +161,9 @@ class ViewExport:
         """Read it, so that the page cache has it."""
         await warm(self.read, offset, length)
 
-    def close(self) -> None:
+    def close(self, said_goodbye: bool = False) -> None:
         """This connection is done with it."""
-        self._closed()
+        self._closed(said_goodbye)
 
 
 async def warm(read: Callable[[int, memoryview], object], offset: int, length: int) -> None:
@@ -216,7 +216,7 @@ class VolumeExports:
             held.expiry.cancel()
             held.expiry = None
         fixed = ExportName(self._volume.name, AtWrite(held.view.spot.write), asked.options)
-        return ViewExport(format_export(fixed), held, moving, self, lambda: self._release(key, held))
+        return ViewExport(format_export(fixed), held, moving, self, lambda said_goodbye: self._release(key, held, said_goodbye))
 
     async def _begin(self, asked: ExportName) -> _Open:
         assert asked.moment is not None
@@ -225,10 +225,10 @@ class VolumeExports:
         token = self._volume.core.host.entropy.token(8).hex()
         return _Open(view, Scratch(view, token) if asked.writable_view else None)
 
-    def _release(self, key: tuple[str, str], held: _Open) -> None:
+    def _release(self, key: tuple[str, str], held: _Open, said_goodbye: bool) -> None:
         held.users -= 1
         if held.users == 0:
-            linger = LINGER_S if key[0] else 0.0
+            linger = LINGER_S if key[0] and not said_goodbye else 0.0
             held.expiry = asyncio.get_running_loop().call_later(linger, self._expire, key, held)
 
     def _expire(self, key: tuple[str, str], held: _Open) -> None:

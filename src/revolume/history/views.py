@@ -160,7 +160,7 @@ async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
     after = base.meta.write if base is not None else state.horizon.write
     spec = MapSpec(
         core.log_directory.path, core.maps_directory.path, core.volume_id, _stretch(volume, base, spot),
-        state.base_map if base is not None else "", after, spot.write, core.live.folded, name, 0, 0,
+        core.base_name if base is not None else "", after, spot.write, core.live.folded, name, 0, 0,
     )  # fmt: skip
     return (await core.host.work.job(make_map, spec)).fragments
 

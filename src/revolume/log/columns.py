@@ -41,7 +41,7 @@ ROW = np.dtype(
     ]
 )
 ROW_STRUCT = struct.Struct("<QQQQIIIIIIBB6x")
-RANGE_BLOCKS = 1024
+RANGE_BLOCKS = 256
 """A zero or trim of so many whole blocks is one fact about a range; below, an entry per block."""
 
 assert ROW.itemsize == ROW_STRUCT.size == 64

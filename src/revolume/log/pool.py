@@ -150,18 +150,14 @@ class SegmentPool:
             await asyncio.wait_for(self._changed.wait(), patience_s)
         return self.made_ready != count
 
-    def kick(self) -> None:
-        """Try again: room may have returned."""
-        self._wake.set()
-
     async def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
                 self.stuck = not await self._fill()
                 self.failure = None
-            except OSError as error:
-                self.failure = error
+            except Exception as error:  # whatever it was: writers are told, and it is tried again
+                self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
                 self.stuck = True
             self._changed.set()
             if not self._stopping:
@@ -179,22 +175,22 @@ class SegmentPool:
 
     async def fresh(self) -> Segment:
         """A ready segment made now, before the prewriter runs: for recovery."""
-        index = await self._next_file()
+        index = await self._next_file(beyond_budget=True)
         if index is None:
             raise OSError(errno.ENOSPC, "no room for a segment of the log")
         await self.make_ready(index)
-        return self.take()
+        return self.ready.pop()
 
-    async def _next_file(self) -> int | None:
+    async def _next_file(self, beyond_budget: bool = False) -> int | None:
         if self.free:
             return self.free.popleft()
         size = self.segment_blocks * BLOCK
-        if self.bytes + size > self.limits.budget_bytes and self.ready:
-            return None
-        if self.bytes + size > self.limits.budget_bytes + 2 * size:
-            return None
-        if self._directory.free_bytes() < size + self.limits.reserve_bytes:
-            return None
+        if not beyond_budget:
+            slack = 0 if self.ready else 2 * size
+            if self.bytes + size > self.limits.budget_bytes + slack:
+                return None
+            if self._directory.free_bytes() < size + self.limits.reserve_bytes:
+                return None
         index, self.next_index = self.next_index, self.next_index + 1
         await self._work.call(self._prewrite, index)
         return index

@@ -32,7 +32,6 @@ WRITE_KIND = OP_WRITE << KIND_SHIFT
 WRITES = Kind.WRITES
 ALIGNED = BLOCK - 1
 SEGMENT_SLACK = 8
-MAX_BATCH_BLOCKS = 16384
 
 
 class Sink(Protocol):
@@ -142,6 +141,8 @@ class Writer:
         return True
 
     def _emit(self, draft: Draft) -> int:
+        if self._commit.failure is not None:
+            raise self._commit.failure
         appender = self._appender
         segment = appender.segment
         assert segment is not None

@@ -45,6 +45,9 @@ _WRITE: Final = int(Command.WRITE)
 _READ: Final = int(Command.READ)
 _OPS: Final = {Command.WRITE: OP_WRITE, Command.WRITE_ZEROES: OP_ZERO, Command.TRIM: OP_TRIM}
 
+OPS_MAX: Final = 256
+"""Changes in one ``append``: what one call adds to a map stays small whatever a client sends."""
+
 _log = structlog.get_logger("revolume.nbd")
 
 
@@ -137,6 +140,8 @@ class Executor:
                     return self._keep(requests[index:])
                 ops.append((OP_WRITE, offset, length, view[place : place + length]))
                 plain.append(token)
+                if len(ops) >= OPS_MAX and not self._commit():
+                    return self._keep(requests[index + 1 :])
             elif kind == _READ and 0 < length <= INLINE_BYTES_MAX and offset + length <= size:
                 if reads.add(token, offset, length) and not self._answer_reads():
                     return self._keep(requests[index + 1 :])
@@ -147,6 +152,8 @@ class Executor:
                     return self._keep(requests[index:])
                 if self.leaving:
                     break
+                if len(ops) >= OPS_MAX and not self._commit():
+                    return self._keep(requests[index + 1 :])
         self._commit()
         return None
 

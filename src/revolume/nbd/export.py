@@ -84,8 +84,8 @@ class Export(Protocol):
     async def cache(self, offset: int, length: int) -> None:
         """Make a coming read of the range quick. A hint."""
 
-    def close(self) -> None:
-        """This connection is done with it. Called once."""
+    def close(self, said_goodbye: bool = False) -> None:
+        """This connection is done with it, after a DISC or without one. Called once."""
 
 
 class Exports(Protocol):

@@ -162,6 +162,7 @@ class Handshake:
         self._contexts_of: str | None = None  # the export name they were selected for
         self._bounds = bounds
         self._padded = True
+        self._fixed = True
         self._count = 0
         self._skip = 0
         self._question: WantList | WantExport | WantContexts | None = None
@@ -213,8 +214,7 @@ class Handshake:
         del self._inbox[: CLIENT_FLAGS.size]
         if flags & ~_OFFERED:
             raise ProtocolError(f"unknown client flags {flags:#x}")
-        if not flags & HandshakeFlag.FIXED_NEWSTYLE:
-            raise ProtocolError("the client does not speak the fixed newstyle protocol")
+        self._fixed = bool(flags & HandshakeFlag.FIXED_NEWSTYLE)
         self._padded = not flags & HandshakeFlag.NO_ZEROES
         self._move(Input.FLAGS)
         return None
@@ -262,6 +262,8 @@ class Handshake:
     # --- options -----------------------------------------------------------------------------------------
 
     def _on_option(self, option: int, data: bytes) -> Event | None:
+        if not self._fixed and option != Option.EXPORT_NAME:
+            raise ProtocolError("an option that a client of the unfixed newstyle protocol has no answer for")
         if self._must_secure(option):
             if option == Option.EXPORT_NAME:
                 return self._leave()

@@ -149,7 +149,7 @@ class Session:
             task.cancel()
         if self._executor is not None:
             self._executor.abandon()
-            self._executor.export.close()
+            self._executor.export.close(self._executor.leaving)
         self._account.close()
         self._around.ended(self)
 

@@ -2,7 +2,7 @@
 
 Room comes back in three ways: the prewriter makes a segment ready, a fold gives old ones back, somebody
 frees the disk. A waiter is told ENOSPC only when none of these is under way: the pool can make no file and
-the folder has nothing to fold. A ready segment is always left for points (``urgent``): folding needs them, and
+the folder has nothing to fold. Room for the next point is always left (``urgent``): folding needs them, and
 folding is what makes room.
 """
 
@@ -19,23 +19,29 @@ ATTEMPTS = 4
 
 class Admission:
     """``holds`` says whether blocks fit beside so many spare segments; ``make_room`` tries to free segments
-    and says whether it did."""
+    (with a point made for it, or without) and says whether it did; ``point_blocks``: what the next point takes."""
 
     def __init__(self, pool: SegmentPool, holds: Callable[[int, int], bool]) -> None:
         self._pool = pool
         self._holds = holds
-        self.make_room: Callable[[], Awaitable[bool]] | None = None
+        self.make_room: Callable[[bool], Awaitable[bool]] | None = None
+        self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
         self.refused = 0
         self.full = False
 
     def admits(self, blocks: int) -> bool:
         """Whether a client's so many blocks can be appended now; a segment is left for points."""
-        return self._holds(blocks, 1)
+        return self._holds(blocks, self.spare)
+
+    @property
+    def spare(self) -> int:
+        """Segments left for the next point."""
+        return self._pool.segments_for(self.point_blocks())
 
     async def wait(self, blocks: int, urgent: bool = False) -> None:
         """Return once so many blocks can be appended; NoSpace if they can't be had."""
-        spare = 0 if urgent else 1
+        spare = 0 if urgent else self.spare
         hopeless = 0
         while not self._holds(blocks, spare):
             failure = self.failure()
@@ -44,7 +50,7 @@ class Admission:
             self._pool.demand(self._pool.segments_for(blocks) + spare)
             if await self._pool.wait_ready(PATIENCE_S) or not self._pool.stuck:
                 continue
-            if self.make_room is not None and await self.make_room():
+            if self.make_room is not None and await self.make_room(not urgent):
                 hopeless = 0
                 continue
             hopeless += 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,18 @@ from revolume.volume.sums import Sums
 U64 = npt.NDArray[np.uint64]
 
 
+_UNDER_WAY: set[asyncio.Task[Any]] = set()
+Result = TypeVar("Result")
+
+
+async def finished(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work that is done to its end even if who awaits it is cancelled (a client that went away)."""
+    task = asyncio.get_running_loop().create_task(work)
+    _UNDER_WAY.add(task)
+    task.add_done_callback(_UNDER_WAY.discard)
+    return await asyncio.shield(task)
+
+
 class Recorder:
     """Manifest edits, one after the other, each durable before the next; the log states the last one."""
 
@@ -40,7 +53,11 @@ class Recorder:
         self.stated = stated
 
     async def record(self, *edits: tuple[EditKind, bytes]) -> None:
-        """All of these edits are durable when it returns."""
+        """All of these edits are durable when it returns. Who asked may go away, the edit goes on: the next
+        one must not begin beside it."""
+        await finished(self._record(*edits))
+
+    async def _record(self, *edits: tuple[EditKind, bytes]) -> None:
         async with self._lock:
             await self._host.work.call_sync(self.manifest.record, *edits)
             self.stated.edit = self.manifest.number
@@ -104,6 +121,9 @@ class Core:
     generation: int = 0
     below_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a point is composed from the layers below the overlay, and while they are exchanged."""
+    base_name: str = ""
+    """File name of the base map, exchanged together with it."""
+    leases_given: int = 0
     map_users: int = 0
     stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -135,7 +155,8 @@ class Core:
 
     def lease(self, holder: str, write: int) -> Callable[[], None]:
         """Keep everything from ``write`` on; returns the function that lets go."""
-        token = max(self.leases, default=0) + 1
+        self.leases_given += 1
+        token = self.leases_given
         self.leases[token] = (holder, write)
         return lambda: self.leases.pop(token, None) and None
 

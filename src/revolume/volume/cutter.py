@@ -5,7 +5,8 @@ in a thread. The record is appended among later writes and is "as of the cut". O
 next cut waits for the record to be sealed, so that a record's address is always below the next cut's.
 
 Between awaits: ``_cut`` takes position, write, chain, address, interval, partial copies and transfer table
-in one turn of the loop; ``_sealed`` moves the maps in the same turn in which the last part is appended.
+in one turn of the loop; all parts are appended, and ``_sealed`` moves the maps, in one turn as well, once there is
+room for all of them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ import numpy.typing as npt
 
 from revolume.blocks.word import DATA
 from revolume.chain.point import Point, References, Totals, pack_part, split_references
-from revolume.errors import RevolumeError
 from revolume.log.appender import Draft
-from revolume.log.ops import NoRoomNow
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.volume.compose import Below, Composed, compose
-from revolume.volume.core import Core
+from revolume.volume.core import Core, finished
 from revolume.volume.interval import Interval
 from revolume.volume.partials import Partial
 
@@ -60,6 +59,9 @@ class Cutter:
 
     async def cut(self) -> Point | None:
         """The newest point, made now if anything has changed; None if there has never been anything."""
+        return await finished(self._cut_in_turn())
+
+    async def _cut_in_turn(self) -> Point | None:
         async with self._lock:
             self.interval_due.clear()
             core = self._core
@@ -70,10 +72,10 @@ class Cutter:
             try:
                 partials = await self._whole_partials(cut)
                 composed = await self._composed(cut, partials)
+                return await self._append(cut, composed, partials)
             except BaseException:
                 core.live.interval = cut.interval.followed_by(core.live.interval)
                 raise
-            return await self._append(cut, composed, partials)
 
     async def _composed(self, cut: _Cut, partials: dict[int, bytes]) -> Composed:
         core = self._core
@@ -119,18 +121,9 @@ class Cutter:
             composed.digest, composed.root, cut.chain,
         )  # fmt: skip
         drafts = self._drafts(totals, composed, partials)
-        words = [await self._emit(draft) for draft in drafts]
+        await core.admission.wait(sum(draft.total_blocks + 2 for draft in drafts), True)
+        words = [(core.writer.emit(draft), draft.blocks) for draft in drafts]
         return self._sealed(cut, totals, composed, words, drafts[-1].header_blocks)
-
-    async def _emit(self, draft: Draft) -> tuple[int, int]:
-        """Append one part; (address of its payload, blocks)."""
-        core = self._core
-        while not core.appender.fits(draft) and not core.pool.ready:
-            await core.admission.wait(1, True)
-        try:
-            return core.writer.emit(draft), draft.blocks
-        except NoRoomNow as error:  # pragma: no cover  room was just looked at
-            raise RevolumeError("no-room", "The log has no room for a consistency point.") from error
 
     def _drafts(self, totals: Totals, composed: Composed, partials: dict[int, bytes]) -> list[Draft]:
         """The record's parts, each small enough for the smallest segment."""

@@ -18,11 +18,10 @@ from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
 from revolume.chain.point import Point
 from revolume.chain.versions import SegmentSpec, Stretch
-from revolume.errors import RevolumeError
-from revolume.host.work import JobFailed
+from revolume.errors import Damaged
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
-from revolume.volume.core import Core
+from revolume.volume.core import Core, finished
 from revolume.volume.foldjob import FoldSpec, fold
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.status import Holder
@@ -56,6 +55,7 @@ def position_below(core: Core, base: MapFile | None) -> int:
 def plan_fold(
     points: list[Point],
     horizon: Horizon,
+    retired_write: int,
     held_write: int | None,
     keep_before_ns: int,
     log_bytes: int,
@@ -66,7 +66,11 @@ def plan_fold(
     """How far to fold now, or None. Pure. A step takes at least an eighth of the budget where it can, so that
     folds are few and sorted; under pressure anything that frees a segment will do."""
     free_to = [
-        p for p in points if p.address > horizon.address and (held_write is None or p.write <= held_write)
+        p
+        for p in points
+        if p.address > horizon.address
+        and p.write >= retired_write
+        and (held_write is None or p.write <= held_write)
     ]
     if not free_to:
         return None
@@ -79,7 +83,8 @@ def plan_fold(
     step = min(budget_bytes // 8, 1 << 30)
     expired = [p for p in free_to if p.time_ns <= keep_before_ns]
     if expired and frees(expired[-1]) >= max(segment_bytes, min(step, 8 * segment_bytes)):
-        return FoldPlan(expired[-1], "older than keep")
+        target = next((p for p in expired if frees(p) >= step), expired[-1])
+        return FoldPlan(target, "older than keep")
     if log_bytes >= budget_bytes - step or pressed:
         enough = next((p for p in free_to if frees(p) >= max(segment_bytes, step)), newest)
         if frees(enough) >= segment_bytes:
@@ -98,7 +103,8 @@ class Folder:
         self.folds = 0
         self.folded_blocks = 0
         self.written_bytes = 0
-        self.retired_write = core.manifest.state.horizon.write
+        state = core.manifest.state
+        self.retired_write = max(state.horizon.write, state.folding)
         self.failure: str | None = None
 
     @property
@@ -113,13 +119,16 @@ class Folder:
         keep_before = core.host.clock.wall_ns() - int(core.options.keep_s * 1e9)
         in_use = (len(pool.by_use) - len(pool.ready)) * pool.segment_blocks * BLOCK
         return plan_fold(
-            core.points, self.horizon, held[0].write if held else None, keep_before,
+            core.points, self.horizon, self.retired_write, held[0].write if held else None, keep_before,
             in_use + 2 * pool.segment_blocks * BLOCK, pool.limits.budget_bytes,
             pool.segment_blocks * BLOCK, pressed,
         )  # fmt: skip
 
     async def step(self, pressed: bool = False) -> bool:
         """Fold once if there is reason to; whether log was given back."""
+        return await finished(self._step(pressed))
+
+    async def _step(self, pressed: bool) -> bool:
         async with self._busy:
             plan = self.plan(pressed)
             if plan is None:
@@ -129,7 +138,7 @@ class Folder:
                 await self._fold(plan)
                 self.failure = None
                 return True
-            except (JobFailed, RevolumeError, OSError) as error:
+            except Exception as error:  # whatever it was: the log is as it was, and the operator is told
                 self.failure = str(error)
                 self._core.events.tell(f"folding failed: {error}")
                 return False
@@ -176,7 +185,7 @@ class Folder:
         gone = [s for s in core.pool.by_use.values() if s.use < target.address // core.pool.segment_blocks]
         freed = {s.index: 0 for s in gone}
         passed = core.live.base is not None and core.live.based <= target.address
-        base_name = core.manifest.state.base_map
+        base_name = core.base_name
         await core.recorder.record(
             (EditKind.HORIZON, pack_horizon(horizon)),
             (EditKind.USES, pack_pairs(freed)),
@@ -185,6 +194,7 @@ class Folder:
         async with core.below_lock:
             core.sums.reload(spec.pages_generation)
             base = core.live.moved_horizon(target.address)
+            core.base_name = "" if base is not None else base_name
             core.generation += 1
         if base is not None:
             base.close()
@@ -214,6 +224,9 @@ class Folder:
 
     async def rebase(self, force: bool = False) -> None:
         """Merge what changed since the last base, up to the newest point, into a new base map."""
+        await finished(self._rebase(force))
+
+    async def _rebase(self, force: bool) -> None:
         async with self._rebasing, self._busy:
             core = self._core
             newest = core.points[-1].address if core.points else 0
@@ -230,17 +243,24 @@ class Folder:
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,
                 self._stretch(core.live.base, point),
-                state.base_map if based else "", after, point.write, core.live.folded, name,
+                core.base_name if based else "", after, point.write, core.live.folded, name,
                 point.address, point.number,
             )  # fmt: skip
-            await core.host.work.job(make_map, spec)
+            made = await core.host.work.job(make_map, spec)
+            if made.fragments:
+                raise Damaged(
+                    "point-damaged",
+                    f"Point cp{point.number} does not carry every block that was partially modified before it.",
+                    "Run 'revolume check' on the stopped volume.",
+                )
             await core.recorder.record(
                 (EditKind.DURABLE, pack_mark(durable)), (EditKind.BASE_MAP, name.encode())
             )
             base = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
             async with core.below_lock:
                 old = core.live.moved_base(base, point.address)
+                old_name, core.base_name = core.base_name, name
                 core.generation += 1
             if old is not None:
                 old.close()
-                core.retire_map(state.base_map)
+                core.retire_map(old_name)

@@ -18,6 +18,8 @@ page would have to come from the disk, and is then called again in a thread.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,23 +37,53 @@ KIND = np.uint64(62)
 ZERO_WORD = np.uint64(ZERO << 62)
 
 
+class Layers(NamedTuple):
+    """What lies under the overlay. Exchanged as a whole, since threads look at it: ``based`` is the cut of the
+    base map, ``folded`` that of the image."""
+
+    ranges: Ranges
+    base: MapFile | None
+    based: int
+    folded: int
+
+
 class LiveMap:
     """See the module's text. Only the loop changes it; ``settle`` may run in a thread."""
 
     def __init__(self, overlay: Overlay, sums: Sums, folded: int, base: MapFile | None, begin: int) -> None:
         self.overlay = overlay
-        self.ranges = Ranges()
-        self.base = base
-        self.based = 0
+        self.layers = Layers(Ranges(), base, 0, folded)
         self.sums = sums
-        self.folded = folded
-        self._in_log = np.uint64(DATA << 62 | folded)
         self.interval = Interval(begin, self.ranges)
         self.first: list[int] = []
         self.count: list[int] = []
         self.word: list[int] = []
         self.step: list[int] = []
         self.digest: list[int] = []
+
+    @property
+    def ranges(self) -> Ranges:
+        """Zero ranges not yet in the image."""
+        return self.layers.ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Ranges) -> None:
+        self.layers = self.layers._replace(ranges=ranges)
+
+    @property
+    def base(self) -> MapFile | None:
+        """The base map."""
+        return self.layers.base
+
+    @property
+    def based(self) -> int:
+        """The cut that the base map stands for; 0 without one."""
+        return self.layers.based
+
+    @property
+    def folded(self) -> int:
+        """The horizon's cut."""
+        return self.layers.folded
 
     def absorb(self) -> None:
         """Take in what has been noted."""
@@ -110,25 +142,28 @@ class LiveMap:
         """Words and digests from memory; word 0 where only the lower layers know. Absorbs first."""
         self.absorb()
         words, digests = self.overlay.get(blocks)
-        if self.folded:
-            forgotten = (words & MASK) < np.uint64(self.folded)
+        layers = self.layers
+        if layers.folded:
+            forgotten = (words & MASK) < np.uint64(layers.folded)
             words[forgotten] = 0
             digests[forgotten] = 0
-        if len(self.ranges):
-            over_ranges(self.ranges, blocks, words, digests, self.based)
+        if len(layers.ranges):
+            over_ranges(layers.ranges, blocks, words, digests, layers.based)
         return words, digests
 
     def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
         """Bring words and digests into their final form, in place: kind 0 means the image (digest 0:
         zeroes), DATA the log, PARTIAL the partial buffer. False: a page would have to be waited for."""
-        if len(words) and words.min() >= self._in_log and words.max() < ZERO_WORD:
+        layers = self.layers
+        in_log = np.uint64(DATA << 62 | layers.folded)
+        if len(words) and words.min() >= in_log and words.max() < ZERO_WORD:
             return True  # all of them in the log: nothing to find out
         missing = np.flatnonzero(words == 0)
-        if len(missing) and self.base is not None:
-            found = self.base.get(blocks[missing], nowait)
+        if len(missing) and layers.base is not None:
+            found = layers.base.get(blocks[missing], nowait)
             if found is None:
                 return False
-            over_base(self.ranges, blocks[missing], *found, self.based)
+            over_base(layers.ranges, blocks[missing], *found, layers.based)
             words[missing], digests[missing] = found
             missing = missing[found[0] == 0]
         if len(missing):
@@ -138,18 +173,19 @@ class LiveMap:
             digests[missing] = sums
         kinds = words >> KIND
         zero = kinds == ZERO
-        folded = (kinds == DATA) & ((words & MASK) < np.uint64(self.folded))
+        folded = (kinds == DATA) & ((words & MASK) < np.uint64(layers.folded))
         digests[zero] = 0
         words[zero | folded] = 0
         return True
 
     def words_below(self, blocks: U64, words: U64) -> U64:
         """Raw words, with those that only the base map knows filled in; 0 = in the image since before it."""
+        layers = self.layers
         missing = np.flatnonzero(words == 0)
-        if len(missing) and self.base is not None:
-            found = self.base.get(blocks[missing], False)
+        if len(missing) and layers.base is not None:
+            found = layers.base.get(blocks[missing], False)
             assert found is not None
-            over_base(self.ranges, blocks[missing], *found, self.based)
+            over_base(layers.ranges, blocks[missing], *found, layers.based)
             words[missing] = found[0]
         return words
 
@@ -161,23 +197,20 @@ class LiveMap:
 
     def moved_horizon(self, address: int) -> MapFile | None:
         """The image now holds everything below ``address``; returns the base map if it is now behind it."""
-        self.folded = address
-        self._in_log = np.uint64(DATA << 62 | address)
-        passed = None
-        if self.base is not None and self.based <= address:
-            passed, self.base, self.based = self.base, None, 0
-        self._forget()
+        ranges, base, based, _ = self.layers
+        passed = base if based <= address else None
+        if passed is not None:
+            base, based = None, 0
+        self.layers = Layers(ranges.without_below(address), base, based, address)
+        self.overlay.forget_below(max(address, based))
         return passed
 
     def moved_base(self, base: MapFile, address: int) -> MapFile | None:
         """``base`` now holds everything below ``address``; returns the map that it replaces."""
-        old, self.base, self.based = self.base, base, address
-        self._forget()
+        old = self.layers.base
+        self.layers = self.layers._replace(base=base, based=address)
+        self.overlay.forget_below(max(self.layers.folded, address))
         return old
-
-    def _forget(self) -> None:
-        self.overlay.forget_below(max(self.folded, self.based))
-        self.ranges = self.ranges.without_below(self.folded)
 
 
 def over_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int = 0) -> None:

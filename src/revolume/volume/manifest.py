@@ -195,7 +195,9 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, ends={**state.ends, **_pairs(body)})
         case EditKind.HORIZON:
             numbers = _HORIZON.unpack(body)
-            return _passed(replace(state, horizon=Horizon(*numbers), folding=0))
+            horizon = Horizon(*numbers)
+            folding = state.folding if state.folding > horizon.write else 0
+            return _passed(replace(state, horizon=horizon, folding=folding))
         case EditKind.FOLDING:
             return replace(state, folding=_NUMBER.unpack(body)[0])
         case EditKind.DURABLE:
@@ -333,16 +335,18 @@ class Manifest:
         self._file: File | None = None
         self._size = 0
         self._seed = volume_seed(state.volume)
+        self._loaded_name = NAMES[1]
         self.state = state
         self.generation = generation
         self.number = number
 
     @classmethod
     def opened(cls, directory: Directory) -> Manifest:
-        """Load the newest, then write it anew into the other file, so that appending starts on whole ground."""
+        """The newest that holds. Its number is what the log is judged by; only when it has been accepted may
+        ``renew`` raise it, writing into the other file, so that appending starts on whole ground."""
         loaded = load(directory)
         manifest = cls(directory, loaded.state, loaded.generation, loaded.number)
-        manifest.renew(NAMES[1 - NAMES.index(loaded.name)])
+        manifest._loaded_name = loaded.name
         return manifest
 
     @classmethod
@@ -369,7 +373,7 @@ class Manifest:
 
     def renew(self, name: str | None = None) -> None:
         """Write the whole state into the other file (or ``name``), in one replacement."""
-        current = self._file.name if self._file else NAMES[1]
+        current = self._file.name if self._file else self._loaded_name
         target = name or NAMES[1 - NAMES.index(current)]
         edits = list(state_edits(self.state))
         first = self.number + 1

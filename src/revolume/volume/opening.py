@@ -155,12 +155,13 @@ class _Opening:
         self._pool.adopt(state.uses)
         if state.clean is not None:
             tail = await self._host.work.call(self._clean_tail, state.clean)
+            await self._accept()
         else:
             tail = await self._unclean_tail()
         core = await self._core(tail)
+        self._check_size(core)
         await self._begin_epoch(core)
         volume = self._volume(core)
-        self._check_size(core)
         self._sweep_maps()
         volume.start()
         return volume
@@ -224,6 +225,7 @@ class _Opening:
                 "The manifest's end is lost: use 'revolume salvage', or restore from a mirror or a backup.",
             )
         durable = max(durable, state.durable.position, state.horizon.position)
+        self._stated.durable = durable
         found = await host.work.call(self._recover, segments, durable)
         if state.epochs:
             self._events.tell(
@@ -235,7 +237,10 @@ class _Opening:
         ends: dict[int, int] = {}
         if found.pieces and found.pieces[-1].builder is not None:
             ends[found.pieces[-1].segment.use] = found.pieces[-1].end_block
+        await self._accept()
         kept = {piece.segment.use for piece in found.pieces}
+        spare = self._pool.give_back([s.use for s in found.unused if s.use not in kept])
+        self._pool.free.extend(spare)  # nothing of the log lies in them: the copies may go there
         copies = await self._copy_tail(found.tail)
         stale = [
             s for s in self._pool.segments() if s.use not in kept and s not in [c.segment for c in copies]
@@ -267,6 +272,11 @@ class _Opening:
             chains = (piece.chain_before, last_of(piece, volume).transfer.chain)
             write_footer(piece.segment, volume, piece.builder, piece.end_block, chains, stated)
             piece.segment.file.datasync()
+
+    async def _accept(self) -> None:
+        """The log has been found to agree with the manifest: only now may the manifest's number grow."""
+        await self._host.work.call_sync(self._recorder.manifest.renew)
+        self._stated.edit = self._recorder.manifest.number
 
     async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
         stated = (self._stated.durable, self._stated.edit, self._stated.horizon)
@@ -340,6 +350,7 @@ class _Opening:
             reader, sums, [], LastPoint(), self._events, admission, [(0, state.horizon.size)],
         )  # fmt: skip
         source.core = core
+        core.base_name = state.base_map if live.base is not None else ""
         writer.partial_word = source.note_partial
         return core
 

@@ -75,8 +75,8 @@ async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
 def _stand_on_base(core: Core) -> None:
     base = core.live.base
     if base is not None:
-        core.live.ranges = base.ranges().without_below(core.live.folded)
-        core.live.based = base.meta.address
+        ranges = base.ranges().without_below(core.live.folded)
+        core.live.layers = core.live.layers._replace(ranges=ranges, based=base.meta.address)
 
 
 def _below(core: Core, columns: Columns, begin: int, cut: int) -> None:

@@ -15,10 +15,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from revolume.blocks.word import ADDRESS_MASK
 from revolume.chain.point import Point
 from revolume.errors import NotFound, Poisoned, Refused, RevolumeError, UsageError
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
@@ -30,10 +26,9 @@ from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
 from revolume.volume.status import Snapshot, VolumeStatus
 
-U64 = npt.NDArray[np.uint64]
 RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
-MAP_SLACK = 1 << 15
+MAP_SLACK = 1 << 17
 PARTIALS_MAX = 4096
 PLENTY_BLOCKS = 1 << 17
 WRITEBACK_BYTES = 16 << 20
@@ -94,15 +89,21 @@ class Volume:
         """Append operations, in order; the position after which they are done. NoRoomNow: wait for
         ``room``, nothing was done. Poisoned, Refused: never."""
         core = self.core
-        if core.commit.failure is not None:
-            raise core.commit.failure
+        commit = core.commit
+        if commit.failure is not None:
+            raise commit.failure
         if not self._accepting:
-            raise Refused("closing", f"{self.name} is being closed.", "Open it again.")
+            raise self._closed()
         if self._tight or core.appender.write + len(ops) >= self._reserved or self._wants_room(ops):
+            raise NoRoomNow
+        if commit.unsynced_bytes > 2 * core.options.unsynced_bytes_max:
             raise NoRoomNow
         position = core.writer.append(ops)
         self._after_append()
         return position
+
+    def _closed(self) -> Refused:
+        return Refused("closing", f"{self.name} is being closed.", "Open it again.")
 
     def _wants_room(self, ops: list[Op]) -> bool:
         """Near the end of what is ready the exact answer is worth its price."""
@@ -158,9 +159,12 @@ class Volume:
             self._raise_poisoned()
         while self._tight:
             await self.cutter.cut()
-            await self.folder.rebase()
+            await self.folder.rebase(force=True)
             core.live.overlay.sweep(1 << 30)
             self._tight = core.live.overlay.room() < MAP_SLACK
+            await core.host.clock.sleep(0.01)
+        if core.commit.unsynced_bytes > core.options.unsynced_bytes_max:
+            await self.durable(self.position)
         if len(core.partials) > PARTIALS_MAX:
             await self.cutter.cut()
         await core.admission.wait(core.writer.need_blocks(ops))
@@ -231,6 +235,8 @@ class Volume:
 
     async def append_fact(self, body: bytes) -> None:
         """Append a fact to the log and make it durable."""
+        if not self._accepting:
+            raise self._closed()
         draft = facts.draft(body)
         if not self.core.appender.fits(draft) and not self.core.pool.ready:
             await self.core.admission.wait(1, True)
@@ -283,33 +289,37 @@ class Volume:
             core.commit.syncs, core.writer.transfers, core.reader.mismatches, core.events.texts(),
         )  # fmt: skip
 
-    def changed_since(self, blocks: U64, words: U64, address: int) -> npt.NDArray[np.bool_]:
-        """Which blocks were changed at or after ``address``, from their words."""
-        changed: npt.NDArray[np.bool_] = (words & np.uint64(ADDRESS_MASK)) >= np.uint64(address)
-        return changed
-
     # Its own clockwork
 
     def start(self) -> None:
         """Start points, syncs and folding."""
         core = self.core
         core.admission.make_room = self._make_room
+        core.admission.point_blocks = self._point_blocks
         core.admission.failure = lambda: core.commit.failure
         core.pool.start()
         self._tasks = [
             asyncio.create_task(job()) for job in (self._cut_on_time, self._sync_on_time, self._keep)
         ]
 
-    async def _make_room(self) -> bool:
-        """Fold what may be folded; a newer point is made where that would help."""
+    async def _make_room(self, may_cut: bool) -> bool:
+        """Fold what may be folded; a newer point is made where that would help (a point that waits for room
+        itself can't be helped by another)."""
         if await self.folder.step(True):
             return True
+        if not may_cut:
+            return False
         newest = self.core.points[-1].address if self.core.points else 0
         if self.core.appender.address - newest > self.core.pool.segment_blocks:
             with contextlib.suppress(RevolumeError):
                 await self.cutter.cut()
             return await self.folder.step(True)
         return False
+
+    def _point_blocks(self) -> int:
+        """What the next point's record takes: a block for each partial one, 28 bytes for each run at most."""
+        core = self.core
+        return 2 * len(core.partials) + core.live.interval.count // 128 + 4
 
     async def _cut_on_time(self) -> None:
         while not self._closing:
@@ -339,7 +349,7 @@ class Volume:
         """One failed round of the clockwork is told, not fatal; what poisons has poisoned by itself."""
         try:
             return await job()
-        except (RevolumeError, OSError) as error:
+        except Exception as error:
             if not isinstance(error, Poisoned):
                 self.core.events.tell(str(error))
                 await self.core.host.clock.sleep(1.0)
@@ -381,9 +391,10 @@ class Volume:
         if since > CLEAN_REPLAY_SEGMENTS * core.pool.segment_blocks:
             with contextlib.suppress(RevolumeError):
                 await self.folder.rebase(force=True)
-        await self.durable(self.position)
-        await core.footers_written()
         await core.pool.stop()
+        await core.footers_written()
+        while core.commit.durable < self.position:
+            await self.durable(self.position)
         appender = core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
