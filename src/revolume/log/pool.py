@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from revolume.host.clock import Clock
 from revolume.host.disk import Directory
 from revolume.host.work import Work
 from revolume.log.segment import Segment, segment_name
@@ -25,6 +26,7 @@ from revolume.log.transfer import BLOCK
 
 ZEROES = bytes(1 << 20)
 SEGMENT_WASTE_BLOCKS = 11
+BURST_S = 0.5
 Register = Callable[[dict[int, int]], Awaitable[None]]
 
 
@@ -41,9 +43,16 @@ class SegmentPool:
     """All segment files of a volume. ``register`` makes file → use number durable."""
 
     def __init__(
-        self, directory: Directory, work: Work, segment_blocks: int, limits: PoolLimits, register: Register
+        self,
+        directory: Directory,
+        work: Work,
+        clock: Clock,
+        segment_blocks: int,
+        limits: PoolLimits,
+        register: Register,
     ) -> None:
         self._directory = directory
+        self._clock = clock
         self._work = work
         self._register = register
         self.segment_blocks = segment_blocks
@@ -55,6 +64,7 @@ class SegmentPool:
         self.next_index = 0
         self.prewritten_bytes = 0
         self.made_ready = 0
+        self.taken = 0
         self.failure: OSError | None = None
         self._demand = 0
         self.stuck = False
@@ -102,6 +112,7 @@ class SegmentPool:
     def take(self) -> Segment:
         """The next ready segment; the caller has looked at ``ready``."""
         segment = self.ready.popleft()
+        self.taken += 1
         self._wake.set()
         return segment
 
@@ -166,12 +177,22 @@ class SegmentPool:
     async def _fill(self) -> bool:
         """Make segments ready until enough are; False if no more can be had."""
         while len(self.ready) < max(self.limits.ready, self._demand) and not self._stopping:
+            await self._let_burst_pass()
             index = await self._next_file()
             if index is None:
                 return False
             await self.make_ready(index)
         self._demand = 0
         return True
+
+    async def _let_burst_pass(self) -> None:
+        """While segments are being taken and enough stand ready, writing zeroes would only take the disk and
+        a core away from whoever is writing."""
+        while len(self.ready) > max(self.limits.ready // 2, self._demand) and not self._stopping and not self.free:
+            taken = self.taken
+            await self._clock.sleep(BURST_S)
+            if self.taken == taken:
+                return
 
     async def fresh(self) -> Segment:
         """A ready segment made now, before the prewriter runs: for recovery."""

@@ -100,6 +100,18 @@ def _manifest(host: Host, directory: Directory, options: OpenOptions) -> Manifes
     return Manifest.opened(directory)
 
 
+def _parts(directory: Directory) -> tuple[Directory, Directory, File]:
+    """Log, maps and image. Damaged: one of them is missing."""
+    try:
+        return directory.child(layout.LOG), directory.child(layout.MAPS), directory.open(layout.IMAGE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(
+            "part-missing",
+            f"The volume in {directory.path} has lost its {error.filename}.",
+            "Put it back from a mirror or a backup, or read what is left with 'revolume salvage'.",
+        ) from None
+
+
 def _agree(state: State, options: OpenOptions, path: str) -> None:
     if options.name is not None and state.name != options.name:
         raise Refused(
@@ -124,8 +136,7 @@ class _Opening:
         self._options = options
         self._stated = Stated(horizon=manifest.state.horizon.write, edit=manifest.number)
         self._recorder = Recorder(host, manifest, self._stated)
-        self._log = directory.child(layout.LOG)
-        self._maps = directory.child(layout.MAPS)
+        self._log, self._maps, self._image = _parts(directory)
         self._pool = self._make_pool()
         self._events = Events(host.clock.wall_ns)
 
@@ -145,7 +156,7 @@ class _Opening:
             reserve = 2 * size + (16 << 20)
         ready = max(2, min(options.spare_bytes, budget // 4) // size)
         limits = PoolLimits(ready, budget, reserve)
-        return SegmentPool(self._log, self._host.work, blocks, limits, self._register)
+        return SegmentPool(self._log, self._host.work, self._host.clock, blocks, limits, self._register)
 
     async def _register(self, uses: dict[int, int]) -> None:
         await self._recorder.record((EditKind.USES, pack_pairs(uses)))
@@ -309,12 +320,11 @@ class _Opening:
         sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
         base = self._base(state)
         live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
-        image = self._directory.open(layout.IMAGE)
         number = max((e.number for e in state.epochs), default=0) + 1
         reign = self._host.entropy.token(16)
         appender = Appender(state.volume, reign, number, tail.end, self._stated, self._host.clock.wall_ns)
         commit = Commit(self._host.work, lambda: appender.position, tail.end.position)
-        core = self._assemble(appender, commit, live, image, sums)
+        core = self._assemble(appender, commit, live, self._image, sums)
         last = await replay(core, [(p.segment, p.columns) for p in tail.pieces], state.horizon)
         core.last.number, core.last.root = last.number, last.root
         core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests

@@ -30,6 +30,7 @@ RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
 MAP_SLACK = 1 << 17
 PARTIALS_MAX = 4096
+SWEEP_PRESSURE = 0.4  # below it what the overlay need not know any more is still worth having at hand
 PLENTY_BLOCKS = 1 << 17
 WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
@@ -342,7 +343,8 @@ class Volume:
             if self.folder.rebase_due():
                 await self._guarded(self.folder.rebase)
             if not await self._guarded(self.folder.step):
-                self.core.live.overlay.sweep(8)
+                if self.core.live.overlay.pressure > SWEEP_PRESSURE:
+                    self.core.live.overlay.sweep(8)
                 await self.core.host.clock.sleep(0.4)
 
     async def _guarded(self, job: Callable[[], Awaitable[object]]) -> object:
