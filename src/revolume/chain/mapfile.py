@@ -122,6 +122,14 @@ class MapFile:
     @classmethod
     def open(cls, file: File, volume: bytes) -> MapFile:
         """Takes the file over. Damaged: it is not a whole map of this volume."""
+        try:
+            return cls._open(file, volume)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
+    def _open(cls, file: File, volume: bytes) -> MapFile:
         header = _read_header(file, volume)
         write, address, point, entries, data_pages, ranges, range_pages, fence_pages = header
         meta = MapMeta(write, address, point)

@@ -56,9 +56,11 @@ def make_map(disk: Disk, spec: MapSpec) -> MapMade:
         versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
         state = under_ranges(newest(versions, spec.after, spec.upto))
         base = _open_base(maps, spec)
-        _write(maps, spec, state, base)
-        if base is not None:
-            base.close()
+        try:
+            _write(maps, spec, state, base)
+        finally:
+            if base is not None:
+                base.close()
         return MapMade(tuple(state.fragments))
     finally:
         log.close()

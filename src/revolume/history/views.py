@@ -8,7 +8,9 @@ a lease keeps the horizon from passing the moment while the view lives.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +21,9 @@ from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
 from revolume.chain.versions import Fragment, SegmentSpec, Stretch
-from revolume.errors import Damaged, NotFound
+from revolume.errors import Damaged, NoSpace, NotFound, RevolumeError
 from revolume.history.timeline import Spot
+from revolume.host.disk import Directory
 from revolume.volume import layout
 from revolume.volume.folder import position_below
 from revolume.volume.live import over_base
@@ -124,19 +127,26 @@ async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
             f"Write w{spot.write} of {volume.name} has just passed the horizon.",
             "See 'revolume points' for what is retained.",
         )
-    let_go = core.lease(holder, spot.write)
-    try:
+    with ExitStack() as held:
+        let_go = core.lease(holder, spot.write)
+        held.callback(let_go)
         name = layout.view_map_name(core.host.entropy.token(8).hex())
+        held.callback(_removed, core.maps_directory, name)
         with core.maps_in_use():
             fragments = await _made(volume, spot, name)
         made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
+        held.callback(made.close)
         source = ViewSource(volume, made)
         reader = Reader(core.store, source, core.host.work)
         source.hold(await _partials(volume, reader, fragments))
-        return View(volume, spot, core.size_at(spot.write), source, reader, made, name, let_go)
-    except BaseException:
-        let_go()
-        raise
+        view = View(volume, spot, core.size_at(spot.write), source, reader, made, name, let_go)
+        held.pop_all()
+        return view
+
+
+def _removed(directory: Directory, name: str) -> None:
+    if directory.exists(name):
+        directory.remove(name)
 
 
 async def _made(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
@@ -146,9 +156,18 @@ async def _made(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
         horizon = volume.folder.horizon
         try:
             return await _make(volume, spot, name)
-        except (Damaged, OSError):
+        except Damaged:
             if volume.folder.horizon == horizon:
                 raise
+        except OSError as error:
+            if volume.folder.horizon == horizon:
+                raise _not_made(volume.name, error) from error
+
+
+def _not_made(name: str, error: OSError) -> RevolumeError:
+    kind = NoSpace if error.errno == errno.ENOSPC else RevolumeError
+    cause = f"The map of that moment of {name} could not be made: {error.strerror}."
+    return kind("view-failed", cause, "The live volume goes on; look at the disk, then open the moment again.")
 
 
 async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:

@@ -12,6 +12,7 @@ Nothing is written and nothing is repaired.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,13 +92,15 @@ class _Check:
         self._counts = _Counts()
         self._pieces: list[Columns] = []
         self._facts: list[tuple[Part, Columns, bool]] = []
+        self._held = ExitStack()
 
     def _say(self, where: str, what: str) -> None:
         self._problems.append(Problem(where, what))
 
     def run(self) -> CheckReport:
         try:
-            self._all()
+            with self._held:
+                self._all()
         except (RevolumeError, OSError, ValueError, KeyError, IndexError) as error:
             cause = error.cause if isinstance(error, RevolumeError) else str(error)
             if isinstance(error, NotFound):
@@ -111,7 +114,7 @@ class _Check:
     def _all(self) -> None:
         state = load(self._directory).state
         self._manifests(state)
-        log = self._directory.child(layout.LOG)
+        log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
         segments = self._segments(log, state)
         self._log(segments, state)
         self._image(state)
@@ -143,7 +146,7 @@ class _Check:
             if not log.exists(name):
                 self._say(f"log/{name}", "is missing")
                 continue
-            file = log.open(name, write=False)
+            file = self._held.enter_context(closing(log.open(name, write=False)))
             if file.size() != state.segment_blocks * BLOCK:
                 self._say(f"log/{name}", f"has {file.size()} bytes, not {state.segment_blocks * BLOCK}")
             found.append(Segment(index, use, state.segment_blocks, file))
@@ -291,7 +294,7 @@ class _Check:
     # What is derived
 
     def _base_map(self, state: State) -> None:
-        maps = self._directory.child(layout.MAPS)
+        maps = self._held.enter_context(closing(self._directory.child(layout.MAPS)))
         if not state.base_map:
             return
         if not maps.exists(state.base_map):

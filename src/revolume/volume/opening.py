@@ -10,6 +10,7 @@ reserved, in a fresh segment behind the rewritten tail.
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +60,14 @@ from revolume.volume.volume import RESERVE_STEP, Volume
 async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
     """Open the volume in ``path``, or create it if ``options.size`` is given and nothing is there."""
     directory = _locked(host, path, options)
-    try:
+    with ExitStack() as held:
+        held.callback(directory.close)
         manifest = await host.work.call(_manifest, host, directory, options)
+        held.callback(manifest.close)
         _agree(manifest.state, options, directory.path)
-        return await _Opening(host, directory, manifest, options).run()
-    except BaseException:
-        directory.close()
-        raise
+        volume = await _Opening(host, directory, manifest, options, held).run()
+        held.pop_all()
+        return volume
 
 
 def _locked(host: Host, path: str, options: OpenOptions) -> Directory:
@@ -130,14 +132,21 @@ class _Tail:
 
 
 class _Opening:
-    def __init__(self, host: Host, directory: Directory, manifest: Manifest, options: OpenOptions) -> None:
+    """``held``: what is to be closed if the volume can't be opened."""
+
+    def __init__(
+        self, host: Host, directory: Directory, manifest: Manifest, options: OpenOptions, held: ExitStack
+    ) -> None:
         self._host = host
         self._directory = directory
         self._options = options
         self._stated = Stated(horizon=manifest.state.horizon.write, edit=manifest.number)
         self._recorder = Recorder(host, manifest, self._stated)
+        self._held = held
         self._log, self._maps, self._image = _parts(directory)
         self._pool = self._make_pool()
+        for part in (self._log, self._maps, self._image, self._pool):
+            held.callback(part.close)
         self._events = Events(host.clock.wall_ns)
 
     @property
@@ -180,7 +189,6 @@ class _Opening:
     def _check_size(self, core: Core) -> None:
         wanted = self._options.size
         if wanted is not None and wanted != core.size:
-            core.close_files()
             raise Refused(
                 "wrong-size",
                 f"The volume in {self._directory.path} has {core.size} bytes, not {wanted}.",
@@ -318,6 +326,7 @@ class _Opening:
         seed = int.from_bytes(self._host.entropy.token(8), "little")
         overlay = Overlay(options.map_memory_bytes, seed)
         sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
+        self._held.callback(sums.close)
         base = self._base(state)
         live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
         number = max((e.number for e in state.epochs), default=0) + 1
@@ -343,6 +352,7 @@ class _Opening:
         if base.meta.address <= state.horizon.address:
             base.close()
             return None
+        self._held.callback(base.close)
         return base
 
     def _assemble(self, appender: Appender, commit: Commit, live: LiveMap, image: File, sums: Sums) -> Core:
