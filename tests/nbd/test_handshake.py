@@ -137,7 +137,9 @@ def test_unknown_client_flags_end_the_connection(flags: int):
 def test_a_client_of_the_unfixed_protocol_has_export_name_and_nothing_else(flags: int):
     machine = Handshake(Tls.NONE, Bounds())
     machine.receive(struct.pack(">I", flags))
-    assert isinstance(ask(machine, options.OPTION_HEADER.pack(OPTION_MAGIC, Option.EXPORT_NAME, 3) + b"vol"), WantExport)
+    assert isinstance(
+        ask(machine, options.OPTION_HEADER.pack(OPTION_MAGIC, Option.EXPORT_NAME, 3) + b"vol"), WantExport
+    )
     machine = Handshake(Tls.NONE, Bounds())
     machine.receive(struct.pack(">I", flags))
     with pytest.raises(ProtocolError):

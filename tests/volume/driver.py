@@ -176,6 +176,7 @@ async def abandon(volume: Volume) -> None:
     core = volume.core
     core.pool._stopping = True
     await core.pool.stop()
+    await core.maintenance.settled()
     await core.commit.settle()
     await core.footers_written()
     core.close_files()

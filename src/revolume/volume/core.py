@@ -31,16 +31,27 @@ from revolume.volume.sums import Sums
 U64 = npt.NDArray[np.uint64]
 
 
-_UNDER_WAY: set[asyncio.Task[Any]] = set()
 Result = TypeVar("Result")
 
 
-async def finished(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work that is done to its end even if who awaits it is cancelled (a client that went away)."""
-    task = asyncio.get_running_loop().create_task(work)
-    _UNDER_WAY.add(task)
-    task.add_done_callback(_UNDER_WAY.discard)
-    return await asyncio.shield(task)
+class Maintenance:
+    """Work that is done to its end even if who waits for it goes away (a client whose wait for room had a
+    point made, or a fold)."""
+
+    def __init__(self) -> None:
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def finished(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await ``work``; cancelling this does not cancel it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def settled(self) -> None:
+        """Wait until nothing of it is under way."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
 
 
 class Recorder:
@@ -48,6 +59,7 @@ class Recorder:
 
     def __init__(self, host: Host, manifest: Manifest, stated: Stated) -> None:
         self._host = host
+        self.maintenance = Maintenance()
         self._lock = asyncio.Lock()
         self.manifest = manifest
         self.stated = stated
@@ -55,7 +67,7 @@ class Recorder:
     async def record(self, *edits: tuple[EditKind, bytes]) -> None:
         """All of these edits are durable when it returns. Who asked may go away, the edit goes on: the next
         one must not begin beside it."""
-        await finished(self._record(*edits))
+        await self.maintenance.finished(self._record(*edits))
 
     async def _record(self, *edits: tuple[EditKind, bytes]) -> None:
         async with self._lock:
@@ -147,6 +159,11 @@ class Core:
     def _sweep_maps(self) -> None:
         while self.stale_maps and not self.map_users:
             self.maps_directory.remove(self.stale_maps.pop())
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """What must be finished before the files are closed."""
+        return self.recorder.maintenance
 
     @property
     def manifest(self) -> Manifest:

@@ -24,7 +24,7 @@ from revolume.log.appender import Draft
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.volume.compose import Below, Composed, compose
-from revolume.volume.core import Core, finished
+from revolume.volume.core import Core
 from revolume.volume.interval import Interval
 from revolume.volume.partials import Partial
 
@@ -59,7 +59,7 @@ class Cutter:
 
     async def cut(self) -> Point | None:
         """The newest point, made now if anything has changed; None if there has never been anything."""
-        return await finished(self._cut_in_turn())
+        return await self._core.maintenance.finished(self._cut_in_turn())
 
     async def _cut_in_turn(self) -> Point | None:
         async with self._lock:

@@ -21,7 +21,7 @@ from revolume.chain.versions import SegmentSpec, Stretch
 from revolume.errors import Damaged
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
-from revolume.volume.core import Core, finished
+from revolume.volume.core import Core
 from revolume.volume.foldjob import FoldSpec, fold
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.status import Holder
@@ -126,7 +126,7 @@ class Folder:
 
     async def step(self, pressed: bool = False) -> bool:
         """Fold once if there is reason to; whether log was given back."""
-        return await finished(self._step(pressed))
+        return await self._core.maintenance.finished(self._step(pressed))
 
     async def _step(self, pressed: bool) -> bool:
         async with self._busy:
@@ -224,7 +224,7 @@ class Folder:
 
     async def rebase(self, force: bool = False) -> None:
         """Merge what changed since the last base, up to the newest point, into a new base map."""
-        await finished(self._rebase(force))
+        await self._core.maintenance.finished(self._rebase(force))
 
     async def _rebase(self, force: bool) -> None:
         async with self._rebasing, self._busy:

@@ -366,11 +366,13 @@ class Volume:
         self.cutter.request()
         for task in self._tasks:
             await self._ended(task)
+        await core.maintenance.settled()
         try:
             if core.commit.failure is None:
                 await self._close_clean()
         finally:
             await core.pool.stop()
+            await core.maintenance.settled()
             await core.commit.settle()
             await core.footers_written()
             if self._hint is not None:
