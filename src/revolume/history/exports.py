@@ -101,7 +101,9 @@ class _Open:
 class ViewExport:
     """A view, for one connection; with a scratch it is writable."""
 
-    def __init__(self, name: str, held: _Open, moving: bool, exports: VolumeExports, closed: Callable[[bool], None]):
+    def __init__(
+        self, name: str, held: _Open, moving: bool, exports: VolumeExports, closed: Callable[[bool], None]
+    ):
         self._view = held.view
         self._scratch = held.scratch
         self._exports = exports
@@ -216,7 +218,9 @@ class VolumeExports:
             held.expiry.cancel()
             held.expiry = None
         fixed = ExportName(self._volume.name, AtWrite(held.view.spot.write), asked.options)
-        return ViewExport(format_export(fixed), held, moving, self, lambda said_goodbye: self._release(key, held, said_goodbye))
+        return ViewExport(
+            format_export(fixed), held, moving, self, lambda said_goodbye: self._release(key, held, said_goodbye)
+        )
 
     async def _begin(self, asked: ExportName) -> _Open:
         assert asked.moment is not None

@@ -20,6 +20,7 @@ Bodies: see ``_BODIES``; lists are a count (Q) and rows.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -369,7 +370,8 @@ class Manifest:
         self._size += sum(map(len, packed))
         self.number, self.state = number, state
         if self._size > RENEW_BYTES:
-            self.renew()
+            with contextlib.suppress(OSError):  # the edits are durable where they are; it is tried again
+                self.renew()
 
     def renew(self, name: str | None = None) -> None:
         """Write the whole state into the other file (or ``name``), in one replacement."""

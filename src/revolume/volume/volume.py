@@ -50,6 +50,7 @@ class Volume:
         self._accepting = True
         self._tight = False
         self._unwritten = 0
+        self._naming: set[str] = set()
         self._hint: asyncio.Future[None] | None = None
 
     # What it is
@@ -214,8 +215,8 @@ class Volume:
 
     async def snapshot(self, name: str) -> Snapshot:
         """Name and pin this moment; durable when it returns."""
-        if any(s.name == name for s in self.core.manifest.state.snapshots):
-            raise Refused("snapshot-exists", f"{self.name} has a snapshot {name}.", "Choose another name.")
+        self._refuse_taken(name)
+        self._naming.add(name)
         let_go = self.core.lease(f"snapshot {name} being made", self.write)
         try:
             point = await self.cutter.cut() or self.folder.horizon
@@ -225,7 +226,13 @@ class Volume:
             await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
             return Snapshot(name, pin.write, pin.point, pin.time_ns)
         finally:
+            self._naming.discard(name)
             let_go()
+
+    def _refuse_taken(self, name: str) -> None:
+        taken = {s.name for s in self.core.manifest.state.snapshots} | self._naming
+        if name in taken:
+            raise Refused("snapshot-exists", f"{self.name} has a snapshot {name}.", "Choose another name.")
 
     async def drop_snapshot(self, name: str) -> None:
         """Forget a snapshot: its moment is kept only as long as any other."""
