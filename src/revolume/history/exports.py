@@ -42,6 +42,7 @@ from revolume.volume.volume import Volume
 ALLOCATION = "base:allocation"
 BITMAP = "qemu:dirty-bitmap:"
 LINGER_S = 60.0
+BETWEEN_QUESTIONS_S = 5.0  # one client asks INFO, contexts, GO, each opening the export
 Extents = list[tuple[int, int]]
 
 
@@ -232,7 +233,8 @@ class VolumeExports:
     def _release(self, key: tuple[str, str], held: _Open, said_goodbye: bool) -> None:
         held.users -= 1
         if held.users == 0:
-            linger = LINGER_S if key[0] and not said_goodbye else 0.0
+            linger = LINGER_S if key[0] else BETWEEN_QUESTIONS_S
+            linger = 0.0 if said_goodbye else linger
             held.expiry = asyncio.get_running_loop().call_later(linger, self._expire, key, held)
 
     def _expire(self, key: tuple[str, str], held: _Open) -> None:
