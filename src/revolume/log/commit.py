@@ -96,7 +96,7 @@ class Commit:
             else:
                 self._waiters.append((position, future))
 
-    def poison(self, cause: str) -> None:
+    def poison(self, cause: str) -> Poisoned:
         """Nothing more is promised: every waiter and every later caller gets the error."""
         if self.failure is None:
             hint = "Look at the disk, then open the volume again: it recovers what was durable."
@@ -105,3 +105,4 @@ class Commit:
         for _, future in waiters:
             if not future.done():
                 future.set_exception(self.failure)
+        return self.failure

@@ -238,7 +238,7 @@ class SegmentPool:
         use, self.next_use = self.next_use, self.next_use + 1
         try:
             await self._register({index: use})
-        except OSError:
+        except Exception:
             self.free.append(index)
             raise
         file = self._directory.open(segment_name(index))

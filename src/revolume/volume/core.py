@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from revolume.blocks.root import Root
 from revolume.chain.point import Point
+from revolume.errors import NoSpace, Poisoned, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.appender import Appender, Stated
@@ -63,6 +65,7 @@ class Recorder:
         self._lock = asyncio.Lock()
         self.manifest = manifest
         self.stated = stated
+        self.on_failure: Callable[[str], Poisoned] | None = None
 
     async def record(self, *edits: tuple[EditKind, bytes]) -> None:
         """All of these edits are durable when it returns. Who asked may go away, the edit goes on: the next
@@ -71,8 +74,21 @@ class Recorder:
 
     async def _record(self, *edits: tuple[EditKind, bytes]) -> None:
         async with self._lock:
-            await self._host.work.call_sync(self.manifest.record, *edits)
+            try:
+                await self._host.work.call_sync(self.manifest.record, *edits)
+            except OSError as error:
+                raise self._not_recorded(error) from error
             self.stated.edit = self.manifest.number
+            if self.manifest.failure is not None:  # these edits stand, none will follow
+                self._not_recorded(self.manifest.failure)
+
+    def _not_recorded(self, error: OSError) -> RevolumeError:
+        """A failed sync poisons the volume; without it nothing has happened, and it may be tried again."""
+        cause = f"Writing the manifest failed: {error.strerror}."
+        if self.manifest.failure is not None and self.on_failure is not None:
+            return self.on_failure(cause)
+        kind = NoSpace if error.errno == errno.ENOSPC else RevolumeError
+        return kind("manifest-not-written", cause, "Look at the disk; nothing that was promised is lost.")
 
 
 @dataclass(slots=True)

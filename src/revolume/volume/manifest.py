@@ -340,6 +340,8 @@ class Manifest:
         self.state = state
         self.generation = generation
         self.number = number
+        self.failure: OSError | None = None
+        """A sync failed: nobody can tell what the disk has, so nothing more is recorded."""
 
     @classmethod
     def opened(cls, directory: Directory) -> Manifest:
@@ -359,6 +361,8 @@ class Manifest:
 
     def record(self, *edits: tuple[EditKind, bytes]) -> None:
         """Append edits and sync: all of them are durable when it returns."""
+        if self.failure is not None:
+            raise self.failure
         packed, number, state = [], self.number, self.state
         for kind, body in edits:
             number += 1
@@ -366,7 +370,8 @@ class Manifest:
             state = apply(state, kind, body)
         assert self._file is not None
         self._file.pwritev(packed, self._size)
-        self._file.datasync()
+        with self._or_never():
+            self._file.datasync()
         self._size += sum(map(len, packed))
         self.number, self.state = number, state
         if self._size > RENEW_BYTES:
@@ -381,13 +386,27 @@ class Manifest:
         first = self.number + 1
         packed = [pack_header(self.state.volume, self.generation + 1)]
         packed += [pack_edit(self._seed, first + i, *edit) for i, edit in enumerate(edits)]
-        replace_file(self._directory, target, packed)
+        temporary = target + ".new"
+        write_file(self._directory, temporary, packed)
+        with self._or_never():  # which of the two files stands after a crash is open until the names are synced
+            self._directory.rename(temporary, target)
+            self._directory.sync()
+            file = self._directory.open(target)
         if self._file is not None:
             self._file.close()
-        self._file = self._directory.open(target)
+        self._file = file
         self._size = sum(map(len, packed))
         self.generation += 1
         self.number = first + len(edits) - 1
+
+    @contextlib.contextmanager
+    def _or_never(self) -> Iterator[None]:
+        """What fails in here is not tried again."""
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            raise
 
     def close_clean(self) -> None:
         """Both files hold the final state afterwards."""
@@ -402,16 +421,13 @@ class Manifest:
             self._file = None
 
 
-def replace_file(directory: Directory, name: str, parts: list[bytes]) -> None:
-    """``name`` holds ``parts`` durably, or what it held before: temporary file, sync, rename, sync."""
-    temporary = name + ".new"
-    if directory.exists(temporary):
-        directory.remove(temporary)
-    file = directory.open(temporary, create=True, exclusive=True)
+def write_file(directory: Directory, name: str, parts: list[bytes]) -> None:
+    """A new file with these parts, synced; what an earlier attempt left is thrown away."""
+    if directory.exists(name):
+        directory.remove(name)
+    file = directory.open(name, create=True, exclusive=True)
     try:
         file.pwritev(parts, 0)
         file.datasync()
     finally:
         file.close()
-    directory.rename(temporary, name)
-    directory.sync()

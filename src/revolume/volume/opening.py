@@ -363,6 +363,7 @@ class _Opening:
         partials = Partials(source.base_of, reader.version_now)
         source.partials, source.reader = partials, reader
         writer = Writer(appender, pool, commit, live, partials)
+        self._recorder.on_failure = commit.poison
         admission = Admission(pool, writer.holds)
         core = Core(
             host, self._options, self._directory, self._log, self._maps, state.volume, state.name,

@@ -90,21 +90,31 @@ class Reader:
         ]
         blocks = self._all_blocks(spans)
         words, digests = self._source.lookup(blocks)
-        if not self._source.settle(blocks, words, digests, True):
+        if not self._settled_now(blocks, words, digests):
             return self._one_by_one(reads) if len(reads) > 1 else [0]
         word_list, digest_list = words.tolist(), digests.tolist()
         at, waiting = 0, []
         for index, (offset, view) in enumerate(reads):
             first, count = spans[index]
             end = at + count
-            if (offset | len(view)) & ALIGNED:
-                done = self._ragged(offset, view, first, word_list[at:end], digest_list[at:end])
-            else:
-                done = self._fill(first, view, word_list[at:end], digest_list[at:end], True)
+            try:
+                if (offset | len(view)) & ALIGNED:
+                    done = self._ragged(offset, view, first, word_list[at:end], digest_list[at:end])
+                else:
+                    done = self._fill(first, view, word_list[at:end], digest_list[at:end], True)
+            except OSError:
+                done = False  # this read's alone; ``read`` says what is the matter
             if not done:
                 waiting.append(index)
             at = end
         return waiting
+
+    def _settled_now(self, blocks: U64, words: U64, digests: U64) -> bool:
+        """Damage, or a disk that fails, is for ``read`` to tell, of the one read that meets it."""
+        try:
+            return self._source.settle(blocks, words, digests, True)
+        except (Damaged, OSError):
+            return False
 
     def _one_by_one(self, reads: list[tuple[int, memoryview]]) -> list[int]:
         return [index for index, read in enumerate(reads) if self.read_now([read])]

@@ -45,6 +45,7 @@ class Volume:
         self.folder = folder
         self._reserved = core.manifest.state.reserved
         self._reserving: asyncio.Task[None] | None = None
+        self._unreserved: RevolumeError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._accepting = True
@@ -147,8 +148,9 @@ class Volume:
             upto = self.core.appender.write + RESERVE_STEP
             await self.core.recorder.record((EditKind.RESERVE, pack_number(upto)))
             self._reserved = upto
-        except OSError as error:
-            self.core.commit.poison(f"Writing the manifest failed: {error.strerror}.")
+            self._unreserved = None
+        except RevolumeError as error:
+            self._unreserved = error
         finally:
             self._reserving = None
 
@@ -159,6 +161,8 @@ class Volume:
             self._reserving = self._reserving or asyncio.create_task(self._reserve())
             await asyncio.wait([self._reserving])
             self._raise_poisoned()
+            if self._unreserved is not None:
+                raise self._unreserved
         while self._tight:
             await self.cutter.cut()
             await self.folder.rebase(force=True)
