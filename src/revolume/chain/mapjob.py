@@ -84,6 +84,9 @@ def _write(maps: Directory, spec: MapSpec, state: Newest, base: MapFile | None) 
     try:
         meta = MapMeta(spec.upto, spec.address, spec.point)
         write_map(file, spec.volume, meta, _kept(chunks, spec.folded), ranges)
+    except BaseException:
+        maps.remove(spec.name)
+        raise
     finally:
         file.close()
     maps.sync()

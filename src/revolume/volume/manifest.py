@@ -409,10 +409,15 @@ class Manifest:
             raise
 
     def close_clean(self) -> None:
-        """Both files hold the final state afterwards."""
-        self.renew()
-        self.renew()
-        self.close()
+        """Both files hold the final state afterwards; one of them if there is no room for another."""
+        try:
+            self.renew()
+            self.renew()
+        except OSError:
+            if self.failure is not None:
+                raise
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of the file."""

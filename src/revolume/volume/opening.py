@@ -10,6 +10,7 @@ reserved, in a fresh segment behind the rewritten tail.
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from revolume.blocks.overlay import Overlay
 from revolume.blocks.word import PARTIAL
 from revolume.chain.mapfile import MapFile
-from revolume.errors import Damaged, NoSpace, NotFound, Refused
+from revolume.errors import Damaged, NoSpace, NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
 from revolume.log.appender import Appender, LogEnd, Stated
@@ -294,7 +295,10 @@ class _Opening:
 
     async def _accept(self) -> None:
         """The log has been found to agree with the manifest: only now may the manifest's number grow."""
-        await self._host.work.call_sync(self._recorder.manifest.renew)
+        try:
+            await self._host.work.call_sync(self._recorder.manifest.renew)
+        except OSError as error:
+            raise self._no_room("its manifest", error) from error
         self._stated.edit = self._recorder.manifest.number
 
     async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
@@ -307,11 +311,7 @@ class _Opening:
                 try:
                     segment = await self._pool.fresh()
                 except OSError as error:
-                    raise NoSpace(
-                        "no-space",
-                        f"Recovery needs room for a segment of the log: {error.strerror}.",
-                        "Free some room on the disk and open the volume again; nothing is lost.",
-                    ) from error
+                    raise self._no_room("the end of its log", error) from error
                 copies.append(TailCopy(segment, self._state.volume, stated))
             await self._host.work.call(copies[-1].add, found)
         if copies:
@@ -406,11 +406,14 @@ class _Opening:
         try:
             return await self._pool.fresh()
         except OSError as error:
-            raise NoSpace(
-                "no-space",
-                f"There is no room for a segment of the log in {self._directory.path}: {error.strerror}.",
-                "Free some room on the disk and open the volume again.",
-            ) from error
+            raise self._no_room("a segment of the log", error) from error
+
+    def _no_room(self, what: str, error: OSError) -> RevolumeError:
+        """An opening writes a little; where it can't, nothing has changed."""
+        cause = f"Opening {self._directory.path} needs to write {what}: {error.strerror}."
+        if error.errno == errno.ENOSPC:
+            return NoSpace("no-space", cause, "Free some room on the disk and open it again; nothing is lost.")
+        return RevolumeError("not-opened", cause, "Look at the disk, then open it again; nothing is lost.")
 
     def _volume(self, core: Core) -> Volume:
         cutter = Cutter(core)

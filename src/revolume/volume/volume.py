@@ -404,7 +404,7 @@ class Volume:
         self._accepting = False
         since = core.appender.address - max(core.live.based, core.live.folded)
         if since > CLEAN_REPLAY_SEGMENTS * core.pool.segment_blocks:
-            with contextlib.suppress(RevolumeError):
+            with contextlib.suppress(RevolumeError, OSError):  # without it the next opening reads more
                 await self.folder.rebase(force=True)
         await core.pool.stop()
         await core.footers_written()
