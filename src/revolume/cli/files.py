@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from revolume.errors import Refused, UsageError
+from revolume.errors import NotFound, Refused, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,11 @@ def _device(path: str, size: int) -> Iterator[int]:
 @contextlib.contextmanager
 def _new_file(path: str) -> Iterator[int]:
     with passing_name(path) as passing:
-        descriptor = os.open(passing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            descriptor = os.open(passing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, NotADirectoryError):
+            parent = os.path.dirname(passing)
+            raise NotFound("no-directory", f"{parent} is not a directory.", "Name a file in one.") from None
         try:
             yield descriptor
         finally:

@@ -51,6 +51,9 @@ ConnectionsOption = Annotated[int, typer.Option("--max-connections", min=1, max=
 JsonReady = Annotated[bool, typer.Option("--json", help="Ready lines and errors in JSON.")]
 
 
+_INTERVAL_S_MIN = 0.1
+
+
 def register(app: typer.Typer) -> None:
     app.command()(serve)
 
@@ -77,7 +80,7 @@ def serve(
         name=wanted_name(volume, name),
         size=None if size is None else parse_size(size),
         addresses=_addresses(volume, nbd or []),
-        cp_interval_s=parse_seconds(cp_interval),
+        cp_interval_s=_interval(cp_interval),
         keep_s=parse_seconds(keep),
         budget_bytes=None if budget is None else parse_size(budget),
         map_memory_bytes=parse_size(map_memory),
@@ -91,6 +94,14 @@ def serve(
     from revolume.cli.service import run
 
     run(asked, lambda uri: _ready(uri, json=json))
+
+
+def _interval(text: str) -> float:
+    seconds = parse_seconds(text)
+    if seconds < _INTERVAL_S_MIN:
+        cause = f"{text[:80]!a} is too short a time between consistency points."
+        raise UsageError("bad-interval", cause, "Use 100ms or more; 5s is the default.")
+    return seconds
 
 
 def _ready(uri: str, *, json: bool) -> None:

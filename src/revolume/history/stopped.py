@@ -109,14 +109,24 @@ class StoppedVolume:
             case AtWrite(number):
                 return self._at_write(number)
             case AtPoint(number):
-                found = [(p.write, p.time_ns) for p in self.kept if p.number == number]
+                return self._at_point(number)
             case AtSnapshot(name):
-                found = [(s.write, s.time_ns) for s in self.snapshots() if s.name == name]
+                return self._at_snapshot(name)
             case _:
-                found = [(self.end.write, self.end.time_ns)]
-        if not found:
-            raise self._lost()
-        return found[0]
+                return self.end.write, self.end.time_ns
+
+    def _at_point(self, number: int) -> tuple[int, int]:
+        for point in self.kept:
+            if point.number == number:
+                return point.write, point.time_ns
+        raise self._lost(f"Point cp{number}")
+
+    def _at_snapshot(self, name: str) -> tuple[int, int]:
+        for snapshot in self.snapshots():
+            if snapshot.name == name:
+                return snapshot.write, snapshot.time_ns
+        names = ", ".join(s.name for s in self.snapshots()) or "none"
+        raise NotFound("no-snapshot", f"{self.name} has no snapshot {name}.", f"It has: {names}.")
 
     def _at_write(self, number: int) -> tuple[int, int]:
         horizon = self.state.horizon
@@ -127,12 +137,16 @@ class StoppedVolume:
             hit = np.flatnonzero((rows["write"] <= number) & (number < rows["write"] + rows["entries"]))
             if len(hit) and number > horizon.write:
                 return number, int(rows["time_ns"][hit[-1]])
-        raise self._lost()
+        raise self._lost(f"Write w{number}")
 
     def _at_time(self, time_ns: int) -> tuple[int, int]:
         horizon = self.state.horizon
-        if time_ns < horizon.time_ns or time_ns > self.now_ns:
-            raise self._lost()
+        if time_ns > self.now_ns:
+            raise NotFound(
+                "moment-in-future", f"{format_time(time_ns)} has not happened yet.", "Name a moment of the past."
+            )
+        if time_ns < horizon.time_ns:
+            raise self._lost(format_time(time_ns))
         best = (horizon.write, horizon.time_ns)
         for columns in self.pieces:
             rows = columns.rows[(columns.rows["kind"] == Kind.WRITES) & (columns.rows["entries"] > 0)]
@@ -142,13 +156,13 @@ class StoppedVolume:
                 best = max(best, (int(last["write"] + last["entries"] - 1), int(last["time_ns"])))
         return best
 
-    def _lost(self) -> NotFound:
+    def _lost(self, what: str) -> NotFound:
         old, new = self.state.horizon, self.end
         hint = (
             f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
-            f"the newest w{new.write} ({format_time(new.time_ns)})."
+            f"the newest w{new.write} ({format_time(new.time_ns)}); see 'revolume points'."
         )
-        return NotFound("moment-not-retained", f"That moment of {self.name} is not retained.", hint)
+        return NotFound("moment-not-retained", f"{what} of {self.name} is not retained.", hint)
 
 
 def look(host: Host, path: str) -> StoppedVolume:

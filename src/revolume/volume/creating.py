@@ -11,6 +11,7 @@ from revolume.volume.manifest import NAMES, Horizon, Manifest, State
 from revolume.volume.options import OpenOptions
 from revolume.volume.sums import Sums
 
+BUDGET_SEGMENTS = 4
 OURS = {
     layout.LOG, layout.MAPS, layout.IMAGE, layout.SUMS, layout.PAGES, layout.CONTROL_SOCKET,
     layout.NBD_SOCKET, "lost+found", *(name + ".new" for name in NAMES),
@@ -32,9 +33,21 @@ def check_sizes(options: OpenOptions) -> None:
         )
 
 
+def check_budget(options: OpenOptions, segment_bytes: int) -> None:
+    """UsageError for a budget in which the log could not even turn round."""
+    least = BUDGET_SEGMENTS * segment_bytes
+    if options.budget_bytes is not None and options.budget_bytes < least:
+        raise UsageError(
+            "budget-too-small",
+            f"A budget of {options.budget_bytes} bytes is too small for segments of {segment_bytes} bytes.",
+            f"Give {least} bytes or more; a new volume may have smaller segments (--segment-size).",
+        )
+
+
 def create(host: Host, directory: Directory, options: OpenOptions, name: str) -> Manifest:
     """A new volume in an empty directory (or in what an interrupted creation left)."""
     check_sizes(options)
+    check_budget(options, options.segment_bytes)
     strange = [n for n in directory.names() if n not in OURS and not n.startswith(layout.PAGES)]
     if strange:
         raise Refused(

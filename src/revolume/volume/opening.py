@@ -34,7 +34,7 @@ from revolume.log.writer import Writer
 from revolume.volume import facts, layout
 from revolume.volume.admission import Admission
 from revolume.volume.core import Core, Events, LastPoint, Recorder
-from revolume.volume.creating import create
+from revolume.volume.creating import BUDGET_SEGMENTS, check_budget, create
 from revolume.volume.cutter import Cutter
 from revolume.volume.folder import Folder
 from revolume.volume.live import LiveMap
@@ -120,6 +120,7 @@ def _agree(state: State, options: OpenOptions, path: str) -> None:
         raise Refused(
             "wrong-name", f"The volume in {path} is called {state.name}.", "Leave --name out, or name it so."
         )
+    check_budget(options, state.segment_blocks * BLOCK)
 
 
 @dataclass(slots=True)
@@ -160,7 +161,7 @@ class _Opening:
         have = len(self._state.uses) * size
         free = self._directory.free_bytes()
         budget = options.budget_bytes or (free + have) // 2
-        budget = max(budget, 4 * size)
+        budget = max(budget, BUDGET_SEGMENTS * size)
         reserve = options.reserve_bytes
         if reserve is None:
             reserve = 2 * size + (16 << 20)
