@@ -233,8 +233,10 @@ class VolumeExports:
     def _release(self, key: tuple[str, str], held: _Open, said_goodbye: bool) -> None:
         held.users -= 1
         if held.users == 0:
+            if said_goodbye:
+                self._expire(key, held)
+                return
             linger = LINGER_S if key[0] else BETWEEN_QUESTIONS_S
-            linger = 0.0 if said_goodbye else linger
             held.expiry = asyncio.get_running_loop().call_later(linger, self._expire, key, held)
 
     def _expire(self, key: tuple[str, str], held: _Open) -> None:

@@ -196,6 +196,7 @@ class Negotiation:
         self._handshake.answer_contexts(names)
 
     async def _answer_export(self, event: WantExport) -> None:
+        self._fence()  # a DISC that has arrived elsewhere ends what it ends before this opens it again
         export = await self._exports.open(event.name, self._wire.peer)
         try:
             facts = export_facts(export, self._handshake.dialect, self._limits.payload_bytes_max)
