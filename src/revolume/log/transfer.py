@@ -93,6 +93,9 @@ class Kind(IntEnum):
     FACT = 4
 
 
+_KINDS = frozenset(Kind)
+
+
 class Flag(IntFlag):
     """CONTINUED: the last write goes on in the next transfer. SEALS: the last transfer of a point."""
 
@@ -228,12 +231,14 @@ def unpack_proper(view: memoryview) -> Transfer | None:
     ):
         return None
     if fields[1] != FORMAT:
-        raise Damaged(
-            "newer-format",
-            f"The log was written in format {fields[1]}; this version reads format {FORMAT}.",
-            "Open it with the version that wrote it, or a newer one.",
-        )
+        raise _newer(f"The log was written in format {fields[1]}; this version reads format {FORMAT}.")
+    if fields[2] not in _KINDS:
+        raise _newer(f"The log holds a transfer of kind {fields[2]}, which this version does not know.")
     return _decode(fields, view)
+
+
+def _newer(cause: str) -> Damaged:
+    return Damaged("newer-format", cause, "Open it with the version that wrote it, or a newer one.")
 
 
 def _decode(fields: tuple[Any, ...], view: memoryview) -> Transfer | None:

@@ -59,6 +59,9 @@ class EditKind(IntEnum):
     STATE_END = 13  # the whole state has been written
 
 
+_KINDS = frozenset(EditKind)
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """One opening as primary; ``position`` and ``write`` are those of the end before it."""
@@ -273,19 +276,19 @@ def parse(name: str, data: bytes) -> Loaded | None:
     if magic != MAGIC or xxhash.xxh3_64_intdigest(data[:56]) != checksum:
         return None
     if version != FORMAT:
-        raise Damaged(
-            "newer-format",
-            f"{name} is of format {version}; this version reads format {FORMAT}.",
-            "Open the volume with the version that wrote it, or a newer one.",
-        )
+        raise _newer(f"{name} is of format {version}; this version reads format {FORMAT}.")
     state, number, at, whole = State(volume=volume), 0, HEADER.size, False
-    for kind, body, edit, end in _edits(data, volume_seed(volume)):
+    for kind, body, edit, end in _edits(name, data, volume_seed(volume)):
         state, number, at = apply(state, kind, body), edit, end
         whole = whole or kind == EditKind.STATE_END
     return Loaded(name, generation, number, state, at, at != len(data)) if whole else None
 
 
-def _edits(data: bytes, seed: int) -> Iterator[tuple[EditKind, bytes, int, int]]:
+def _newer(cause: str) -> Damaged:
+    return Damaged("newer-format", cause, "Open the volume with the version that wrote it, or a newer one.")
+
+
+def _edits(name: str, data: bytes, seed: int) -> Iterator[tuple[EditKind, bytes, int, int]]:
     at, last = HEADER.size, 0
     while at + EDIT.size <= len(data):
         size, kind, _, number = EDIT.unpack_from(data, at)
@@ -294,6 +297,8 @@ def _edits(data: bytes, seed: int) -> Iterator[tuple[EditKind, bytes, int, int]]
             return
         if xxhash.xxh3_64_intdigest(data[at:end], seed) != _NUMBER.unpack_from(data, end)[0]:
             return
+        if kind not in _KINDS:
+            raise _newer(f"{name} holds an edit of kind {kind}, which this version does not know.")
         yield EditKind(kind), data[at + EDIT.size : end], number, end + 8
         at, last = end + 8, number
 
