@@ -33,7 +33,7 @@ def serve(folder: Path, pki: Path) -> Iterator[Serve]:
     def start(
         transport: str = "unix", size: int = 64 * MiB, options: tuple[str, ...] = (), **more: object
     ) -> Server:
-        place = folder / f"s{len(started)}"
+        place = Path(more.pop("folder", folder)) / f"s{len(started)}"  # type: ignore[arg-type]
         place.mkdir(mode=0o755)
         server = Server(folder=place, size=size, transport=transport, pki=pki, options=options, **more)  # type: ignore[arg-type]
         started.append(server)

@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from revolume.chain.point import Point
-from revolume.errors import NotFound, Poisoned, Refused, RevolumeError, UsageError
+from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError, UsageError
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
@@ -400,7 +400,7 @@ class Volume:
 
     async def _close_clean(self) -> None:
         core = self.core
-        await self.cutter.cut()
+        damaged = await self._last_point()
         self._accepting = False
         since = core.appender.address - max(core.live.based, core.live.folded)
         if since > CLEAN_REPLAY_SEGMENTS * core.pool.segment_blocks:
@@ -414,3 +414,13 @@ class Volume:
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
         await core.host.work.call_sync(core.manifest.close_clean)
+        if damaged is not None:
+            raise damaged
+
+    async def _last_point(self) -> Damaged | None:
+        """Damage that a point meets stops the point, not the stop: the next opening reads the log instead."""
+        try:
+            await self.cutter.cut()
+        except Damaged as error:
+            return error
+        return None
