@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from revolume.host.clock import Clock
 from revolume.host.disk import Directory
 from revolume.host.work import Work
 from revolume.log.segment import Segment, segment_name
@@ -46,13 +45,11 @@ class SegmentPool:
         self,
         directory: Directory,
         work: Work,
-        clock: Clock,
         segment_blocks: int,
         limits: PoolLimits,
         register: Register,
     ) -> None:
         self._directory = directory
-        self._clock = clock
         self._work = work
         self._register = register
         self.segment_blocks = segment_blocks
@@ -70,6 +67,7 @@ class SegmentPool:
         self.stuck = False
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -139,6 +137,7 @@ class SegmentPool:
         """Stop the prewriter; what it has begun is finished."""
         self._stopping = True
         self._wake.set()
+        self._wanted.set()
         task, self._task = self._task, None
         if task is not None:
             await task
@@ -151,6 +150,7 @@ class SegmentPool:
     def demand(self, segments: int) -> None:
         """Somebody waits for so many ready segments, which may be more than usual."""
         self._demand = max(self._demand, segments)
+        self._wanted.set()
 
     async def wait_ready(self, patience_s: float) -> bool:
         """Wait a while for a segment to become ready; False if none did."""
@@ -187,10 +187,12 @@ class SegmentPool:
 
     async def _let_burst_pass(self) -> None:
         """While segments are being taken and enough stand ready, writing zeroes would only take the disk and
-        a core away from whoever is writing."""
+        a core away from whoever is writing. It ends at once when somebody waits."""
         while len(self.ready) > max(self.limits.ready // 2, self._demand) and not self._stopping and not self.free:
             taken = self.taken
-            await self._clock.sleep(BURST_S)
+            self._wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), BURST_S)
             if self.taken == taken:
                 return
 

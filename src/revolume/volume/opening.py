@@ -167,7 +167,7 @@ class _Opening:
             reserve = 2 * size + (16 << 20)
         ready = max(2, min(options.spare_bytes, budget // 4) // size)
         limits = PoolLimits(ready, budget, reserve)
-        return SegmentPool(self._log, self._host.work, self._host.clock, blocks, limits, self._register)
+        return SegmentPool(self._log, self._host.work, blocks, limits, self._register)
 
     async def _register(self, uses: dict[int, int]) -> None:
         await self._recorder.record((EditKind.USES, pack_pairs(uses)))
