@@ -4,6 +4,10 @@
 being looked at. A real digest of 0 (one in 2^64) is therefore stored as 1. A block of zero bytes that was
 written as data keeps its computed digest, ``ZERO_DIGEST``; whoever sums digests treats it and 0 alike.
 
+``LOST_DIGEST`` is what a consistency point says of a block whose content nobody can tell any more: a part of
+it was written over a version that can't be read. No bytes are taken for it, so every read of it is an error
+(so would be a real digest of that value, one in 2^64).
+
 The loop below is the fastest found: the slice objects are made once, so that a block costs one view and
 one hash. Measured per block, 64 at a time: 0.115 µs; slicing with computed bounds 0.142, ``map`` over
 ``__getitem__`` 0.128, ``struct.iter_unpack`` (copies) 0.163.
@@ -20,6 +24,7 @@ from revolume.blocks.geometry import BLOCK
 Buffer = bytes | bytearray | memoryview
 
 ZERO_DIGEST = xxh3_64_intdigest(bytes(BLOCK))
+LOST_DIGEST = (1 << 64) - 1
 
 _PIECE_BLOCKS = 1024
 _SLICES = tuple(slice(at * BLOCK, (at + 1) * BLOCK) for at in range(_PIECE_BLOCKS))

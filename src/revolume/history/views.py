@@ -43,7 +43,7 @@ class ViewSource:
         self._core = volume.core
         self._map = made
         self._ranges = made.ranges()
-        self.partials: dict[int, bytes] = {}
+        self.partials: dict[int, bytes | Damaged] = {}
         self._partial_blocks = np.zeros(0, np.uint64)
 
     @property
@@ -51,8 +51,8 @@ class ViewSource:
         """Counts folds and new bases."""
         return self._core.generation
 
-    def hold(self, partials: dict[int, bytes]) -> None:
-        """These blocks' content at the view's instant."""
+    def hold(self, partials: dict[int, bytes | Damaged]) -> None:
+        """These blocks' content at the view's instant, or why it can't be had."""
         self.partials = partials
         self._partial_blocks = np.array(sorted(partials), np.uint64)
 
@@ -92,10 +92,14 @@ class ViewSource:
 
     def partial(self, block: int) -> bytes | bytearray | None:
         """The content of a partially modified block."""
-        return self.partials.get(block)
+        content = self.partials.get(block)
+        return None if isinstance(content, Damaged) else content
 
     async def merge_partial(self, block: int) -> None:
-        """They are whole from the beginning."""
+        """They are whole from the beginning, or can't be had."""
+        content = self.partials.get(block)
+        if isinstance(content, Damaged):
+            raise Damaged(content.code, content.cause, content.hint)
 
 
 @dataclass(slots=True)
@@ -204,15 +208,24 @@ def _stretch(volume: Volume, base: MapFile | None, spot: Spot) -> Stretch:
     return Stretch(specs, position_below(volume.core, base), end)
 
 
-async def _partials(volume: Volume, reader: Reader, fragments: tuple[Fragment, ...]) -> dict[int, bytes]:
-    """The content of every partially modified block: its whole version with the pieces over it, in order."""
+async def _partials(
+    volume: Volume, reader: Reader, fragments: tuple[Fragment, ...]
+) -> dict[int, bytes | Damaged]:
+    """The content of every partially modified block: its whole version with the pieces over it, in order. One
+    that is damaged spoils itself alone."""
     whole: dict[int, bytearray] = {}
+    damaged: dict[int, Damaged] = {}
     for fragment in fragments:
-        if fragment.block not in whole:
-            whole[fragment.block] = bytearray(await reader.read_version(fragment.block, 0, 0))
-        piece = await volume.core.host.work.call(_piece, volume, fragment)
-        whole[fragment.block][fragment.at : fragment.at + fragment.length] = piece
-    return {block: bytes(content) for block, content in whole.items()}
+        if fragment.block in damaged:
+            continue
+        try:
+            if fragment.block not in whole:
+                whole[fragment.block] = bytearray(await reader.read_version(fragment.block, 0, 0))
+            piece = await volume.core.host.work.call(_piece, volume, fragment)
+            whole[fragment.block][fragment.at : fragment.at + fragment.length] = piece
+        except Damaged as error:
+            damaged[fragment.block] = error
+    return {block: bytes(content) for block, content in whole.items()} | damaged
 
 
 def _piece(volume: Volume, fragment: Fragment) -> bytes:

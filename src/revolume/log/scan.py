@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from revolume.blocks.digest import block_digests, fragment_digest
+from revolume.blocks.digest import LOST_DIGEST, ZERO_DIGEST, block_digests, fragment_digest
 from revolume.log.columns import fragment_pieces
 from revolume.log.segment import Segment
 from revolume.log.transfer import (
@@ -21,6 +21,7 @@ from revolume.log.transfer import (
     LOCAL_SIZE,
     EntryKind,
     Flag,
+    Kind,
     Local,
     Transfer,
     local_holds,
@@ -99,13 +100,13 @@ class SegmentReader:
         return Found(self.segment, block, local, transfer)
 
     def chain_from(self, block: int, previous: bytes, end_block: int | None = None) -> Iterator[Found]:
-        """Valid transfers from ``block`` on whose chain continues ``previous``."""
+        """Valid transfers from ``block`` on whose chain continues ``previous``, and local records between them."""
         while end_block is None or block < end_block:
             found = self.at(block)
             if found is None or found.transfer.previous != previous:
                 return
             yield found
-            previous = found.transfer.chain
+            previous = chain_behind(found.transfer)
             block = found.end_block
 
     def anywhere(self) -> Iterator[Found]:
@@ -132,7 +133,7 @@ class SegmentReader:
 
 
 def payload_holds(found: Found) -> bool:
-    """Whether the payload on disk has the digests that the header states."""
+    """Whether the payload on disk has the digests that the header states. (A lost block's payload is zeroes.)"""
     transfer = found.transfer
     size = transfer.blocks * BLOCK + transfer.fragment_bytes
     payload = bytearray(size)
@@ -141,7 +142,7 @@ def payload_holds(found: Found) -> bool:
     view = memoryview(payload)
     whole = block_digests(view[: transfer.blocks * BLOCK], transfer.blocks)
     stated = transfer.digests.tolist()
-    if whole != stated[: transfer.blocks]:
+    if whole != [ZERO_DIGEST if one == LOST_DIGEST else one for one in stated[: transfer.blocks]]:
         return False
     return _fragment_digests(transfer, view[transfer.blocks * BLOCK :]) == list(stated[transfer.blocks :])
 

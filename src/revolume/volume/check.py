@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks import root as roots
-from revolume.blocks.digest import block_digests
+from revolume.blocks.digest import LOST_DIGEST, block_digests
 from revolume.blocks.extents import contiguous
 from revolume.blocks.overlay import Overlay
 from revolume.blocks.ranges import Ranges
@@ -211,9 +211,15 @@ class _Check:
             if part is None:
                 self._say(f"position {found.transfer.position}", "a consistency point's record makes no sense")
                 continue
+            self._lost(part, found)
             builder = ColumnsBuilder(segment.base)
             builder.add_transfer(found.transfer, found.block)
             self._facts.append((part, builder.freeze(), bool(found.transfer.flags & Flag.SEALS)))
+
+    def _lost(self, part: Part, found: Found) -> None:
+        digests = found.transfer.digests
+        for offset in found.transfer.offsets[digests == np.uint64(LOST_DIGEST)].tolist():
+            self._say(f"cp{part.number}", f"block {offset // BLOCK} could not be read any more when it was made")
 
     def _end(self, state: State, walked: list[Found], position: int, durable: int) -> None:
         clean = state.clean

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from revolume.blocks import root as roots
-from revolume.blocks.digest import fragment_digest
+from revolume.blocks.digest import LOST_DIGEST, fragment_digest
 from revolume.blocks.extents import contiguous
 from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO, kinds
@@ -59,13 +59,14 @@ class Below:
 
 
 def compose(
-    interval: Interval, table: TableView, partials: dict[int, bytes], before: roots.Root, below: Below
+    interval: Interval, table: TableView, partials: dict[int, bytes | None], before: roots.Root, below: Below
 ) -> Composed:
-    """The interval's delta map, as references, partials and zero runs, with digest and root."""
+    """The interval's delta map, as references, partials (None: can't be told) and zero runs, with digest and
+    root."""
     blocks, words, digests = _newest_over_ranges(interval)
     kind = kinds(words)
     data, partial = kind == DATA, kind == PARTIAL
-    partial_digests = np.array([fragment_digest(partials[b]) for b in blocks[partial].tolist()], np.uint64)
+    partial_digests = np.array([_digest_of(partials[b]) for b in blocks[partial].tolist()], np.uint64)
     digests[partial] = partial_digests
     held = data | partial
     zeroes = _zero_runs(interval, blocks[kind == ZERO])
@@ -79,6 +80,10 @@ def compose(
         root,
         int(held.sum()) + int(zeroes[1].sum()),
     )
+
+
+def _digest_of(content: bytes | None) -> int:
+    return LOST_DIGEST if content is None else fragment_digest(content)
 
 
 def delta_digest(blocks: U64, digests: U64, zeroes: tuple[U64, U64]) -> int:

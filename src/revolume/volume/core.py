@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.digest import LOST_DIGEST
 from revolume.blocks.root import Root
+from revolume.blocks.word import PARTIAL
 from revolume.chain.point import Point
 from revolume.errors import NoSpace, Poisoned, RevolumeError
 from revolume.host import Host
@@ -101,6 +103,15 @@ class LastPoint:
     partial_digests: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
+def lost_sentence(blocks: list[int]) -> str:
+    """What is told of blocks that a point had to call lost."""
+    more = f" (and {len(blocks) - 1} more)" if len(blocks) > 1 else ""
+    return (
+        f"Block {blocks[0]}{more} was written in part, and what was there before can't be read: "
+        "reads of it are errors until it is overwritten whole."
+    )
+
+
 class Events:
     """The last things worth telling an operator, newest last."""
 
@@ -151,6 +162,8 @@ class Core:
     """Held while a point is composed from the layers below the overlay, and while they are exchanged."""
     base_name: str = ""
     """File name of the base map, exchanged together with it."""
+    lost: set[int] = field(default_factory=set)
+    """Blocks that points called lost, and that have not been overwritten since."""
     leases_given: int = 0
     map_users: int = 0
     stale_maps: list[str] = field(default_factory=list)
@@ -192,6 +205,15 @@ class Core:
         token = self.leases_given
         self.leases[token] = (holder, write)
         return lambda: self.leases.pop(token, None) and None
+
+    def still_lost(self, block: int) -> bool:
+        """Whether the newest version of a block is one that a point called lost (or, if only the base map or
+        the image knows, may be)."""
+        words, digests = self.live.lookup(np.array([block], np.uint64))
+        if int(words[0]) >> 62 == PARTIAL:
+            partial = self.partials.blocks.get(block)
+            return partial is not None and partial.data is None
+        return not words[0] or int(digests[0]) == LOST_DIGEST
 
     def size_at(self, write: int) -> int:
         """The volume's size as of a retained write."""

@@ -7,6 +7,11 @@ next cut waits for the record to be sealed, so that a record's address is always
 Between awaits: ``_cut`` takes position, write, chain, address, interval, partial copies and transfer table
 in one turn of the loop; all parts are appended, and ``_sealed`` moves the maps, in one turn as well, once there is
 room for all of them.
+
+A block that was written in part over a version which can't be read stops no point. The record says of it
+that it is lost (``LOST_DIGEST``), so that every moment from there on answers an error for it; in this process
+its pieces are carried over into the next interval, and the next point tries again. A whole overwrite, or
+zeroes, ends it.
 """
 
 from __future__ import annotations
@@ -18,17 +23,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.word import DATA
+from revolume.blocks.digest import LOST_DIGEST
+from revolume.blocks.word import DATA, PARTIAL
 from revolume.chain.point import Point, References, Totals, pack_part, split_references
+from revolume.errors import Damaged
 from revolume.log.appender import Draft
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.volume.compose import Below, Composed, compose
-from revolume.volume.core import Core
+from revolume.volume.core import Core, lost_sentence
 from revolume.volume.interval import Interval
 from revolume.volume.partials import Partial
 
 U64 = npt.NDArray[np.uint64]
+Contents = dict[int, bytes | None]
+"""Partially modified blocks whole; None where that can't be had."""
+
+LOST_CONTENT = bytes(BLOCK)
+AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,7 @@ class Cutter:
             self.interval_due.clear()
             core = self._core
             core.live.absorb()
-            if core.live.interval.empty:
+            if core.live.interval.empty and not self._readable_again():
                 return core.points[-1] if core.points else None
             cut = self._cut()
             try:
@@ -77,7 +89,12 @@ class Cutter:
                 core.live.interval = cut.interval.followed_by(core.live.interval)
                 raise
 
-    async def _composed(self, cut: _Cut, partials: dict[int, bytes]) -> Composed:
+    def _readable_again(self) -> bool:
+        """Whether a block that the last point called lost has been read after all."""
+        found = (self._core.partials.blocks.get(block) for block in self._core.lost)
+        return any(partial is not None and partial.data is not None for partial in found)
+
+    async def _composed(self, cut: _Cut, partials: Contents) -> Composed:
         core = self._core
         async with core.below_lock:
             below = self._below()
@@ -99,21 +116,35 @@ class Cutter:
         last = core.last
         return Below(core.live.base, core.sums, core.live.folded, last.partial_blocks, last.partial_digests)
 
-    async def _whole_partials(self, cut: _Cut) -> dict[int, bytes]:
+    async def _whole_partials(self, cut: _Cut) -> Contents:
         """The content of every partially modified block at the cut."""
-        whole = {}
+        whole: Contents = {}
         for block, partial in cut.partials.items():
             if partial.data is None:
-                base = await self._core.reader.read_version(block, partial.base_word, partial.base_digest)
+                base = await self._base(block, partial)
+                if base is None:
+                    whole[block] = None
+                    continue
                 partial.merge(base)
                 current = self._core.partials.blocks.get(block)
-                if current is not None and current.base_word == partial.base_word:
+                if current is not None and current.stands_on(partial):
                     current.merge(base)
             assert partial.data is not None
             whole[block] = bytes(partial.data)
         return whole
 
-    async def _append(self, cut: _Cut, composed: Composed, partials: dict[int, bytes]) -> Point:
+    async def _base(self, block: int, partial: Partial) -> bytes | None:
+        """The last whole version of a block, None if it can't be read (twice: a disk may have hiccups)."""
+        core = self._core
+        for _ in range(2):
+            try:
+                return await core.reader.read_version(block, partial.base_word, partial.base_digest)
+            except Damaged:
+                if block not in core.lost:
+                    await core.host.clock.sleep(AGAIN_S)
+        return None
+
+    async def _append(self, cut: _Cut, composed: Composed, partials: Contents) -> Point:
         core = self._core
         totals = Totals(
             core.last.number + 1, core.last.number, cut.position, cut.write, cut.time_ns,
@@ -125,7 +156,7 @@ class Cutter:
         words = [(core.writer.emit(draft), draft.blocks) for draft in drafts]
         return self._sealed(cut, totals, composed, words, drafts[-1].header_blocks)
 
-    def _drafts(self, totals: Totals, composed: Composed, partials: dict[int, bytes]) -> list[Draft]:
+    def _drafts(self, totals: Totals, composed: Composed, partials: Contents) -> list[Draft]:
         """The record's parts, each small enough for the smallest segment."""
         blocks = self._core.pool.segment_blocks
         rows = max(64, min(65536, (blocks // 4) * BLOCK // 32))
@@ -146,7 +177,10 @@ class Cutter:
                     references[part] if part < len(references) else nothing,
                     zeroes[part] if part < len(zeroes) else none,
                 ),
-                [(b, digests[b], partials[b]) for b in (groups[part] if part < len(groups) else [])],
+                [
+                    (b, digests[b], partials[b] or LOST_CONTENT)
+                    for b in (groups[part] if part < len(groups) else [])
+                ],
                 totals.write,
                 part == count - 1,
             )
@@ -162,9 +196,7 @@ class Cutter:
             addresses = np.concatenate(
                 [np.arange(first, first + count, dtype=np.uint64) for first, count in parts]
             )
-            words = addresses | np.uint64(DATA << 62)
-            core.live.restate(composed.partial_blocks, words, composed.partial_digests, cut.address)
-            core.partials.settled(composed.partial_blocks.tolist(), cut.write)
+            self._restated(cut, composed, addresses)
         point = Point(
             totals.number, totals.previous, cut.position, cut.write, cut.time_ns, core.appender.epoch,
             composed.digest, composed.root, cut.chain, composed.changed_blocks, cut.address, record,
@@ -175,6 +207,26 @@ class Cutter:
         last.partial_blocks, last.partial_digests = composed.partial_blocks, composed.partial_digests
         core.writer.table.forget_below(cut.address)
         return point
+
+    def _restated(self, cut: _Cut, composed: Composed, addresses: U64) -> None:
+        """The partial blocks lie in the record now; of those that are lost, the pieces stay."""
+        core = self._core
+        blocks, digests = composed.partial_blocks, composed.partial_digests
+        stated = zip(blocks.tolist(), digests.tolist(), strict=True)
+        held = np.array([self._held_back(cut, block, digest) for block, digest in stated])
+        whole = ~held
+        core.live.restate(blocks[whole], addresses[whole] | np.uint64(DATA << 62), digests[whole], cut.address)
+        core.partials.settled(blocks[whole].tolist(), cut.write)
+        core.live.carry(blocks[held], addresses[held] | np.uint64(PARTIAL << 62))
+        lost = blocks[digests == np.uint64(LOST_DIGEST)].tolist()
+        if new := set(lost) - core.lost:
+            core.events.tell(lost_sentence(sorted(new)))
+        core.lost = {block for block in core.lost | set(lost) if core.still_lost(block)}
+
+    def _held_back(self, cut: _Cut, block: int, digest: int) -> bool:
+        """Whether this block is lost, and has not been overwritten since the cut."""
+        current = self._core.partials.blocks.get(block)
+        return digest == LOST_DIGEST and current is not None and current.stands_on(cut.partials[block])
 
 
 def _split_pair(pair: tuple[U64, U64], rows: int) -> list[tuple[U64, U64]]:

@@ -8,7 +8,8 @@ Order: log read and checked → image written → image synced → its digests w
 manifest edit, is the caller's, and comes last.
 
 A batch holds the newest versions of a few segments; it is read in order of place, sorted by block in memory,
-and written in runs. Blocks are checked against their digests on the way: a fold never copies damage.
+and written in runs. Blocks are checked against their digests on the way: a fold never copies damage. Of a
+block that a point calls lost nothing is written; its digest makes every read of it an error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.digest import digest_array
+from revolume.blocks.digest import LOST_DIGEST, digest_array
 from revolume.blocks.extents import contiguous
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
 from revolume.chain.versions import Newest, SegmentSpec, Stretch, load_stretch, newest, under_ranges
@@ -123,6 +124,7 @@ class _Fold:
 
     def _batches(self, state: Newest, data: npt.NDArray[np.bool_]) -> Iterator[tuple[U64, U64, U64]]:
         """(blocks, addresses, digests) of at most a batch's size, in order of place."""
+        data = data & (state.digests != np.uint64(LOST_DIGEST))
         addresses = state.words[data] & MASK
         order = np.argsort(addresses)
         blocks, digests = state.blocks[data], state.digests[data]

@@ -138,6 +138,16 @@ class LiveMap:
         self.interval.was(chosen, words[stale], digests[stale])
         return chosen
 
+    def carry(self, blocks: U64, words: U64) -> None:
+        """These partial blocks could not be made whole by the point whose record lies at their addresses: they
+        belong to the open interval as well, but are no reason for another point."""
+        self.absorb()
+        nothing = np.zeros(len(blocks), np.uint64)
+        self.interval.was(blocks, words, nothing)
+        self.overlay.put(blocks, words, nothing)
+        self.interval.changed(blocks, words, nothing)
+        self.interval.count -= len(blocks)
+
     def lookup(self, blocks: U64) -> tuple[U64, U64]:
         """Words and digests from memory; word 0 where only the lower layers know. Absorbs first."""
         self.absorb()

@@ -46,6 +46,10 @@ class Partial:
             self.data = data
             self.pieces = []
 
+    def stands_on(self, other: Partial) -> bool:
+        """Whether both are the same block over the same whole version."""
+        return (self.base_word, self.base_digest) == (other.base_word, other.base_digest)
+
     def copy(self) -> Partial:
         """As it is now, untouched by later fragments."""
         twin = Partial(self.base_word, self.base_digest)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.digest import fragment_digest
+from revolume.blocks.digest import LOST_DIGEST, fragment_digest
 from revolume.chain.point import Part, Point, unpack_part
 from revolume.errors import Damaged
 from revolume.log.columns import Columns, Versions, resizes
@@ -68,6 +68,7 @@ async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
         core.live.interval.was(records[-1].blocks, records[-1].words, records[-1].digests)
     for segment, columns in pieces:
         _above(core, segment, columns, last_cut)
+    core.lost = await call(_lost, core, records)
     _sizes(core, pieces, horizon)
     return _last(points, records, horizon)
 
@@ -240,6 +241,17 @@ def _fragment(core: Core, segment: Segment, versions: Versions, index: int) -> N
     number = int(versions.fragment_asof[index])
     core.partials.write(block, int(versions.fragment_at[index]), bytes(piece), number)
     core.live.put(np.array([block], np.uint64), np.array([word], np.uint64), np.zeros(1, np.uint64))
+
+
+def _lost(core: Core, records: list[Record]) -> set[int]:
+    """Blocks that a point called lost and that have not been overwritten since."""
+    called = [record.blocks[record.digests == np.uint64(LOST_DIGEST)] for record in records]
+    blocks: U64 = np.unique(np.concatenate(called)) if called else np.zeros(0, np.uint64)
+    if not len(blocks):
+        return set()
+    words, digests = core.live.lookup(blocks)
+    core.live.settle(blocks, words, digests, False)
+    return set(blocks[digests == np.uint64(LOST_DIGEST)].tolist())
 
 
 def _sizes(core: Core, pieces: Pieces, horizon: Horizon) -> None:

@@ -20,7 +20,7 @@ from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError,
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
-from revolume.volume.core import Core
+from revolume.volume.core import Core, lost_sentence
 from revolume.volume.cutter import Cutter
 from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
@@ -290,6 +290,8 @@ class Volume:
             state, reason = "full", "Writes are refused: no room for the log."
         elif self.folder.failure:
             state, reason = "degraded", f"The history can't be folded: {self.folder.failure}"
+        elif lost := sorted(filter(core.still_lost, core.lost)):
+            state, reason = "degraded", lost_sentence(lost)
         return VolumeStatus(
             core.name, core.directory.path, core.volume_id.hex(), core.size, self.epoch, state, reason,
             self.position, core.commit.durable, self.write, core.appender.time_ns,
