@@ -22,6 +22,7 @@ from revolume.host.disk import Directory
 from revolume.log.columns import Columns, ColumnsBuilder, Versions, end_address
 from revolume.log.scan import SegmentReader
 from revolume.log.segment import Segment, read_footer, segment_name
+from revolume.log.transfer import Kind
 
 U64 = npt.NDArray[np.uint64]
 NOTHING = np.zeros(0, np.uint64)
@@ -87,7 +88,7 @@ def load_stretch(directory: Directory, stretch: Stretch, volume: bytes) -> Itera
     last, reached = stretch.after, 0
     for spec in stretch.segments:
         columns = load_columns(directory, spec, volume)
-        positions = columns.rows["position"]
+        positions = columns.rows["position"][columns.rows["kind"] != Kind.FIXUP]
         if not len(positions):
             continue
         if int(positions[0]) > last + 1 or (np.diff(positions) != 1).any():

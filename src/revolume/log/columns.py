@@ -189,7 +189,7 @@ def _join(columns: Columns) -> _Entries:
     kind = columns.lengths >> np.uint64(KIND_SHIFT)
     end = columns.offsets + (columns.lengths & np.uint64(LENGTH_MASK))
     within = ramp(rows["entries"].astype(np.uint64))
-    within[(rows["kind"] == Kind.POINT)[row]] = 0
+    within[((rows["kind"] == Kind.POINT) | (rows["kind"] == Kind.FIXUP))[row]] = 0
     first = (columns.offsets + np.uint64(BLOCK - 1)) // np.uint64(BLOCK)
     last = end // np.uint64(BLOCK)
     count = np.where(last > first, last - first, np.uint64(0))

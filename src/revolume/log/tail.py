@@ -20,7 +20,7 @@ import numpy as np
 from revolume.errors import Damaged
 from revolume.log.appender import LogEnd
 from revolume.log.columns import Columns, ColumnsBuilder
-from revolume.log.scan import Found, SegmentReader, complete_prefix, payload_holds
+from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefix, payload_holds
 from revolume.log.segment import Footer, Segment, read_footer
 from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind, pack_local, volume_seed
 
@@ -112,7 +112,7 @@ def end_after(found: Found, write: int) -> LogEnd:
     t = found.transfer
     if t.kind == Kind.WRITES and len(t.offsets):
         write = max(write, t.write + len(t.offsets) - 1)
-    return LogEnd(t.position, t.chain, write, t.time_ns)
+    return LogEnd(t.position, chain_behind(t), write, t.time_ns)
 
 
 def highest_write(columns: Columns) -> int:

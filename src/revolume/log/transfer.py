@@ -85,12 +85,15 @@ assert PROPER.size == PROPER_SIZE
 
 
 class Kind(IntEnum):
-    """What a transfer carries."""
+    """What a transfer carries. FIXUP is a local record: blocks that one node was sent whole, as of a point. It
+    stands outside the chain (its position and previous chain checksum are those of the transfer before it, and
+    the next transfer goes on as if it were not there) and is never shipped. Its body is the point's number (Q)."""
 
     WRITES = 1
     POINT = 2
     RESTORE = 3
     FACT = 4
+    FIXUP = 5
 
 
 _KINDS = frozenset(Kind)
@@ -151,6 +154,11 @@ class Transfer:
     def header_blocks(self) -> int:
         """Blocks taken by local and proper part."""
         return header_blocks(self.proper_size)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the payload, padding left out."""
+        return self.blocks * BLOCK + self.fragment_bytes
 
     @property
     def total_blocks(self) -> int:
