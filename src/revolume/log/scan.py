@@ -132,6 +132,11 @@ class SegmentReader:
         return blocks
 
 
+def chain_behind(transfer: Transfer) -> bytes:
+    """The chain checksum that the next transfer continues."""
+    return transfer.previous if transfer.kind == Kind.FIXUP else transfer.chain
+
+
 def payload_holds(found: Found) -> bool:
     """Whether the payload on disk has the digests that the header states. (A lost block's payload is zeroes.)"""
     transfer = found.transfer
