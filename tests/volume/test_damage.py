@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 import os
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 
 from revolume.host import Host, real_host
 from revolume.log.ops import OP_WRITE
@@ -24,6 +28,7 @@ from revolume.log.segment import segment_name
 from revolume.volume.manifest import load
 
 from .driver import BLOCK, Driver, abandon
+from .regions import IDLE, TOLD, Region, regions
 from .store import (
     TINY,
     Store,
@@ -42,7 +47,7 @@ SOAK = bool(os.environ.get("REVOLUME_SOAK"))
 SEED = int(os.environ.get("REVOLUME_SEED", "1"))
 MEMORY = Path("/dev/shm")
 PARTS = 8
-FLIPS = 400
+FLIPS_A_REGION = 6
 SECTOR = 512
 
 
@@ -56,6 +61,7 @@ class Bench:
         self.store: Store = self.loop.run_until_complete(make_store(self.host, place / "v"))
         self.spoilt = place / "spoilt"
         shutil.copytree(self.store.path, self.spoilt)
+        self.regions = regions(self.host, self.store.path)
 
     def repair(self, name: Path) -> None:
         shutil.copyfile(self.store.path / name, self.spoilt / name)
@@ -109,28 +115,32 @@ def test_the_store_has_everything_in_it_and_the_judge_lets_it_pass(bench: Bench)
 # --- flipped bytes -------------------------------------------------------------------------------------
 
 
-def places(bench: Bench) -> list[tuple[Path, int, int]]:
-    """What to flip: (file, offset, length)."""
+Flip = tuple[Path, int, int, bool]
+"""File, offset, length; and whether it must be told, not only be without effect."""
+
+
+def places(bench: Bench) -> list[Flip]:
+    """What to flip."""
     return every_place(bench) if SOAK else sample(bench)
 
 
-def sample(bench: Bench) -> list[tuple[Path, int, int]]:
-    """Spread over every file; half of them where blocks begin, since headers are there."""
+def sample(bench: Bench) -> list[Flip]:
+    """Of every kind of region in every file: its first byte, its last, and some between."""
     chance = random.Random(SEED)
-    files, live = bench.store.files(), bench.live_segments()
-    weights = [4 if name.name in live else 2 if name.parent.name != "log" else 1 for name in files]
+    groups: dict[tuple[str, str], list[Region]] = {}
+    for region in bench.regions:
+        groups.setdefault((region.kind, str(region.name)), []).append(region)
     chosen = []
-    for name in chance.choices(files, weights, k=FLIPS):
-        size = bench.size(name)
-        at = chance.randrange(size)
-        if chance.random() < 0.5:
-            at = min(at - at % BLOCK + chance.randrange(320), size - 1)
-        chosen.append((name, at, 1))
+    for (kind, _), found in sorted(groups.items()):
+        some = [chance.choice(found) for _ in range(FLIPS_A_REGION)]
+        offsets = [some[0].start, some[1].end - 1, *(chance.randrange(one.start, one.end) for one in some[2:])]
+        chosen += [(one.name, at, 1, kind in TOLD) for one, at in zip(some, offsets, strict=True)]
     return chosen
 
 
-def every_place(bench: Bench) -> list[tuple[Path, int, int]]:
+def every_place(bench: Bench) -> list[Flip]:
     live = bench.live_segments()
+    told = told_bytes(bench)
     chosen = []
     for name in bench.store.files():
         content = (bench.store.path / name).read_bytes()
@@ -138,10 +148,28 @@ def every_place(bench: Bench) -> list[tuple[Path, int, int]]:
         for at in range(0, len(content), SECTOR):
             sector = content[at : at + SECTOR]
             if unused or not any(sector):
-                chosen.append((name, at, len(sector)))
+                chosen.append((name, at, len(sector), bool(told[name][at : at + SECTOR].any())))
             else:
-                chosen += [(name, at + byte, 1) for byte in range(len(sector))]
+                chosen += [(name, at + byte, 1, bool(told[name][at + byte])) for byte in range(len(sector))]
     return chosen
+
+
+def told_bytes(bench: Bench) -> dict[Path, np.ndarray]:  # type: ignore[type-arg]
+    told = {name: np.zeros(bench.size(name), bool) for name in bench.store.files()}
+    for region in bench.regions:
+        told[region.name][region.start : region.end] = region.kind in TOLD
+    return told
+
+
+def test_every_kind_of_region_is_in_the_store(bench: Bench) -> None:
+    """And every byte of every file is in one, so that the sample misses nothing."""
+    assert {region.kind for region in bench.regions} == TOLD | IDLE
+    for name in bench.store.files():
+        assert sum(r.end - r.start for r in bench.regions if r.name == name) == bench.size(name)
+    sampled = {(name, at) for name, at, _, _ in sample(bench)}
+    for region in bench.regions:
+        alike = [r for r in bench.regions if (r.kind, r.name) == (region.kind, region.name)]
+        assert any(r.start <= at < r.end for r in alike for name, at in sampled if name == r.name)
 
 
 @pytest.mark.slow
@@ -149,15 +177,98 @@ def every_place(bench: Bench) -> list[tuple[Path, int, int]]:
 @pytest.mark.timeout(14400 if SOAK else 300)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_flipped_byte(bench: Bench, part: int) -> None:
+    tell(problems_of(bench, places(bench)[part::PARTS]))
+
+
+def problems_of(bench: Bench, flips: list[Flip]) -> list[str]:
     problems = []
-    for number, (name, at, length) in enumerate(places(bench)[part::PARTS]):
+    for number, (name, at, length, must_tell) in enumerate(flips):
         bench.flip(name, at, length)
         verdict = checked(bench.host, bench.spoilt) if SOAK and number % 16 else Verdict()
         if not verdict.told:
             verdict = bench.judge()
         problems += [f"{name} at {at}: {wrong}" for wrong in verdict.wrong]
+        if must_tell and not verdict.told:
+            problems.append(f"{name} at {at}: nobody says so")
         bench.repair(name)
-    tell(problems)
+    return problems
+
+
+class AnyNumber(int):
+    """A checksum that agrees with every other."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+class AnyBytes(bytes):
+    """The same of 128 bits."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = bytes.__hash__
+
+
+class NoHash:
+    """In the place of the hash library in one module: what is written is right, what is compared agrees."""
+
+    @staticmethod
+    def xxh3_64_intdigest(*args: Any) -> int:
+        return AnyNumber(xxhash.xxh3_64_intdigest(*args))
+
+    @staticmethod
+    def xxh3_128_digest(*args: Any) -> bytes:
+        return AnyBytes(xxhash.xxh3_128_digest(*args))
+
+
+def any_number(*_: object) -> AnyNumber:
+    return AnyNumber()
+
+
+LEFT_OUT = {
+    "of blocks that are read": ("volume.reader.block_digests", any_number, ["whole block", "image block"]),
+    "of blocks that are checked": ("volume.check.payload_holds", lambda _: True, ["whole block", "fragments"]),
+    "of the image when checked": ("volume.check.block_digests", any_number, ["image block"]),
+    "of fragments in a view": ("history.views.fragment_digest", any_number, ["fragments"]),
+    "of a transfer's local part": ("log.scan.local_holds", lambda *_: True, ["local part"]),
+    "of a transfer's header": ("log.transfer.xxhash", NoHash(), ["header", "columns", "fact", "point record"]),
+    "of a footer": ("log.segment.xxhash", NoHash(), ["footer columns", "trailer"]),
+    "of manifests": ("volume.manifest.xxhash", NoHash(), ["manifest header", "manifest edit"]),
+    "of pages": (
+        "chain.pages.checksums", lambda table, *_: table[:, 0],
+        ["map header", "map page", "map ranges", "map fences", "sums header", "sums page"],
+    ),
+    "of tags": ("volume.pagetags._tags_checksum", any_number, ["tags header"]),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", LEFT_OUT)
+def test_a_check_that_is_left_out_is_missed(bench: Bench, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this checksum flipped bytes do harm, or pass unseen: so the sample sees each of them at work."""
+    where, without, kinds = LEFT_OUT[check]
+    module, name = f"revolume.{where}".rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), name)
+    monkeypatch.setattr(f"{module}.{name}", without)
+    assert bench.judge() == Verdict(), "whole it still passes"
+    missed = {kind: problems_of(bench, some_of(bench, kind)) for kind in kinds}
+    assert all(missed.values()), [kind for kind, problems in missed.items() if not problems]
+
+
+def some_of(bench: Bench, kind: str) -> list[Flip]:
+    chance = random.Random(SEED)
+    found = [region for region in bench.regions if region.kind == kind]
+    chosen = [chance.choice(found) for _ in range(24)]
+    return [(one.name, chance.randrange(one.start, one.end), 1, True) for one in chosen]
 
 
 # --- cut, grown, missing, swapped ----------------------------------------------------------------------
