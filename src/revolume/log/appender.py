@@ -7,6 +7,10 @@ write number, label time. It knows nothing of maps or clients. One call makes on
 The order of effects is: bytes in the file, then the numbers move. If the write fails nothing has moved,
 but the file may hold part of the transfer: the caller poisons the log, because what the page cache holds
 behind a failed write is anybody's guess. (ENOSPC cannot happen: segments are written whole beforehand.)
+
+``append`` makes a transfer of this node's own. ``keep`` stores transfers that another node made, as they are:
+the same proper parts, local parts of our own, many of them with one ``pwritev``. ``whole`` is the last position
+at which no write is half there; only what it covers may be promised, or promoted.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from revolume.errors import Refused
 from revolume.host.disk import Buffer
+from revolume.log.carried import Carried
 from revolume.log.columns import ROW_STRUCT, ColumnsBuilder
 from revolume.log.segment import Segment, footer_blocks
 from revolume.log.transfer import (
@@ -24,6 +30,7 @@ from revolume.log.transfer import (
     PROPER_SIZE,
     Flag,
     Kind,
+    Transfer,
     header_blocks,
     pack_local,
     pack_proper,
@@ -31,6 +38,7 @@ from revolume.log.transfer import (
 )
 
 PADDING = bytes(BLOCK)
+LOCAL_RECORD = int(Kind.FIXUP)
 CONTINUED = int(Flag.CONTINUED)  # plain numbers here: an enum's operators cost a microsecond
 assert CONTINUED == 1, "a continued write is counted by its last part: see Appender.append"
 
@@ -100,6 +108,7 @@ class Appender:
         self._stated = stated
         self._now_ns = now_ns
         self.position = end.position
+        self.whole = end.position
         self.chain = end.chain
         self.write = end.write
         self.time_ns = end.time_ns
@@ -107,6 +116,7 @@ class Appender:
         self.next_block = 0
         self.columns = ColumnsBuilder(0)
         self.chain_before = end.chain
+        self.proper = b""  # of the last transfer made here
 
     def open(self, segment: Segment) -> None:
         """Go on in a fresh segment. The caller has sealed the one before."""
@@ -134,7 +144,7 @@ class Appender:
         """Write the draft, which must fit; returns the address of its first payload block."""
         segment = self.segment
         assert segment is not None, "append to a log without an open segment"
-        position = self.position + 1
+        position = self.position + (draft.kind != LOCAL_RECORD)
         first_write = self._first_write(draft)
         now_ns = self._now_ns()
         if now_ns > self.time_ns:
@@ -162,12 +172,66 @@ class Appender:
         self.columns.add(row, draft.offsets, draft.lengths, draft.digests)
         payload = segment.base + self.next_block + headers
         self.next_block += headers + draft.blocks + -(-draft.fragment_bytes // BLOCK)
-        self.position = position
+        self.proper = proper
+        if position == self.position:
+            return payload
+        self.position = self.whole = position
         self.chain = chain
         self.write += draft.writes - (draft.flags & CONTINUED)
         return payload
+
+    def keep(self, carried: Sequence[Carried]) -> list[int]:
+        """Store transfers that follow on what is here and fit the open segment; the addresses of their payloads.
+        Refused: they don't follow; nothing was stored."""
+        segment = self.segment
+        assert segment is not None, "keeping in a log without an open segment"
+        stated, blocks = self._stated, list[int]()
+        buffers: list[Buffer] = []
+        position, chain, block = self.position, self.chain, self.next_block
+        for each in carried:
+            transfer = each.transfer
+            if transfer.position != position + 1 or transfer.previous != chain:
+                raise _does_not_follow(transfer.position, position)
+            local = pack_local(
+                self._seed, segment.use, block, transfer.proper_size,
+                stated.durable, stated.edit, stated.horizon, transfer.chain,
+            )  # fmt: skip
+            headers = transfer.header_blocks
+            blocks.append(block)
+            padding = PADDING[: headers * BLOCK - LOCAL_SIZE - transfer.proper_size]
+            buffers += (local, each.proper, padding, each.payload, PADDING[: -transfer.fragment_bytes % BLOCK])
+            position, chain, block = transfer.position, transfer.chain, block + transfer.total_blocks
+        segment.file.pwritev([buffer for buffer in buffers if len(buffer)], self.next_block * BLOCK)
+        for at, each in zip(blocks, carried, strict=True):
+            self._kept(each.transfer, at)
+        self.next_block = block
+        return [
+            segment.base + at + each.transfer.header_blocks for at, each in zip(blocks, carried, strict=True)
+        ]
+
+    def _kept(self, transfer: Transfer, block: int) -> None:
+        self.columns.add_transfer(transfer, block)
+        self.position, self.chain, self.time_ns = transfer.position, transfer.chain, transfer.time_ns
+        self.epoch, self.reign = transfer.epoch, transfer.reign
+        if transfer.kind == Kind.WRITES:
+            self.write = max(self.write, transfer.write + len(transfer.offsets) - 1)
+        if not transfer.flags & CONTINUED:
+            self.whole = transfer.position
+
+    def keeps(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:
+        """Whether the open segment takes this transfer behind others of so many blocks and footer bytes."""
+        columns_size += ROW_STRUCT.size + 16 * len(transfer.offsets) + 8 * len(transfer.digests)
+        return blocks + transfer.total_blocks <= self.blocks_left(columns_size)
 
     def _first_write(self, draft: Draft) -> int:
         if draft.asof is not None:
             return draft.asof
         return self.write + 1 if draft.writes else self.write
+
+
+def _does_not_follow(position: int, here: int) -> Refused:
+    return Refused(
+        "log-does-not-follow",
+        f"A transfer at position {position} was received, which does not continue this log at {here}.",
+        "Reconnect: both sides compare where they stand.",
+    )

@@ -139,12 +139,16 @@ def chain_behind(transfer: Transfer) -> bytes:
 
 def payload_holds(found: Found) -> bool:
     """Whether the payload on disk has the digests that the header states. (A lost block's payload is zeroes.)"""
-    transfer = found.transfer
-    size = transfer.blocks * BLOCK + transfer.fragment_bytes
-    payload = bytearray(size)
-    if found.segment.file.preadv([payload], found.payload_block * BLOCK) != size:
+    payload = bytearray(found.transfer.payload_bytes)
+    if found.segment.file.preadv([payload], found.payload_block * BLOCK) != len(payload):
         return False
-    view = memoryview(payload)
+    return payload_agrees(found.transfer, memoryview(payload))
+
+
+def payload_agrees(transfer: Transfer, view: memoryview) -> bool:
+    """Whether these bytes are the payload whose digests the header states."""
+    if len(transfer.digests) < transfer.blocks:
+        return False
     whole = block_digests(view[: transfer.blocks * BLOCK], transfer.blocks)
     stated = transfer.digests.tolist()
     if whole != [ZERO_DIGEST if one == LOST_DIGEST else one for one in stated[: transfer.blocks]]:

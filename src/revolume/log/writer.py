@@ -11,13 +11,14 @@ What was written is told to a ``Sink``, in order: the live map, the partial buff
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from revolume.blocks.digest import block_digests, fragment_digest
 from revolume.blocks.word import DATA, ZERO
 from revolume.host.disk import Buffer
 from revolume.log.appender import Appender, Draft
+from revolume.log.carried import Carried
 from revolume.log.columns import RANGE_BLOCKS, fragment_pieces
 from revolume.log.commit import Commit
 from revolume.log.ops import OP_RESIZE, OP_WRITE, NoRoomNow, Op
@@ -71,6 +72,7 @@ class Writer:
         self._fragments = fragments
         self.partial_word: Callable[[list[tuple[int, int]]], None] = lambda touched: None
         self.on_seal: Callable[[Segment, Appender], None] = lambda segment, appender: None
+        self.on_append: Callable[[Draft, int], None] | None = None
         self.absorb_at = 4096
         self.transfers = 0
         self.table = TransferTable()
@@ -156,7 +158,45 @@ class Writer:
         self._commit.dirtied(segment.file, (appender.next_block - before) * BLOCK)
         self.table.add(address, appender.position, appender.epoch)
         self.transfers += 1
+        if self.on_append is not None:
+            self.on_append(draft, address)
         return address
+
+    def keep(self, carried: Sequence[Carried]) -> None:
+        """Store transfers made elsewhere; ``holds`` said that there is room for them."""
+        at = 0
+        while at < len(carried):
+            run = self._fitting(carried, at)
+            if run:
+                self._keep_run(carried[at : at + run])
+                at += run
+            else:
+                self.roll()
+
+    def _fitting(self, carried: Sequence[Carried], at: int) -> int:
+        """How many transfers from ``at`` on the open segment takes."""
+        appender, blocks, columns_size = self._appender, 0, 0
+        for count, each in enumerate(carried[at:]):
+            if not appender.keeps(each.transfer, blocks, columns_size):
+                return count
+            blocks += each.transfer.total_blocks
+            columns_size += 64 + 16 * len(each.transfer.offsets) + 8 * len(each.transfer.digests)
+        return len(carried) - at
+
+    def _keep_run(self, carried: Sequence[Carried]) -> None:
+        if self._commit.failure is not None:
+            raise self._commit.failure
+        appender = self._appender
+        segment, before = appender.segment, appender.next_block
+        assert segment is not None
+        try:
+            addresses = appender.keep(carried)
+        except OSError as error:
+            raise self._commit.poison(f"Writing the log failed: {error.strerror}.") from error
+        self._commit.dirtied(segment.file, (appender.next_block - before) * BLOCK)
+        for address, each in zip(addresses, carried, strict=True):
+            self.table.add(address, each.transfer.position, each.transfer.epoch)
+        self.transfers += len(carried)
 
     def roll(self) -> None:
         """Seal the open segment and go on in the next ready one."""

@@ -57,6 +57,12 @@ class EditKind(IntEnum):
     DROP_SNAPSHOT = 11
     BASE_MAP = 12  # the map file that the live map stands on
     STATE_END = 13  # the whole state has been written
+    NODE = 32  # 16 random bytes: this copy among all copies of the volume
+    ROLE = 33  # primary or secondary
+    AGREED = 34  # the last point that this copy has proved equal to its source's
+    BASE = 35  # a mirror being brought up: the image holds the blocks below this; empty = all of it
+    MIRROR = 36  # a mirror of this volume: mode, whether it has joined, what is kept for it
+    DROP_MIRROR = 37
 
 
 _KINDS = frozenset(EditKind)
@@ -109,6 +115,42 @@ class PinnedSnapshot:
     time_ns: int
 
 
+class Role(IntEnum):
+    """Who changes this copy: clients, or its source alone."""
+
+    PRIMARY = 0
+    SECONDARY = 1
+
+
+class MirrorMode(IntEnum):
+    """SYNC: a write is answered once it is in the mirror's log file too. ASYNC: the mirror lags."""
+
+    SYNC = 1
+    ASYNC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """A point of the source that this copy holds: built from the references received, digest and root equal.
+    ``position``: records of the log up to here have been dealt with."""
+
+    point: int = 0
+    position: int = 0
+    write: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorState:
+    """What a primary durably knows of a mirror. ``joined``: base and log have met there. ``point`` and
+    ``write``: the point from which the log is kept for it; 0 = nothing is kept."""
+
+    name: str
+    mode: MirrorMode
+    joined: bool
+    point: int
+    write: int
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that the edits amount to."""
@@ -127,6 +169,16 @@ class State:
     clean: Mark | None = None
     snapshots: tuple[PinnedSnapshot, ...] = ()
     base_map: str = ""
+    node: bytes = bytes(16)
+    role: Role = Role.PRIMARY
+    agreed: Agreed = Agreed()
+    base: int | None = None  # blocks of the image that have arrived, while a mirror is brought up
+    mirrors: tuple[MirrorState, ...] = ()
+
+    def epoch_at(self, position: int) -> tuple[int, bytes]:
+        """Number and reign id of the epoch in which a position was made; zeroes before the first."""
+        found = [(e.number, e.reign) for e in self.epochs if e.position < position]
+        return found[-1] if found else (0, bytes(16))
 
 
 _IDENTITY = struct.Struct("<QQ")
@@ -136,6 +188,8 @@ _HORIZON = struct.Struct("<8Q16sQ")
 _MARK = struct.Struct("<QQ16sQQ")
 _SNAPSHOT = struct.Struct("<QQQ")
 _NUMBER = struct.Struct("<Q")
+_AGREED = struct.Struct("<QQQ")
+_MIRROR = struct.Struct("<BB6xQQ")
 
 
 def pack_identity(state: State) -> bytes:
@@ -178,6 +232,30 @@ def pack_snapshot(snapshot: PinnedSnapshot) -> bytes:
     return _SNAPSHOT.pack(snapshot.write, snapshot.point, snapshot.time_ns) + snapshot.name.encode()
 
 
+def pack_agreed(agreed: Agreed) -> bytes:
+    """AGREED: point, position, write number."""
+    return _AGREED.pack(agreed.point, agreed.position, agreed.write)
+
+
+def pack_base(blocks: int | None) -> bytes:
+    """BASE: blocks that have arrived; empty: all of them."""
+    return b"" if blocks is None else _NUMBER.pack(blocks)
+
+
+def pack_mirror(mirror: MirrorState) -> bytes:
+    """MIRROR: B mode, B joined, Q point, Q write number, name in UTF-8."""
+    return _MIRROR.pack(mirror.mode, mirror.joined, mirror.point, mirror.write) + mirror.name.encode()
+
+
+def _unpack_mirror(body: bytes) -> MirrorState:
+    mode, joined, point, write = _MIRROR.unpack_from(body)
+    return MirrorState(body[_MIRROR.size :].decode(), MirrorMode(mode), bool(joined), point, write)
+
+
+def _others(state: State, name: str) -> tuple[MirrorState, ...]:
+    return tuple(mirror for mirror in state.mirrors if mirror.name != name)
+
+
 def _pairs(body: bytes) -> dict[int, int]:
     return dict(_PAIR.iter_unpack(body))
 
@@ -218,6 +296,25 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, base_map=body.decode())
         case EditKind.STATE_END:
             return state
+        case _:
+            return _apply_mirroring(state, kind, body)
+
+
+def _apply_mirroring(state: State, kind: EditKind, body: bytes) -> State:
+    match kind:
+        case EditKind.NODE:
+            return replace(state, node=body)
+        case EditKind.ROLE:
+            return replace(state, role=Role(body[0]))
+        case EditKind.AGREED:
+            return replace(state, agreed=Agreed(*_AGREED.unpack(body)))
+        case EditKind.BASE:
+            return replace(state, base=_NUMBER.unpack(body)[0] if body else None)
+        case EditKind.MIRROR:
+            mirror = _unpack_mirror(body)
+            return replace(state, mirrors=(*_others(state, mirror.name), mirror))
+        case _:
+            return replace(state, mirrors=_others(state, body.decode()))
 
 
 def _passed(state: State) -> State:
@@ -241,7 +338,17 @@ def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
         yield EditKind.SNAPSHOT, pack_snapshot(snapshot)
     yield EditKind.BASE_MAP, state.base_map.encode()
     yield EditKind.CLEAN, pack_mark(state.clean)
+    yield from _mirroring_edits(state)
     yield EditKind.STATE_END, b""
+
+
+def _mirroring_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
+    yield EditKind.NODE, state.node
+    yield EditKind.ROLE, bytes([state.role])
+    yield EditKind.AGREED, pack_agreed(state.agreed)
+    yield EditKind.BASE, pack_base(state.base)
+    for mirror in state.mirrors:
+        yield EditKind.MIRROR, pack_mirror(mirror)
 
 
 def pack_edit(seed: int, number: int, kind: EditKind, body: bytes) -> bytes:

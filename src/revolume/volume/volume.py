@@ -22,8 +22,10 @@ from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
 from revolume.volume.core import Core, lost_sentence
 from revolume.volume.cutter import Cutter
+from revolume.volume.feed import Feed
 from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
+from revolume.volume.mirrors import Mirrors
 from revolume.volume.status import Snapshot, VolumeStatus
 
 RESERVE_STEP = 1 << 24
@@ -53,6 +55,8 @@ class Volume:
         self._unwritten = 0
         self._naming: set[str] = set()
         self._hint: asyncio.Future[None] | None = None
+        self.feed = Feed(core)
+        self.mirrors = Mirrors(core, self.cut)
 
     # What it is
 
@@ -170,7 +174,7 @@ class Volume:
             self._tight = core.live.overlay.room() < MAP_SLACK
             await core.host.clock.sleep(0.01)
         if core.commit.unsynced_bytes > core.options.unsynced_bytes_max:
-            await self.durable(self.position)
+            await core.commit.wait_durable(self.position)
         if len(core.partials) > PARTIALS_MAX:
             await self.cutter.cut()
         await core.admission.wait(core.writer.need_blocks(ops))
@@ -180,16 +184,19 @@ class Volume:
             raise self.core.commit.failure
 
     def released(self, position: int) -> bool:
-        """Whether plain writes up to ``position`` may be answered: with no mirror, once appended."""
-        return position <= self.core.appender.position
+        """Whether plain writes up to ``position`` may be answered: once appended, here and in the log file of
+        every required mirror."""
+        return position <= self.core.appender.position and self.mirrors.released(position)
 
     def on_release(self, position: int, callback: Callable[[], None]) -> None:
-        """Call back when ``released(position)``; without mirrors that is now."""
-        callback()
+        """Call back when ``released(position)``; without required mirrors that is now."""
+        self.mirrors.on_release(position, callback)
 
     async def durable(self, position: int) -> None:
-        """Return once everything up to ``position`` survives a power cut. Poisoned if it can't."""
+        """Return once everything up to ``position`` survives a power cut, here and at every required mirror.
+        Poisoned if it can't here; a lost mirror is waited for."""
         await self.core.commit.wait_durable(position)
+        await self.mirrors.wait_durable(position)
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
         """Fill what lies in memory; the indexes of the rest."""
@@ -253,7 +260,7 @@ class Volume:
         if not self.core.appender.fits(draft) and not self.core.pool.ready:
             await self.core.admission.wait(1, True)
         self.core.writer.emit(draft)
-        await self.durable(self.position)
+        await self.core.commit.wait_durable(self.position)
 
     async def grow(self, size: int) -> None:
         """Make the volume larger, online. Shrinking would lose data and is refused."""
@@ -322,13 +329,14 @@ class Volume:
         if await self.folder.step(True):
             return True
         if not may_cut:
-            return False
+            return await self.mirrors.drop_hold() and await self.folder.step(True)
         newest = self.core.points[-1].address if self.core.points else 0
         if self.core.appender.address - newest > self.core.pool.segment_blocks:
             with contextlib.suppress(RevolumeError):
                 await self.cutter.cut()
-            return await self.folder.step(True)
-        return False
+            if await self.folder.step(True):
+                return True
+        return await self.mirrors.drop_hold() and await self.folder.step(True)
 
     def _point_blocks(self) -> int:
         """What the next point's record takes: a block for each partial one, 28 bytes for each run at most."""
@@ -411,7 +419,7 @@ class Volume:
         await core.pool.stop()
         await core.footers_written()
         while core.commit.durable < self.position:
-            await self.durable(self.position)
+            await core.commit.wait_durable(self.position)
         appender = core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))

@@ -1,0 +1,229 @@
+"""What a primary knows of its mirrors: durably, who they are and what of the log is kept for each; while it
+runs, how far each has come.
+
+A mirror's positions only move by its acknowledgements. *Required* is a sync mirror that has joined: base and log
+have met there. It becomes so durably, and ceases only by a durable detach; a plain write is answered once it is
+in the log file of every required mirror, a flush once it is durable there.
+
+For each mirror the log is kept behind the newest point that it holds durably (while its base is under way: the
+point at which the shipped log began). What is recorded of that lags behind what is known, never the reverse. An
+async mirror's hold is dropped when the log has no other room: it is then *lost*, and must be resynchronised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+
+from revolume.chain.point import Point
+from revolume.errors import NotFound, Refused
+from revolume.volume.core import Core
+from revolume.volume.manifest import EditKind, MirrorMode, MirrorState, pack_mirror
+
+HOLDER = "mirror "
+
+
+class Mirror:
+    """One mirror, as the primary sees it."""
+
+    def __init__(self, state: MirrorState) -> None:
+        self.state = state
+        self.received = 0
+        self.durable = 0
+        self.agreed_point = 0
+        self.agreed_position = 0
+        self.ask_durable: Callable[[int], None] = lambda position: None
+        self.let_go: Callable[[], None] = lambda: None
+        self.waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def name(self) -> str:
+        """Unique among the volume's mirrors."""
+        return self.state.name
+
+    @property
+    def mode(self) -> MirrorMode:
+        """What was asked for."""
+        return self.state.mode
+
+    @property
+    def joined(self) -> bool:
+        """Base and log have met there."""
+        return self.state.joined
+
+    @property
+    def required(self) -> bool:
+        """Answers wait for it."""
+        return self.joined and self.mode == MirrorMode.SYNC
+
+    @property
+    def lost(self) -> bool:
+        """Nothing of the log is kept for it any more."""
+        return self.joined and not self.state.point
+
+    def settle(self) -> None:
+        """Release who waited for what is durable there now."""
+        waiting, self.waiting = self.waiting, []
+        for position, future in waiting:
+            if future.done():
+                continue
+            if position <= self.durable or not self.required:
+                future.set_result(None)
+            else:
+                self.waiting.append((position, future))
+
+    async def wait_durable(self, position: int) -> None:
+        """Return once everything up to ``position`` is durable there."""
+        if position <= self.durable:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append((position, future))
+        self.ask_durable(position)
+        await future
+
+
+class Mirrors:
+    """All mirrors of an open primary. ``cut`` makes a point for a new one to begin at."""
+
+    def __init__(self, core: Core, cut: Callable[[], Awaitable[Point]]) -> None:
+        self._core = core
+        self._cut = cut
+        self._released: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+        self._mirrors = {state.name: Mirror(state) for state in core.manifest.state.mirrors}
+        for mirror in self:
+            self._hold(mirror)
+
+    def __iter__(self) -> Iterator[Mirror]:
+        return iter(self._mirrors.values())
+
+    def get(self, name: str) -> Mirror:
+        """NotFound if there is none of that name."""
+        if name not in self._mirrors:
+            known = ", ".join(self._mirrors) or "none"
+            raise NotFound("no-mirror", f"{self._core.name} has no mirror {name}.", f"It has: {known}.")
+        return self._mirrors[name]
+
+    # Membership, durable
+
+    async def register(self, name: str, mode: MirrorMode) -> Mirror:
+        """A mirror of this name and mode; a known one keeps everything but its mode."""
+        if name not in self._mirrors:
+            self._mirrors[name] = Mirror(MirrorState(name, mode, False, 0, 0))
+        mirror = self._mirrors[name]
+        if mirror.state.mode != mode or name not in {m.name for m in self._core.manifest.state.mirrors}:
+            await self._change(mirror, replace(mirror.state, mode=mode))
+        return mirror
+
+    async def pin_base(self, mirror: Mirror) -> Point:
+        """The point at which a new mirror begins, kept until it has joined; the same again after a break."""
+        if mirror.state.point and not mirror.joined:
+            for point in self._core.points:
+                if point.number == mirror.state.point:
+                    return point
+        point = await self._cut()
+        await self._change(mirror, replace(mirror.state, joined=False, point=point.number, write=point.write))
+        return point
+
+    async def joined(self, mirror: Mirror) -> None:
+        """Base and log have met there. From now on a sync mirror is required."""
+        await self._change(mirror, replace(mirror.state, joined=True))
+
+    async def detach(self, name: str) -> None:
+        """Give a mirror up: nothing waits for it and nothing is kept for it any more."""
+        mirror = self.get(name)
+        await self._core.recorder.record((EditKind.DROP_MIRROR, name.encode()))
+        del self._mirrors[name]
+        mirror.state = replace(mirror.state, joined=False)
+        mirror.let_go()
+        mirror.settle()
+        self._release()
+
+    async def _change(self, mirror: Mirror, state: MirrorState) -> None:
+        await self._core.recorder.record((EditKind.MIRROR, pack_mirror(state)))
+        mirror.state = state
+        self._hold(mirror)
+        mirror.settle()
+        self._release()
+
+    # What is kept
+
+    def _hold(self, mirror: Mirror) -> None:
+        """Exchange the hold; the new one begins before the old one ends."""
+        before = mirror.let_go
+        mirror.let_go = lambda: None
+        if mirror.state.point:
+            mirror.let_go = self._core.lease(HOLDER + mirror.name, mirror.state.write)
+        before()
+
+    async def passed(self, mirror: Mirror) -> None:
+        """Record that the log is needed only behind the newest point that the mirror holds durably."""
+        held = [p for p in self._core.points if p.position <= min(mirror.durable, mirror.agreed_position)]
+        if mirror.joined and held and held[-1].number > mirror.state.point > 0:
+            await self._change(mirror, replace(mirror.state, point=held[-1].number, write=held[-1].write))
+
+    async def drop_hold(self) -> bool:
+        """There is no other room: give up what is kept longest for an async mirror. Whether there was one."""
+        held = [m for m in self if m.state.point and not m.required]
+        if not held:
+            return False
+        mirror = min(held, key=lambda m: m.state.write)
+        self._core.events.tell(
+            f"the log has no more room for what mirror {mirror.name} lacks: it must be resynchronised"
+        )
+        await self._change(mirror, replace(mirror.state, point=0, write=0))
+        return True
+
+    # Promises
+
+    def acknowledged(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """The mirror has come so far. Nothing that it said before is taken back."""
+        mirror.received = max(mirror.received, received)
+        mirror.durable = max(mirror.durable, durable)
+        mirror.agreed_point = max(mirror.agreed_point, agreed_point)
+        mirror.agreed_position = max(mirror.agreed_position, agreed_position)
+        if mirror.waiting:
+            mirror.settle()
+        if self._released:
+            self._release()
+
+    def released(self, position: int) -> bool:
+        """Whether every required mirror has received everything up to ``position``."""
+        return all(m.received >= position for m in self._mirrors.values() if m.required)
+
+    def on_release(self, position: int, callback: Callable[[], None]) -> None:
+        """Call back once ``released(position)``."""
+        if self.released(position):
+            callback()
+            return
+        self._count += 1
+        heapq.heappush(self._released, (position, self._count, callback))
+
+    def _release(self) -> None:
+        while self._released and self.released(self._released[0][0]):
+            heapq.heappop(self._released)[2]()
+
+    async def wait_durable(self, position: int) -> None:
+        """Return once everything up to ``position`` is durable at every required mirror."""
+        required = [m for m in self if m.required and m.durable < position]
+        if required:
+            await asyncio.gather(*(m.wait_durable(position) for m in required))
+
+    def refuse_missing(self, names: set[str]) -> None:
+        """Refused if a required mirror is not among those that are to be served."""
+        for mirror in self:
+            if mirror.required and mirror.name not in names:
+                raise missing(mirror.name)
+
+
+def missing(name: str) -> Refused:
+    """A required mirror was left out."""
+    return Refused(
+        "mirror-missing",
+        f"Mirror {name} is required: answered writes may live only there.",
+        f"Give --mirror-to for it, or give it up with 'revolume detach DIR {name}'.",
+    )
