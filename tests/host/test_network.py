@@ -11,7 +11,8 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import trustme
 
 from revolume.errors import RevolumeError
 from revolume.host.network import Peer, Wire
+from revolume.host.real_disk import RealDisk, RealFile
 from revolume.host.real_network import RealNetwork
 from revolume.host.tls import client_context, server_context
 from revolume.host.wire_plain import SocketWire, hung_up
@@ -352,6 +354,121 @@ def test_a_failing_session_ends_its_connection_only(tmp_path: Path, tls_dir: Pat
         await pair.near_sink.end.wait()
 
     run("unix", tmp_path, tls_dir, scenario)
+
+
+class TestFiles:
+    """``send_file``: in order with buffers, whatever the kernel takes at a time."""
+
+    @contextlib.contextmanager
+    def file(self, tmp_path: Path, content: bytes) -> Iterator[RealFile]:
+        (tmp_path / "file").write_bytes(content)
+        file = RealDisk().open(str(tmp_path)).open("file")
+        try:
+            yield file
+        finally:
+            file.close()
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_stretches_and_buffers_arrive_in_order(self, transport: str, tmp_path: Path, tls_dir: Path) -> None:
+        content = os.urandom(3 << 20)
+        chance = random.Random(transport)
+
+        async def scenario(pair: Pair) -> None:
+            pair.start()
+            expected = bytearray()
+            with self.file(tmp_path, content) as file:
+                for _ in range(300):
+                    head = [chance.randbytes(chance.choice([0, 1, 90, 5000])) for _ in range(chance.randrange(3))]
+                    length = chance.choice([0, 1, 4096, 70_000, 1 << 20])
+                    offset = chance.randrange(len(content) - length + 1)
+                    pair.near.send_file(file, offset, length, head)
+                    expected += b"".join(head) + content[offset : offset + length]
+                    if chance.random() < 0.5:
+                        extra = chance.randbytes(chance.choice([0, 7, 100_000]))
+                        pair.near.send([extra])
+                        expected += extra
+                    if chance.random() < 0.2:
+                        await asyncio.sleep(0)
+                assert await pair.far_sink.until(len(expected)) == expected
+                assert pair.near.backlog == 0
+
+        run(transport, tmp_path, tls_dir, scenario)
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_a_slow_reader_costs_no_memory_but_is_counted(
+        self, transport: str, tmp_path: Path, tls_dir: Path
+    ) -> None:
+        content = os.urandom(32 << 20)
+
+        async def scenario(pair: Pair) -> None:
+            pair.start()
+            pair.far.pause()
+            with self.file(tmp_path, content) as file:
+                tracemalloc.start()
+                pair.near.send_file(file, 0, len(content), [b"head"])
+                pair.near.send_file(file, 0, len(content))
+                held = tracemalloc.get_traced_memory()[0]
+                tracemalloc.stop()
+                assert held < 1 << 20
+                assert pair.near.backlog > 40 << 20
+                pair.far.resume()
+                assert await pair.far_sink.until(4 + 2 * len(content)) == b"head" + content + content
+                assert pair.near_sink.writables == 1
+
+        run(transport, tmp_path, tls_dir, scenario)
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    @pytest.mark.parametrize("queued", [False, True])
+    def test_a_file_that_ends_early_ends_the_wire(
+        self, transport: str, queued: bool, tmp_path: Path, tls_dir: Path
+    ) -> None:
+        """Its peer waits for so many bytes: there is no other way to tell it."""
+
+        async def scenario(pair: Pair) -> None:
+            pair.start()
+            with self.file(tmp_path, bytes(5000)) as file:
+                if queued:
+                    pair.far.pause()
+                    pair.near.send([bytes(32 << 20)])
+                pair.near.send_file(file, 0, 5001, [b"head"])
+                assert pair.near_sink.ended == []
+                pair.near.send([b"never"])
+                pair.far.resume()
+                await pair.near_sink.end.wait()
+                await pair.far_sink.end.wait()
+            assert isinstance(pair.near_sink.ended[0], OSError)
+            assert "file ends" in str(pair.near_sink.ended[0])
+            assert not pair.far_sink.data.endswith(b"never")
+
+        run(transport, tmp_path, tls_dir, scenario)
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_a_closed_file_sends_nobody_elses_bytes(self, transport: str, tmp_path: Path, tls_dir: Path) -> None:
+        async def scenario(pair: Pair) -> None:
+            pair.start()
+            with self.file(tmp_path, bytes(32 << 20)) as file:
+                pair.far.pause()
+                pair.near.send_file(file, 0, 32 << 20)
+                file.close()
+                with self.file(tmp_path, b"other" * 1000):
+                    pair.far.resume()
+                    await pair.near_sink.end.wait()
+                    await pair.far_sink.end.wait()
+            assert isinstance(pair.near_sink.ended[0], OSError)
+            assert b"other" not in pair.far_sink.data
+
+        run(transport, tmp_path, tls_dir, scenario)
+
+    def test_into_a_broken_wire_goes_nothing(self, tmp_path: Path, tls_dir: Path) -> None:
+        async def scenario(pair: Pair) -> None:
+            pair.start()
+            with self.file(tmp_path, bytes(5000)) as file:
+                pair.near.abort()
+                pair.near.send_file(file, 0, 5000, [b"head"])
+                assert pair.near.backlog == 0
+                await pair.near_sink.end.wait()
+
+        run("unix", tmp_path, tls_dir, scenario)
 
 
 class TestPeers:

@@ -6,15 +6,17 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from revolume.errors import UsageError
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE
+from revolume.log.ops import OP_WRITE, OP_ZERO
 from revolume.volume.check import check
 
-from .driver import BLOCK, Driver, abandon
+from .driver import BLOCK, SMALL, Driver, abandon
 from .store import payload
 
 SIZE = 16 << 20
@@ -61,5 +63,119 @@ def test_a_base_that_names_the_record_of_the_horizons_point_is_right(driver: Dri
         await driver.volume.close()
         report = check(driver.host, str(driver.path))
         assert report.good, report.problems
+
+    run(driver, play)
+
+
+# --- a map that does not fit in memory -----------------------------------------------------------------
+
+WIDE = 255
+"""Blocks zeroed by one write, each with an entry of its own: many entries, little log."""
+ROUNDS = 2400
+LARGE, LITTLE = replace(SMALL, map_memory_bytes=128 << 20), replace(SMALL, map_memory_bytes=13 << 20)
+Sample = dict[int, bytes]
+
+
+@pytest.fixture
+def wide() -> Iterator[Driver]:
+    place = Path(tempfile.mkdtemp(prefix="revolume-base-", dir="/dev/shm"))
+    yield Driver(real_host(), place / "v", 2 * ROUNDS * WIDE * BLOCK, LARGE)
+    shutil.rmtree(place)
+
+
+async def spread(driver: Driver, first: int, rounds: int) -> Sample:
+    """More entries than a little memory takes; here and there data, some under zeroes, some over them."""
+    sample: Sample = {}
+    for at in range(first, first + rounds):
+        block = at * WIDE
+        await driver.append([(OP_WRITE, (block + 1) * BLOCK, BLOCK, memoryview(payload(at, BLOCK)))])
+        await driver.append([(OP_ZERO, block * BLOCK, WIDE * BLOCK, None)])
+        sample[block + 1] = bytes(BLOCK)
+        if at % 50 == 0:
+            await driver.append([(OP_WRITE, (block + 2) * BLOCK + 9, 99, memoryview(payload(at, 99)))])
+            await driver.append([(OP_WRITE, (block + 3) * BLOCK, BLOCK, memoryview(payload(at + 1, BLOCK)))])
+            sample[block + 2] = bytes(9) + payload(at, 99) + bytes(BLOCK - 108)
+            sample[block + 3] = payload(at + 1, BLOCK)
+    return sample
+
+
+async def holds(driver: Driver, sample: Sample) -> None:
+    for block, want in sample.items():
+        have = bytearray(BLOCK)
+        await driver.volume.read(block * BLOCK, memoryview(have))
+        assert have == want, block
+
+
+@pytest.mark.parametrize("ending", ["stopped", "crashed"])
+def test_less_memory_than_before(wide: Driver, ending: str) -> None:
+    driver = wide
+
+    async def play() -> None:
+        await driver.open()
+        sample = await spread(driver, 0, ROUNDS)
+        await driver.volume.cut()
+        sample |= await spread(driver, ROUNDS, 40)
+        assert len(driver.volume.core.live.overlay) > ROUNDS * WIDE and driver.volume.core.live.base is None
+        await (driver.volume.close() if ending == "stopped" else abandon(driver.volume))
+        driver.options = LITTLE
+        await driver.open()
+        assert driver.volume.core.live.base is not None
+        await holds(driver, sample)
+        sample |= await spread(driver, 200, 900)  # and it works on in little memory
+        await holds(driver, sample)
+        await driver.volume.close()
+        shutil.rmtree(driver.path / "maps")
+        (driver.path / "maps").mkdir()
+        await driver.open()
+        await holds(driver, sample)
+        await driver.volume.close()
+        report = check(driver.host, str(driver.path))
+        assert report.good, report.problems
+
+    run(driver, play)
+
+
+def test_a_tail_that_does_not_fit_is_refused_with_the_memory_it_needs(
+    wide: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = wide
+    monkeypatch.setattr("revolume.volume.volume.CUT_BLOCKS", 1 << 40)  # no point comes before the crash
+
+    async def play() -> None:
+        await driver.open()
+        sample = await spread(driver, 0, 10)
+        await driver.volume.cut()
+        sample |= await spread(driver, 10, ROUNDS)
+        await abandon(driver.volume)
+        for _ in range(2):
+            driver.options = LITTLE
+            with pytest.raises(UsageError) as caught:
+                await driver.open()
+        driver.options = replace(SMALL, map_memory_bytes=needed(caught.value) << 20)
+        await driver.open()
+        await holds(driver, sample)
+        await driver.volume.close()
+        driver.options = LITTLE
+        await driver.open()
+        await holds(driver, sample)
+        await driver.volume.close()
+
+    run(driver, play)
+
+
+def needed(error: UsageError) -> int:
+    assert error.code == "map-memory-too-small" and "--map-memory" in error.hint
+    return int(error.hint.split("--map-memory ")[1].split("MiB")[0])
+
+
+def test_no_memory_at_all_is_refused_before_anything_is_made(driver: Driver) -> None:
+    async def play() -> None:
+        driver.options = replace(SMALL, map_memory_bytes=1 << 20)
+        with pytest.raises(UsageError) as caught:
+            await driver.open()
+        assert not driver.path.exists()
+        driver.options = replace(SMALL, map_memory_bytes=needed(caught.value) << 20)
+        await driver.open()
+        await driver.volume.close()
 
     run(driver, play)

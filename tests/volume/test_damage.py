@@ -458,6 +458,29 @@ def test_a_byte_flipped_under_a_running_volume(bench: Bench) -> None:
     tell(problems)
 
 
+def test_a_fragment_spoilt_after_a_kill(bench: Bench) -> None:
+    """No point has made its block whole, and it was durable: nothing of it is read again before it is merged."""
+    path = bench.place / "killed"
+    shutil.copytree(bench.store.path, path)
+    served = Served(bench, path)
+
+    async def go_on() -> None:
+        await served.go_on()
+        await served.driver.change([(OP_WRITE, 114 * BLOCK, payload(106, BLOCK))])  # states that it was durable
+        await served.driver.volume.durable(served.driver.volume.position)
+        await abandon(served.driver.volume)
+
+    bench.loop.run_until_complete(go_on())
+    fragment = payload(104, BLOCK)[: BLOCK - 7]
+    (holder,) = [name for name in (path / "log").iterdir() if fragment in name.read_bytes()]
+    with open(holder, "r+b") as file:
+        file.seek(holder.read_bytes().index(fragment) + 99)
+        file.write(b"X" if fragment[99:100] != b"X" else b"Y")
+    verdict = bench.loop.run_until_complete(judged(bench.host, path, Store(path, served.driver.model, ())))
+    shutil.rmtree(path)
+    assert verdict.told and not verdict.wrong
+
+
 def test_the_real_helper_tells_damage_in_our_words(bench: Bench) -> None:
     """The same errors come through threads and the helper process."""
     path = bench.place / "helped"

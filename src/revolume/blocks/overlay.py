@@ -72,6 +72,12 @@ class OverlayFull(Exception):
     """More entries were put than ``room`` promised."""
 
 
+def bytes_for(entries: int) -> int:
+    """The capacity in which so many entries surely fit."""
+    page = PAGE_BUCKETS * SLOTS
+    return -(-entries // int(page * LOAD_SURE)) * page * ENTRY_BYTES
+
+
 class Overlay:
     """See the module's text. ``page_buckets`` is a parameter so that tests divide pages early."""
 

@@ -36,6 +36,10 @@ class File(Protocol):
         """True: all filled from memory. False: it would wait, ends early, or cannot be told: use a
         thread; what the buffers hold then is undefined."""
 
+    def send_to(self, socket_fd: int, offset: int, length: int) -> int:
+        """sendfile to a socket that does not block; the bytes that it took, 0 only where the file has
+        ended. BlockingIOError: none now. For wires alone: what is not in memory is waited for."""
+
     def datasync(self) -> None:
         """fdatasync: what was written before is on the disk. After an error it is *not*, ever."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from revolume.host.disk import Buffer
+from revolume.host.disk import Buffer, File
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,12 @@ class Wire(Protocol):
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Never waits, never raises: a broken wire is told by ``closed``. What the kernel does not take
         now stays referenced, so a buffer that was sent is not to be changed afterwards."""
+
+    def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer] = ()) -> None:
+        """As ``send``: ``head``, then a stretch of a file, in order with all that was sent before, without
+        a copy where the wire is plain. The file stays open and the stretch as it is until it has been
+        taken. It is read in the loop, so it is for what lies in memory; what a disk may have to be waited
+        for is read in a thread, and sent. A file that cannot give all of it ends the wire."""
 
     def pause(self) -> None:
         """Receives nothing more, from this moment on, even within ``received``."""

@@ -89,6 +89,9 @@ class RealFile:
             rest = _rest(rest, count)
         return total
 
+    def send_to(self, socket_fd: int, offset: int, length: int) -> int:
+        return os.sendfile(socket_fd, self._fd, offset, length)
+
     def datasync(self) -> None:
         os.fdatasync(self._fd)
 

@@ -5,8 +5,9 @@ into the session's buffer, and an answer one ``send``. After a wake-up has been 
 is tried again at once, a few times: while 32 requests were being answered more have come, and finding
 them costs a system call instead of a turn of the loop.
 
-Sending is in order. ``_queue`` holds what the kernel did not take, as views of the caller's buffers, and
-only while it is empty does ``send`` go to the socket directly.
+Sending is in order. ``_queue`` holds what the kernel did not take, as views of the caller's buffers and as
+stretches of files, and only while it is empty does ``send`` go to the socket directly. A file's head is sent
+with MSG_MORE, so that on TCP it leaves in one packet with the first of the file.
 
 ``_deaf`` says in one look that nothing more may be received: paused, closed, or handed over to TLS.
 
@@ -30,11 +31,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import ClassVar
 
-from revolume.host.disk import Buffer
+from revolume.host.disk import Buffer, File
+from revolume.host.filepart import FilePart
 from revolume.host.network import Peer, Receiver
 from revolume.host.wire_tls import TlsStream
 
 VECTORS_MAX = 1024
+SENDS_PER_WAKE = 32
 LOW_WATER = 256 << 10
 LINGER_SECONDS = 1.0
 """How long an orderly end waits for the peer to end as well. Closing with unread input would make the
@@ -48,6 +51,7 @@ class SocketWire:
         "_accepted",
         "_deaf",
         "_drained",
+        "_files",
         "_loop",
         "_low_water",
         "_open",
@@ -92,8 +96,9 @@ class SocketWire:
         self._sending = True  # until an error: what is sent after it goes nowhere
         self._paused = False
         self._deaf = True
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[memoryview | FilePart] = deque()
         self._queued = 0
+        self._files = 0  # stretches of files in the queue
         self._drained: asyncio.Future[None] | None = None
 
     # Receiving
@@ -246,21 +251,78 @@ class SocketWire:
         if was_empty and self._queue:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
-    def _on_writable(self) -> None:
-        try:
-            sent = self._sendmsg(list(islice(self._queue, VECTORS_MAX)))
-        except (BlockingIOError, InterruptedError):
+    def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer] = ()) -> None:
+        if self._tls is not None:
+            self._tls.send_file(file, offset, length, head)
             return
+        part, sent = FilePart(file, offset, length), 0
+        if not self._queue and self._sending:
+            try:
+                sent = self._send_head(head)
+                if sent == sum(map(len, head)) and length:
+                    part.forget(part.send_to(self._sock.fileno()))
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self._fail(error)
+                return
+        self._enqueue(head, sent)
+        self._enqueue_file(part)
+
+    def _send_head(self, head: Sequence[Buffer]) -> int:
+        """What the kernel takes of it; that is bytes which are never given back by a later error."""
+        if not head:
+            return 0
+        try:
+            return self._sendmsg(head[:VECTORS_MAX], (), socket.MSG_MORE)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def _enqueue_file(self, part: FilePart) -> None:
+        if not self._sending or not part:
+            return
+        if not self._queue:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        self._queue.append(part)
+        self._queued += len(part)
+        self._files += 1
+
+    def _on_writable(self) -> None:
+        before = self._queued
+        try:
+            self._send_queued()
+        except (BlockingIOError, InterruptedError):
+            pass
         except OSError as error:
             self._end(error)
             return
-        before = self._queued
-        self._forget(sent)
         if not self._queue:
             self._loop.remove_writer(self._sock.fileno())
             self._tell_drained()
         if before >= self._low_water > self._queued and self._receiver is not None:
             self._receiver.writable()
+
+    def _send_queued(self) -> None:
+        """Buffers take one call; between stretches of files, one after the other until the kernel has
+        enough."""
+        rounds = SENDS_PER_WAKE
+        while True:
+            self._forget(self._send_front())
+            rounds -= 1
+            if not (self._files and self._queue and rounds):
+                return
+
+    def _send_front(self) -> int:
+        first = self._queue[0]
+        if isinstance(first, FilePart):
+            return first.send_to(self._sock.fileno())
+        front = islice(self._queue, VECTORS_MAX)
+        run: list[memoryview] = []
+        for part in front:
+            if isinstance(part, FilePart):
+                return self._sendmsg(run, (), socket.MSG_MORE)
+            run.append(part)
+        return self._sendmsg(run)
 
     def _forget(self, sent: int) -> None:
         queue = self._queue
@@ -268,9 +330,13 @@ class SocketWire:
         while sent:
             first = queue[0]
             if sent < len(first):
-                queue[0] = first[sent:]
+                if isinstance(first, FilePart):
+                    first.forget(sent)
+                else:
+                    queue[0] = first[sent:]
                 return
             sent -= len(first)
+            self._files -= isinstance(first, FilePart)
             queue.popleft()
 
     def _fail(self, error: OSError) -> None:
@@ -351,7 +417,7 @@ class SocketWire:
         self._open = self._sending = False
         self._deaf = True
         self._queue.clear()
-        self._queued = 0
+        self._queued = self._files = 0
         if self._tls is not None:
             self._tls.end(error)
         elif self._sock.fileno() >= 0:

@@ -6,6 +6,8 @@ pieces of bounded size. The feeding matters twice. asyncio encrypts at once what
 64 MiB answer to a slow reader would lie there whole, encrypted and uncounted; and each call to it makes
 a record, so that many small answers are joined into one.
 
+A stretch of a file is read when its turn has come, a piece at a time.
+
 What asyncio holds beyond our sight is at most one piece and its own low buffer, 128 KiB together;
 ``backlog`` counts all the rest.
 """
@@ -20,7 +22,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from revolume.host.disk import Buffer
+from revolume.host.disk import Buffer, File
+from revolume.host.filepart import FilePart
 from revolume.host.network import Peer, Receiver
 
 PIECE = 64 << 10
@@ -44,7 +47,8 @@ class TlsStream(asyncio.BufferedProtocol):
         self._full = False  # asyncio holds enough
         self._high = False  # the backlog has reached the low-water mark since it was last below
         self._closing = False
-        self._queue: deque[memoryview] = deque()
+        self._sending = True
+        self._queue: deque[memoryview | FilePart] = deque()
         self._queued = 0
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -137,37 +141,58 @@ class TlsStream(asyncio.BufferedProtocol):
         return self._queued + held
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        if not self.open or self._closing:
+        self._enqueue([memoryview(buffer).cast("B") for buffer in buffers])
+
+    def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer]) -> None:
+        views = [memoryview(buffer).cast("B") for buffer in head]
+        self._enqueue([*views, FilePart(file, offset, length)])
+
+    def _enqueue(self, parts: Sequence[memoryview | FilePart]) -> None:
+        if not self.open or self._closing or not self._sending:
             return
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            if len(view):
-                self._queue.append(view)
-                self._queued += len(view)
+        for part in parts:
+            if len(part):
+                self._queue.append(part)
+                self._queued += len(part)
         self._pump()
         self._high = self._high or self.backlog >= self._low_water
 
     def _pump(self) -> None:
         if self._transport is None:
             return
-        while self._queue and not self._full and self.open:
-            self._transport.write(self._next_piece())
+        try:
+            while self._queue and not self._full and self.open and self._sending:
+                self._transport.write(self._next_piece())
+        except OSError as error:  # of a file: what was begun can't be completed; told from the loop
+            self._sending = False
+            asyncio.get_running_loop().call_soon(self.end, error)
 
     def _next_piece(self) -> Buffer:
-        """A slice of one large buffer, or several small ones joined."""
-        piece = self._queue.popleft()
-        if len(piece) > PIECE:
-            self._queue.appendleft(piece[PIECE:])
-            piece = piece[:PIECE]
-        elif self._queue and len(piece) + len(self._queue[0]) <= PIECE:
+        """A slice of something large, or several small parts joined."""
+        piece = self._take_front()
+        if self._queue and len(piece) + len(self._queue[0]) <= PIECE:
             piece = self._joined(piece)
         self._queued -= len(piece)
         return piece
 
+    def _take_front(self) -> memoryview:
+        """At most a piece of the first part, which leaves the queue when nothing of it is left."""
+        first = self._queue[0]
+        if isinstance(first, FilePart):
+            piece = first.take(min(len(first), PIECE))
+            if not first:
+                self._queue.popleft()
+            return piece
+        if len(first) > PIECE:
+            self._queue[0] = first[PIECE:]
+            return first[:PIECE]
+        self._queue.popleft()
+        return first
+
     def _joined(self, first: memoryview) -> memoryview:
         parts, size = [first], len(first)
         while self._queue and size + len(self._queue[0]) <= PIECE:
-            parts.append(self._queue.popleft())
+            parts.append(self._take_front())
             size += len(parts[-1])
         return memoryview(b"".join(parts))
 

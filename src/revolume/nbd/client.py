@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from revolume.host import Host
+from revolume.host.inbox import Inbox
 from revolume.host.network import Wire
 from revolume.nbd import answers, options
 from revolume.nbd.answers import ExportInfo, ReplyHeader
@@ -42,7 +43,6 @@ from revolume.nbd.constants import (
 )
 from revolume.nbd.errors import Disconnected, ExportError, ProtocolError
 from revolume.nbd.handshake import CLIENT_FLAGS, GREETING, Dialect
-from revolume.nbd.inbox import Inbox
 from revolume.nbd.uri import Place, parse_uri
 
 _COMPACT: Final = struct.Struct(">IHHQQI")

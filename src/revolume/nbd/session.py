@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from revolume.host import Host
+from revolume.host.inbox import Inbox
 from revolume.host.network import Peer, Wire
 from revolume.nbd.budget import Account, Budget
 from revolume.nbd.executor import Executor
 from revolume.nbd.handshake import Dialect, Tls
-from revolume.nbd.inbox import Inbox
 from revolume.nbd.limits import Limits
 from revolume.nbd.negotiation import Negotiation, Opened
 from revolume.nbd.replies import encoder

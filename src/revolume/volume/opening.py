@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from revolume.blocks.overlay import Overlay
+from revolume.blocks.overlay import Overlay, OverlayFull
 from revolume.blocks.word import PARTIAL
 from revolume.chain.mapfile import MapFile
 from revolume.errors import Damaged, NoSpace, NotFound, Refused, RevolumeError
@@ -36,6 +36,7 @@ from revolume.volume.admission import Admission
 from revolume.volume.core import Core, Events, LastPoint, Recorder
 from revolume.volume.creating import BUDGET_SEGMENTS, check_budget, create
 from revolume.volume.cutter import Cutter
+from revolume.volume.first_base import FirstBase, check_memory, too_small
 from revolume.volume.folder import Folder
 from revolume.volume.live import LiveMap
 from revolume.volume.manifest import (
@@ -60,6 +61,7 @@ from revolume.volume.volume import RESERVE_STEP, Volume
 
 async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
     """Open the volume in ``path``, or create it if ``options.size`` is given and nothing is there."""
+    check_memory(options.map_memory_bytes)
     directory = _locked(host, path, options)
     with ExitStack() as held:
         held.callback(directory.close)
@@ -322,13 +324,49 @@ class _Opening:
     # The maps
 
     async def _core(self, tail: _Tail) -> Core:
+        try:
+            return await self._mapped(tail)
+        except OverlayFull:
+            cut = await self._first_base(tail)
+        try:
+            return await self._mapped(tail)
+        except OverlayFull:
+            pieces = [(p.segment, p.columns) for p in tail.pieces]
+            raise too_small(self._options.map_memory_bytes, pieces, cut) from None
+
+    async def _first_base(self, tail: _Tail) -> int:
+        """What does not fit in memory goes into a base map, as far as there are points; the base's cut."""
+        maker = FirstBase(self._host, self._log, self._maps, [(p.segment, p.columns) for p in tail.pieces])
+        base = self._base(self._state)
+        try:
+            name, cut = await maker.make(self._state, base, self._recorder.manifest.number)
+        except OSError as error:
+            raise self._no_room("a map", error) from error
+        finally:
+            if base is not None:
+                base.close()
+        if name is not None:
+            await self._recorder.record((EditKind.BASE_MAP, name.encode()))
+            self._events.tell("the live map did not fit in its memory and was merged into its base")
+        return cut
+
+    async def _mapped(self, tail: _Tail) -> Core:
+        """The live map filled; OverlayFull if it does not fit."""
+        with ExitStack() as held:
+            core = await self._filled(tail, held)
+            self._held.push(held.pop_all())
+            return core
+
+    async def _filled(self, tail: _Tail, held: ExitStack) -> Core:
         state, options = self._state, self._options
         self._stated.durable = tail.end.position
         seed = int.from_bytes(self._host.entropy.token(8), "little")
         overlay = Overlay(options.map_memory_bytes, seed)
         sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
-        self._held.callback(sums.close)
+        held.callback(sums.close)
         base = self._base(state)
+        if base is not None:
+            held.callback(base.close)
         live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
         number = max((e.number for e in state.epochs), default=0) + 1
         reign = self._host.entropy.token(16)
@@ -353,7 +391,6 @@ class _Opening:
         if base.meta.address <= state.horizon.address:
             base.close()
             return None
-        self._held.callback(base.close)
         return base
 
     def _assemble(self, appender: Appender, commit: Commit, live: LiveMap, image: File, sums: Sums) -> Core:

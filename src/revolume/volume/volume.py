@@ -23,6 +23,7 @@ from revolume.volume import facts, layout
 from revolume.volume.core import Core, lost_sentence
 from revolume.volume.cutter import Cutter
 from revolume.volume.feed import Feed
+from revolume.volume.first_base import MAP_SLACK
 from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
 from revolume.volume.mirrors import Mirrors
@@ -30,7 +31,6 @@ from revolume.volume.status import Snapshot, VolumeStatus
 
 RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
-MAP_SLACK = 1 << 17
 PARTIALS_MAX = 4096
 SWEEP_PRESSURE = 0.4  # below it what the overlay need not know any more is still worth having at hand
 PLENTY_BLOCKS = 1 << 17
@@ -51,7 +51,7 @@ class Volume:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._accepting = True
-        self._tight = False
+        self._tight = core.live.overlay.room() < MAP_SLACK
         self._unwritten = 0
         self._naming: set[str] = set()
         self._hint: asyncio.Future[None] | None = None
