@@ -156,6 +156,16 @@ def end_address(columns: Columns) -> int:
     return columns.base + int(last["block"]) + size
 
 
+def only(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
+    """The columns of some of the transfers."""
+    rows = columns.rows
+    entries = np.repeat(chosen, rows["entries"])
+    digests = np.repeat(chosen, rows["digests"])
+    return Columns(
+        columns.base, rows[chosen], columns.offsets[entries], columns.lengths[entries], columns.digests[digests]
+    )
+
+
 def ramp(counts: U64) -> U64:
     """0, 1, … count-1 for each count, one behind the other."""
     total = int(counts.sum())

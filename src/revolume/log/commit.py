@@ -57,6 +57,16 @@ class Commit:
         if self._running is None and self.failure is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
+    async def synced(self) -> None:
+        """Return once everything written so far, local records too, is on the disk."""
+        await self.settle()  # a sync that runs may have begun before the last write
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.failure is not None:
+            raise self.failure
+        self._waiters.append((0, future))
+        self.start()
+        await future
+
     async def settle(self) -> None:
         """Wait for a sync that is running."""
         while self._running is not None:

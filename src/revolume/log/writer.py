@@ -162,16 +162,17 @@ class Writer:
             self.on_append(draft, address)
         return address
 
-    def keep(self, carried: Sequence[Carried]) -> None:
-        """Store transfers made elsewhere; ``holds`` said that there is room for them."""
-        at = 0
-        while at < len(carried):
-            run = self._fitting(carried, at)
+    def keep(self, carried: Sequence[Carried]) -> list[int]:
+        """Store transfers made elsewhere; ``holds`` said that there is room for them. The addresses of their
+        payloads."""
+        addresses: list[int] = []
+        while len(addresses) < len(carried):
+            run = self._fitting(carried, len(addresses))
             if run:
-                self._keep_run(carried[at : at + run])
-                at += run
+                addresses += self._keep_run(carried[len(addresses) : len(addresses) + run])
             else:
                 self.roll()
+        return addresses
 
     def _fitting(self, carried: Sequence[Carried], at: int) -> int:
         """How many transfers from ``at`` on the open segment takes."""
@@ -183,7 +184,7 @@ class Writer:
             columns_size += 64 + 16 * len(each.transfer.offsets) + 8 * len(each.transfer.digests)
         return len(carried) - at
 
-    def _keep_run(self, carried: Sequence[Carried]) -> None:
+    def _keep_run(self, carried: Sequence[Carried]) -> list[int]:
         if self._commit.failure is not None:
             raise self._commit.failure
         appender = self._appender
@@ -197,6 +198,7 @@ class Writer:
         for address, each in zip(addresses, carried, strict=True):
             self.table.add(address, each.transfer.position, each.transfer.epoch)
         self.transfers += len(carried)
+        return addresses
 
     def roll(self) -> None:
         """Seal the open segment and go on in the next ready one."""

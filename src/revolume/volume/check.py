@@ -30,7 +30,7 @@ from revolume.chain.versions import Newest, newest, under_ranges
 from revolume.errors import Damaged, NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
-from revolume.log.columns import Columns, ColumnsBuilder, ramp
+from revolume.log.columns import Columns, ColumnsBuilder, only, ramp
 from revolume.log.scan import Found, SegmentReader, complete_prefix, payload_holds
 from revolume.log.segment import Segment, read_footer, segment_name
 from revolume.log.tail import stated_durable
@@ -38,7 +38,7 @@ from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import layout
 from revolume.volume.compose import delta_digest
 from revolume.volume.manifest import NAMES, State, load, parse, read_file
-from revolume.volume.replay import addresses, only
+from revolume.volume.replay import addresses
 from revolume.volume.reports import CheckReport, Problem, Progress
 from revolume.volume.sums import Sums
 

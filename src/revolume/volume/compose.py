@@ -70,7 +70,7 @@ def compose(
     digests[partial] = partial_digests
     held = data | partial
     zeroes = _zero_runs(interval, blocks[kind == ZERO])
-    root = roots.add(_without_old(interval, blocks, before, below), blocks[held], digests[held])
+    root = moved_root(interval, blocks, (blocks[held], digests[held]), before, below)
     return Composed(
         _references(words[data], table),
         blocks[partial],
@@ -80,6 +80,14 @@ def compose(
         root,
         int(held.sum()) + int(zeroes[1].sum()),
     )
+
+
+def moved_root(
+    interval: Interval, changed: U64, held: tuple[U64, U64], before: roots.Root, below: Below
+) -> roots.Root:
+    """The root once the ``changed`` blocks, besides the interval's zero ranges, are what they are now: ``held``
+    names those that hold data, and their digests."""
+    return roots.add(_without_old(interval, changed, before, below), *held)
 
 
 def _digest_of(content: bytes | None) -> int:

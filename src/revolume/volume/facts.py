@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from dataclasses import dataclass
 from enum import IntEnum
 
 from revolume.log.appender import Draft
@@ -47,3 +48,43 @@ def snapshot_dropped(name: str) -> bytes:
 def draft(body: bytes) -> Draft:
     """The transfer that carries a fact."""
     return Draft(Kind.FACT, array("Q"), array("Q"), array("Q"), [], 0, 0, 0, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBegun:
+    """A volume was opened as primary."""
+
+    number: int
+    reign: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """A moment was named and pinned."""
+
+    pin: PinnedSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDropped:
+    """A snapshot was given up."""
+
+    name: str
+
+
+def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | None:
+    """What a fact says; None if it can't be told."""
+    try:
+        (kind,) = KIND.unpack_from(body)
+        rest = body[KIND.size :]
+        match kind:
+            case Fact.EPOCH:
+                return EpochBegun(*EPOCH.unpack(rest))
+            case Fact.SNAPSHOT:
+                name = rest[SNAPSHOT.size :].decode()
+                return SnapshotTaken(PinnedSnapshot(name, *SNAPSHOT.unpack_from(rest)))
+            case Fact.DROP_SNAPSHOT:
+                return SnapshotDropped(rest.decode())
+    except (struct.error, UnicodeDecodeError):
+        pass
+    return None

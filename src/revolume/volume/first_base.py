@@ -18,10 +18,10 @@ from revolume.chain.versions import SegmentSpec, Stretch
 from revolume.errors import Damaged, UsageError
 from revolume.host import Host
 from revolume.host.disk import Directory
-from revolume.log.columns import Columns
+from revolume.log.columns import Columns, only
 from revolume.volume import layout
 from revolume.volume.manifest import State
-from revolume.volume.replay import Pieces, addresses, only, read_points
+from revolume.volume.replay import Pieces, addresses, read_points
 
 U64 = npt.NDArray[np.uint64]
 MAP_SLACK = 1 << 17

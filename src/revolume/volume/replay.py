@@ -17,7 +17,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST, fragment_digest
 from revolume.chain.point import Part, Point, unpack_part
 from revolume.errors import Damaged
-from revolume.log.columns import Columns, Versions, resizes
+from revolume.log.columns import Columns, Versions, only, resizes
 from revolume.log.scan import SegmentReader
 from revolume.log.segment import Segment
 from revolume.log.transfer import BLOCK, Flag, Kind
@@ -26,20 +26,6 @@ from revolume.volume.manifest import Horizon
 
 U64 = npt.NDArray[np.uint64]
 Pieces = list[tuple[Segment, Columns]]
-
-
-def only(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
-    """The columns of some of the transfers."""
-    rows = columns.rows
-    entries = np.repeat(chosen, rows["entries"])
-    digests = np.repeat(chosen, rows["digests"])
-    return Columns(
-        columns.base,
-        rows[chosen],
-        columns.offsets[entries],
-        columns.lengths[entries],
-        columns.digests[digests],
-    )
 
 
 def addresses(columns: Columns) -> U64:

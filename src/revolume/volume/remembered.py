@@ -1,0 +1,45 @@
+"""What a primary and a secondary have in common: a volume that remembers, whoever changes it."""
+
+from __future__ import annotations
+
+from revolume.chain.point import Point
+from revolume.volume.core import Core
+from revolume.volume.folder import Folder
+from revolume.volume.status import Snapshot
+
+
+class Remembered:
+    """An open volume as its history sees it."""
+
+    def __init__(self, core: Core, folder: Folder) -> None:
+        self.core = core
+        self.folder = folder
+
+    @property
+    def name(self) -> str:
+        """The volume's name, also its export's."""
+        return self.core.name
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self.core.size
+
+    @property
+    def volume_id(self) -> bytes:
+        """128 random bits, the same on every node."""
+        return self.core.volume_id
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The newest moment: write number and label time."""
+        return self.core.appender.write, self.core.appender.time_ns
+
+    def points(self) -> list[Point]:
+        """The retained points, oldest first."""
+        return list(self.core.points)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The named moments, oldest first."""
+        pins = self.core.manifest.state.snapshots
+        return [Snapshot(p.name, p.write, p.point, p.time_ns) for p in sorted(pins, key=lambda p: p.write)]

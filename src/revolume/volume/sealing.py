@@ -1,0 +1,207 @@
+"""Sealing a point at a secondary: from the record received to a state that is proved to be the source's.
+
+    segment durable → references resolved in storage of our own (``chain/received.py``) → what is refused asked for
+    whole and stored as a local record, durable → interval digest compared → live map → volume root compared →
+    AGREED, durable
+
+Nothing is believed before the digest has been compared, and nothing is said to be agreed before the root has. If
+the root differs the live map has moved to a state that is nobody's: the secondary stops here, says so, and stands
+at the point before when it is opened again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.digest import fragment_digest
+from revolume.blocks.word import DATA, PARTIAL, ZERO
+from revolume.chain.point import Part, Point
+from revolume.chain.received import Received, received, zeroed_elsewhere
+from revolume.errors import Refused
+from revolume.log.appender import Draft
+from revolume.log.columns import RANGE_BLOCKS, Columns, ramp
+from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Kind
+from revolume.volume.compose import Below, delta_digest, moved_root
+from revolume.volume.core import Core
+
+U64 = npt.NDArray[np.uint64]
+Contents = dict[int, bytes | None]
+AskWhole = Callable[[Point, list[int]], Awaitable[Contents]]
+WORD = BLOCK | EntryKind.WRITE << KIND_SHIFT
+AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A record that has arrived: its parts, their positions, the epoch, the address of the sealing transfer."""
+
+    parts: Sequence[Part]
+    positions: Sequence[int]
+    epoch: int
+    record: int
+
+
+@dataclass(slots=True)
+class Delta:
+    """What changed: blocks that hold data, ascending, with their places; ``restated``: those whose place lies
+    above the cut (they came whole)."""
+
+    blocks: U64
+    words: U64
+    digests: U64
+    restated: npt.NDArray[np.bool_]
+
+
+class Sealing:
+    """One point at a time. ``columns(begin, end)``: those of the segments between two addresses."""
+
+    def __init__(self, core: Core, columns: Callable[[int, int], Awaitable[list[Columns]]]) -> None:
+        self._core = core
+        self._columns = columns
+        self.referenced_blocks = 0
+        self.asked_blocks = 0
+
+    async def seal(self, arrived: Arrived, before: Point, ask: AskWhole) -> Point:
+        """The point, agreed in memory; the caller records it. Refused: it can't be agreed."""
+        core = self._core
+        await core.commit.wait_durable(arrived.positions[-1])
+        columns = await self._columns(before.address, arrived.record)
+        table = core.writer.table.view()
+        got = await core.host.work.call(
+            received, arrived.parts, columns, table, before.write, arrived.positions
+        )
+        point = _point(arrived, got.cut_address)
+        self.referenced_blocks += len(got.blocks)
+        delta, record = await self._whole(point, got, ask)
+        if delta_digest(delta.blocks, delta.digests, got.zeroes) != point.digest:
+            raise _not_equal(point, "its changes don't have the digest that was stated")
+        root = await self._applied(point, delta, got)
+        if root != point.root:
+            raise _not_equal(point, "the volume's root differs from the source's")
+        self._moved(point, delta)
+        return _point(arrived, got.cut_address, record)
+
+    # Blocks asked for whole
+
+    async def _whole(self, point: Point, got: Received, ask: AskWhole) -> tuple[Delta, int]:
+        blocks = np.concatenate([got.blocks, got.partial_blocks])
+        words = np.concatenate([got.words, got.partial_words])
+        digests = np.concatenate([got.digests, got.partial_digests])
+        restated = np.repeat([False, True], [len(got.blocks), len(got.partial_blocks)])
+        record = point.record
+        if len(got.refused):
+            fixed, record = await self._fixed(point, got.refused.tolist(), ask)
+            blocks, words, digests = (
+                np.concatenate([old, new]) for old, new in zip((blocks, words, digests), fixed, strict=True)
+            )
+            restated = np.append(restated, np.ones(len(fixed[0]), bool))
+        order = np.argsort(blocks, kind="stable")
+        return Delta(blocks[order], words[order], digests[order], restated[order]), record
+
+    async def _fixed(self, point: Point, refused: list[int], ask: AskWhole) -> tuple[tuple[U64, U64, U64], int]:
+        """Ask for these blocks whole and store them; (blocks, words, digests) and where the last record lies."""
+        core = self._core
+        core.events.tell(f"cp{point.number}: {len(refused)} references refused, their blocks asked for whole")
+        self.asked_blocks += len(refused)
+        contents = await ask(point, refused)
+        if set(contents) != set(refused):
+            raise _not_equal(point, "the source did not send the blocks that were asked for")
+        held = [(block, content) for block, content in sorted(contents.items()) if content is not None]
+        step = max(1, min(256, core.pool.segment_blocks // 4))
+        rows: list[tuple[int, int, int]] = []
+        record = point.record
+        for at in range(0, len(held), step):
+            stored, record = await self._store(point, held[at : at + step])
+            rows += stored
+        await core.commit.synced()
+        table = np.array(rows, np.uint64).reshape(-1, 3)
+        return (table[:, 0], table[:, 1], table[:, 2]), record
+
+    async def _store(
+        self, point: Point, held: list[tuple[int, bytes]]
+    ) -> tuple[list[tuple[int, int, int]], int]:
+        core = self._core
+        digests = [fragment_digest(content) for _, content in held]
+        draft = Draft(
+            Kind.FIXUP, array("Q", [block * BLOCK for block, _ in held]), array("Q", [WORD] * len(held)),
+            array("Q", digests), [content for _, content in held], len(held), 0, 0,
+            body=point.number.to_bytes(8, "little"), asof=point.write,
+        )  # fmt: skip
+        while core.appender.whole != core.appender.position:  # never within a write that is half there
+            await core.host.clock.sleep(0.01)
+        await core.admission.wait(draft.total_blocks + 2, True)
+        payload = core.writer.emit(draft)
+        rows = [(block, DATA << 62 | payload + i, digests[i]) for i, (block, _) in enumerate(held)]
+        return rows, payload - draft.header_blocks
+
+    # The live map
+
+    async def _applied(self, point: Point, delta: Delta, got: Received) -> tuple[int, int]:
+        """Move the live map to the point; the root that it has there."""
+        core = self._core
+        live, cut = core.live, point.address
+        zeroed = ZERO << 62 | cut - 1
+        small = await self._zeroed(zeroed_elsewhere(got.zeroes, delta.blocks), zeroed)
+        within = np.where(delta.restated, np.uint64(PARTIAL << 62 | cut - 1), delta.words)
+        await self._put(small, np.full(len(small), zeroed, np.uint64), np.zeros(len(small), np.uint64))
+        await self._put(delta.blocks, within, delta.digests)
+        interval = live.cut(cut)
+        changed = np.sort(np.append(small, delta.blocks))
+        async with core.below_lock:
+            last = core.last
+            below = Below(live.base, core.sums, live.folded, last.partial_blocks, last.partial_digests)
+            return await core.host.work.call(
+                moved_root, interval, changed, (delta.blocks, delta.digests), last.root, below
+            )
+
+    async def _zeroed(self, runs: tuple[U64, U64], word: int) -> U64:
+        """Put the large runs as ranges; the blocks of the small ones."""
+        starts, ends = runs
+        large = ends - starts >= RANGE_BLOCKS
+        for start, end in zip(starts[large].tolist(), ends[large].tolist(), strict=True):
+            self._core.live.put_range(start, end, word)
+            await self._core.host.clock.sleep(0)
+        counts = (ends - starts)[~large]
+        small: U64 = np.repeat(starts[~large], counts.astype(np.int64)) + ramp(counts)
+        return small
+
+    async def _put(self, blocks: U64, words: U64, digests: U64) -> None:
+        """In pieces: the loop serves a link meanwhile."""
+        for at in range(0, len(blocks), AT_ONCE):
+            here = slice(at, at + AT_ONCE)
+            self._core.live.put(blocks[here], words[here], digests[here].copy())
+            await self._core.host.clock.sleep(0)
+
+    def _moved(self, point: Point, delta: Delta) -> None:
+        core = self._core
+        blocks, digests = delta.blocks[delta.restated], delta.digests[delta.restated]
+        core.live.restate(blocks, delta.words[delta.restated], digests, point.address)
+        last = core.last
+        last.number, last.root = point.number, point.root
+        last.partial_blocks, last.partial_digests = blocks, digests
+        core.writer.table.forget_below(point.address)
+
+
+def _point(arrived: Arrived, address: int, record: int | None = None) -> Point:
+    part = arrived.parts[0]
+    changed = part.referenced + part.partials + part.zero_runs
+    return Point(
+        part.number, part.previous, part.position, part.write, part.time_ns, arrived.epoch, part.digest, part.root,
+        part.chain, changed, address, arrived.record if record is None else record,
+    )  # fmt: skip
+
+
+def _not_equal(point: Point, why: str) -> Refused:
+    return Refused(
+        "point-not-equal",
+        f"Point cp{point.number} is refused: {why}.",
+        "This mirror stands at the point before; look at both sides with 'revolume check', then resynchronise.",
+    )
+
+
+__all__ = ["Arrived", "AskWhole", "Sealing"]

@@ -1,0 +1,416 @@
+"""A volume open as secondary: changed by its source alone, always at a stated point.
+
+What is received is stored as it is (``keep``), promised as *received*, later *durable*. Nothing of it is applied
+until a consistency point's record is whole: then ``sealing.py`` builds the point's delta map from the references in
+it, and the live map moves from one agreed point to the next. There is no way in for a client's write: this class
+has no ``append``, and its log takes only transfers that continue the source's chain. What lies behind the last
+agreed point is replayed when the volume is opened as primary.
+
+Between awaits: ``keep`` stores, and queues the records of points and facts; one task deals with those, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.chain.point import Part, Point, unpack_part
+from revolume.errors import Damaged, Poisoned, Refused, RevolumeError
+from revolume.host.disk import Buffer
+from revolume.log.carried import Carried
+from revolume.log.columns import resizes
+from revolume.log.ops import NoRoomNow
+from revolume.log.scan import Found, SegmentReader, payload_agrees
+from revolume.log.transfer import Flag, Kind
+from revolume.volume import facts
+from revolume.volume.basefill import BaseFill
+from revolume.volume.core import Core
+from revolume.volume.end import End
+from revolume.volume.feed import Feed
+from revolume.volume.first_base import MAP_SLACK
+from revolume.volume.folder import Folder
+from revolume.volume.manifest import (
+    Agreed,
+    EditKind,
+    Epoch,
+    Mark,
+    pack_agreed,
+    pack_epoch,
+    pack_mark,
+    pack_snapshot,
+)
+from revolume.volume.remembered import Remembered
+from revolume.volume.sealing import Arrived, AskWhole, Contents, Sealing
+from revolume.volume.stretches import columns_between
+
+U64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseState:
+    """A base that is not complete: the point whose blocks are being received, and how far that is durable."""
+
+    point: int
+    position: int
+    write: int
+    chain: bytes
+    root: tuple[int, int]
+    next_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A point's part or a fact, stored at an address, to be dealt with in order."""
+
+    kind: Kind
+    position: int
+    address: int
+
+
+class Secondary(Remembered):
+    """See the module's text. Made by ``opening.open_secondary``."""
+
+    def __init__(self, core: Core, folder: Folder, agreed: Point) -> None:
+        super().__init__(core, folder)
+        self.feed = Feed(core)
+        self.agreed = agreed
+        self.failure: RevolumeError | None = None
+        self.on_durable: Callable[[int], None] = lambda position: None
+        self.on_agreed: Callable[[Point], None] = lambda point: None
+        self.on_failure: Callable[[RevolumeError], None] = lambda error: None
+        self.ask_whole: AskWhole | None = None
+        self.sealing = Sealing(core, lambda begin, end: columns_between(core, begin, end))
+        self._fill = BaseFill(core) if core.manifest.state.base is not None else None
+        self._queue: deque[_Queued] = deque()
+        self._queued = asyncio.Event()
+        self._parts: list[tuple[Part, Found]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    # Where it stands
+
+    @property
+    def segment_blocks(self) -> int:
+        """Blocks of a segment of this node's log: the largest transfer is smaller."""
+        return self.core.pool.segment_blocks
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The last agreed point: what lies behind it is not shown."""
+        return self.agreed.write, self.agreed.time_ns
+
+    @property
+    def end(self) -> End:
+        """The last complete transfer."""
+        appender = self.core.appender
+        return End(
+            appender.whole, appender.epoch, appender.reign, appender.chain, appender.write, appender.time_ns
+        )
+
+    @property
+    def received(self) -> int:
+        """Complete, and in the log file."""
+        return self.core.appender.whole
+
+    @property
+    def durable(self) -> int:
+        """On the disk."""
+        return self.core.commit.durable
+
+    @property
+    def base(self) -> BaseState | None:
+        """None: this is a whole copy."""
+        if self._fill is None:
+            return None
+        h = self.core.manifest.state.horizon
+        return BaseState(
+            h.point, h.position, h.write, h.chain, (h.root_low, h.root_high), self._fill.durable_block
+        )
+
+    # The log
+
+    def keep(self, carried: Sequence[Carried]) -> int:
+        """Store transfers that follow on each other and on what is here; the position that is received now.
+        NoRoomNow: wait for ``room``, nothing was stored. Refused: they are not what they should be."""
+        core = self.core
+        if core.commit.failure is not None:
+            raise core.commit.failure
+        self._judge(carried)
+        if not core.writer.holds(self.need(carried), 0):
+            raise NoRoomNow
+        addresses = core.writer.keep(carried)
+        for each, payload in zip(carried, addresses, strict=True):
+            transfer = each.transfer
+            if transfer.kind in (Kind.POINT, Kind.FACT):
+                address = payload - transfer.header_blocks
+                self._queue.append(_Queued(transfer.kind, transfer.position, address))
+                self._queued.set()
+        if core.commit.unsynced_bytes > core.options.unsynced_bytes_max:
+            core.commit.start()
+        return core.appender.whole
+
+    def _judge(self, carried: Sequence[Carried]) -> None:
+        """Refused unless every payload is what its header says, and fits a segment here."""
+        for each in carried:
+            transfer = each.transfer
+            if transfer.volume != self.volume_id or transfer.kind not in SHIPPED:
+                raise _bad(f"the transfer at position {transfer.position} is not one of this volume's log")
+            if transfer.total_blocks + 4 > self.segment_blocks:
+                raise Refused(
+                    "segments-too-small",
+                    f"The transfer at position {transfer.position} takes {transfer.total_blocks} blocks, more than "
+                    f"a segment here.",
+                    "Make the mirror anew with a larger --segment-size, the source's or more.",
+                )
+            view = memoryview(each.payload)
+            if len(view) != transfer.payload_bytes or not payload_agrees(transfer, view):
+                raise _bad(f"the content of the transfer at position {transfer.position} fails its digests")
+
+    @staticmethod
+    def need(carried: Sequence[Carried]) -> int:
+        """Blocks that these take at most, headers and the footers' growth counted."""
+        return 2 + sum(c.transfer.total_blocks + c.transfer.proper_size // 4096 + 1 for c in carried)
+
+    async def room(self, blocks: int) -> None:
+        """Wait until so many blocks would be admitted. NoSpace: they won't be."""
+        await self.core.admission.wait(blocks, True)
+
+    async def make_durable(self, position: int) -> None:
+        """Return once everything up to ``position``, which is received, is on the disk."""
+        await self.core.commit.wait_durable(position)
+
+    # The base
+
+    async def put_base(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
+        """Blocks of the point at which the log begins; see ``basefill.py``."""
+        await self._filling().put(blocks, digests, payload, next_block)
+
+    async def finish_base(self) -> None:
+        """All blocks have been sent: compare, and be a copy of the volume from now on."""
+        fill = self._filling()
+        await fill.finish()
+        fill.close()
+        self._fill = None
+        self.folder = Folder(self.core)
+        self._queued.set()
+        self.core.events.tell(f"the base is complete: cp{self.agreed.number} of {self.name} is here")
+
+    def _filling(self) -> BaseFill:
+        if self._fill is None:
+            raise _bad("a base was sent to a copy that is whole")
+        return self._fill
+
+    # Records, in order
+
+    async def _deal(self) -> None:
+        """Deal with records as they come. What is refused ends it; the log goes on being kept."""
+        while not self._closing:
+            await self._queued.wait()
+            self._queued.clear()
+            while self._queue and self._fill is None and not self._closing and self.failure is None:
+                if not await self._dealt_with(self._queue[0]):
+                    break
+                self._queue.popleft()
+
+    async def _dealt_with(self, queued: _Queued) -> bool:
+        try:
+            await self._deal_with(queued)
+            return True
+        except ConnectionError:  # asked of a source that has gone: it is asked again when it is back
+            return False
+        except Exception as error:
+            self.failure = error if isinstance(error, RevolumeError) else _unexpected(error)
+            self.core.events.tell(str(self.failure))
+            self.on_failure(self.failure)
+            return False
+
+    def resume(self) -> None:
+        """There is a source to ask again."""
+        self._queued.set()
+
+    async def _deal_with(self, queued: _Queued) -> None:
+        found = await self.core.host.work.call(self._read, queued.address)
+        if queued.kind == Kind.FACT:
+            await self._fact(found)
+            return
+        part = unpack_part(found.transfer.body)
+        if part is None:
+            raise _bad(f"the record of a point at position {queued.position} does not hold together")
+        parts = self._parts = [*self._parts, (part, found)] if part.part else [(part, found)]
+        if found.transfer.flags & Flag.SEALS and len(parts) == part.parts:
+            await self._point(parts)
+            self._parts = []
+
+    def _read(self, address: int) -> Found:
+        segment = self.core.pool.segment_at(address)
+        found = SegmentReader(segment, self.volume_id).at(address - segment.base)
+        if found is None:
+            raise Damaged(
+                "record-damaged",
+                f"A record in segment file {segment.index}, block {address - segment.base}, can't be read.",
+                "Run 'revolume check' on the stopped mirror.",
+            )
+        return found
+
+    async def _point(self, parts: list[tuple[Part, Found]]) -> None:
+        core, last = self.core, parts[-1][1]
+        number, position = parts[0][0].number, last.transfer.position
+        if number <= self.agreed.number:  # the point at which this log began
+            await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(self.agreed, position))))
+            return
+        if number != self.agreed.number + 1 or parts[0][0].previous != self.agreed.number:
+            raise _bad(f"point cp{number} does not follow on cp{self.agreed.number}")
+        await self._map_room(parts)
+        arrived = Arrived(
+            [part for part, _ in parts], [f.transfer.position for _, f in parts], last.transfer.epoch, last.address
+        )
+        point = await self.sealing.seal(arrived, self.agreed, self._ask)
+        await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(point, position))))
+        await self._sizes(self.agreed, point)
+        core.points.append(point)
+        self.agreed = point
+        self.on_agreed(point)
+
+    @staticmethod
+    def _agreed(point: Point, position: int) -> Agreed:
+        return Agreed(point.number, position, point.write)
+
+    async def _map_room(self, parts: list[tuple[Part, Found]]) -> None:
+        """The live map must take the whole of a point at once."""
+        live = self.core.live
+        need = parts[0][0].referenced + parts[0][0].partials + MAP_SLACK
+        if live.overlay.room() < need:
+            await self.folder.rebase(force=True)
+            live.overlay.sweep(1 << 30)
+        if live.overlay.room() < need:
+            raise Refused(
+                "map-memory-too-small",
+                f"Point cp{parts[0][0].number} changes {need} blocks, more than the map's memory takes.",
+                "Serve this mirror with a larger --map-memory.",
+            )
+
+    async def _sizes(self, before: Point, point: Point) -> None:
+        for columns in await columns_between(self.core, before.address, point.record):
+            for write, size in resizes(columns):
+                if before.write < write <= point.write:
+                    self.core.sizes.append((write, size))
+                    self.core.size = size
+
+    async def _ask(self, point: Point, blocks: list[int]) -> Contents:
+        if self.ask_whole is None:
+            raise ConnectionError("there is no source to ask")
+        return await self.ask_whole(point, blocks)
+
+    async def _fact(self, found: Found) -> None:
+        state = self.core.manifest.state
+        fact = facts.unpack(found.transfer.body)
+        match fact:
+            case facts.EpochBegun(number, reign):
+                if all(e.number != number for e in state.epochs):
+                    t = found.transfer
+                    epoch = Epoch(number, reign, t.position - 1, t.write)
+                    await self.core.recorder.record((EditKind.EPOCH, pack_epoch(epoch)))
+            case facts.SnapshotTaken(pin):
+                if all(s.name != pin.name for s in state.snapshots):
+                    await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
+            case facts.SnapshotDropped(name):
+                await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
+            case _:
+                raise _bad(f"the fact at position {found.transfer.position} is not one that is known")
+
+    # Its own clockwork
+
+    def start(self, unsealed: Sequence[tuple[Kind, int, int]]) -> None:
+        """Start syncs, folding, and dealing with records; ``unsealed``: (kind, position, address) of those in the
+        log that had not been dealt with."""
+        core = self.core
+        self._queue.extend(_Queued(*each) for each in unsealed)
+        self._queued.set()
+        before = core.commit.on_durable
+
+        def durable(position: int) -> None:
+            before(position)
+            self.on_durable(position)
+
+        core.commit.on_durable = durable
+        core.admission.make_room = self._make_room
+        core.admission.failure = lambda: core.commit.failure
+        core.pool.start()
+        self._tasks = [asyncio.create_task(job()) for job in (self._deal, self._sync_on_time, self._tidy)]
+
+    async def _make_room(self, may_cut: bool) -> bool:
+        return self._fill is None and await self.folder.step(True)
+
+    async def _sync_on_time(self) -> None:
+        while not self._closing:
+            await self.core.host.clock.sleep(self.core.options.sync_interval_s)
+            if self.core.commit.unsynced_bytes:
+                self.core.commit.start()
+
+    async def _tidy(self) -> None:
+        while not self._closing:
+            await self.core.host.clock.sleep(0.5)
+            if self._fill is not None or self.failure is not None or self._closing:
+                continue
+            try:
+                if self.folder.rebase_due():
+                    await self.folder.rebase()
+                await self.folder.step()
+            except Exception as error:  # told, not fatal; what poisons has poisoned by itself
+                if not isinstance(error, Poisoned):
+                    self.core.events.tell(str(error))
+                    await self.core.host.clock.sleep(1.0)
+
+    async def close(self) -> None:
+        """A clean stop: everything complete is durable, the manifest says where the log ends."""
+        if self._closing:
+            return
+        self._closing = True
+        core = self.core
+        self._queued.set()
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await core.maintenance.settled()
+        try:
+            if core.commit.failure is None:
+                await self._close_clean()
+        finally:
+            if self._fill is not None:
+                self._fill.close()
+            await core.pool.stop()
+            await core.maintenance.settled()
+            await core.commit.settle()
+            await core.footers_written()
+            core.close_files()
+
+    async def _close_clean(self) -> None:
+        core = self.core
+        if self._fill is not None:
+            await self._fill.commit()
+        await core.footers_written()
+        await core.commit.synced()
+        appender = core.appender
+        if appender.whole != appender.position:  # a write is half there: the next opening cuts it off
+            return
+        mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
+        await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
+        await core.host.work.call_sync(core.manifest.close_clean)
+
+
+SHIPPED = frozenset({Kind.WRITES, Kind.POINT, Kind.RESTORE, Kind.FACT})
+
+
+def _bad(what: str) -> Refused:
+    return Refused("bad-transfer", f"What the source sent is refused: {what}.", "Look at the source's log.")
+
+
+def _unexpected(error: Exception) -> RevolumeError:
+    return RevolumeError("sealing-failed", f"A point could not be sealed: {error!r}.", "See the log.")
