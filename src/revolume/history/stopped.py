@@ -80,7 +80,7 @@ class StoppedVolume:
             horizon_write=horizon.write,
             horizon_time_ns=horizon.time_ns,
             log_bytes=len(self.pieces) * segment_bytes,
-            log_budget_bytes=0,
+            log_budget_bytes=state.budget,
             log_ready_bytes=(len(state.uses) - len(self.pieces)) * segment_bytes,
             image_bytes=self.image_bytes,
             partial_blocks=0,

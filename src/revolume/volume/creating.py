@@ -44,6 +44,11 @@ def check_budget(options: OpenOptions, segment_bytes: int) -> None:
         )
 
 
+def default_budget(directory: Directory, log_bytes: int, segment_bytes: int) -> int:
+    """Half of what would be free without the log, but enough for it to turn round."""
+    return max((directory.free_bytes() + log_bytes) // 2, BUDGET_SEGMENTS * segment_bytes)
+
+
 def create(host: Host, directory: Directory, options: OpenOptions, name: str) -> Manifest:
     """A new volume in an empty directory (or in what an interrupted creation left)."""
     check_sizes(options)
@@ -69,11 +74,13 @@ def create(host: Host, directory: Directory, options: OpenOptions, name: str) ->
     image.close()
     Sums.create(directory, volume_id, -(-options.size // BLOCK)).close()
     directory.sync()
+    given = None if options.budget_once else options.budget_bytes
     state = State(
         volume=volume_id,
         name=name,
         segment_blocks=options.segment_bytes // BLOCK,
         created_ns=host.clock.wall_ns(),
         horizon=Horizon(size=options.size, time_ns=host.clock.wall_ns()),
+        budget=given or default_budget(directory, 0, options.segment_bytes),
     )
     return Manifest.created(directory, state)

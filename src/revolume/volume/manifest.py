@@ -57,6 +57,7 @@ class EditKind(IntEnum):
     DROP_SNAPSHOT = 11
     BASE_MAP = 12  # the map file that the live map stands on
     STATE_END = 13  # the whole state has been written
+    BUDGET = 14  # bytes of log on the disk, as decided at creation or since
 
 
 _KINDS = frozenset(EditKind)
@@ -127,6 +128,7 @@ class State:
     clean: Mark | None = None
     snapshots: tuple[PinnedSnapshot, ...] = ()
     base_map: str = ""
+    budget: int = 0  # 0 = not decided yet
 
 
 _IDENTITY = struct.Struct("<QQ")
@@ -154,7 +156,7 @@ def pack_pairs(pairs: dict[int, int]) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """RESERVE, FOLDING."""
+    """RESERVE, FOLDING, BUDGET."""
     return _NUMBER.pack(number)
 
 
@@ -216,6 +218,8 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, snapshots=tuple(s for s in state.snapshots if s.name != name))
         case EditKind.BASE_MAP:
             return replace(state, base_map=body.decode())
+        case EditKind.BUDGET:
+            return replace(state, budget=_NUMBER.unpack(body)[0])
         case EditKind.STATE_END:
             return state
 
@@ -240,6 +244,8 @@ def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     for snapshot in state.snapshots:
         yield EditKind.SNAPSHOT, pack_snapshot(snapshot)
     yield EditKind.BASE_MAP, state.base_map.encode()
+    if state.budget:
+        yield EditKind.BUDGET, pack_number(state.budget)
     yield EditKind.CLEAN, pack_mark(state.clean)
     yield EditKind.STATE_END, b""
 
