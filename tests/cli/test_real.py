@@ -426,9 +426,10 @@ def test_check_and_salvage(place: Path) -> None:
     assert (place / "out").read_bytes() == image.read_bytes()
     assert "error[file-exists]" in revolume("salvage", directory, place / "out", status=4).stderr
     revolume("salvage", directory, place / "out", "--force")
-    segment = max((directory / "log").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    wanted = image.read_bytes()[1 << 20 : (1 << 20) + 64]
+    (segment,) = [path for path in (directory / "log").iterdir() if wanted in path.read_bytes()]
     raw = bytearray(segment.read_bytes())
-    raw[raw.index(image.read_bytes()[1 << 20 : (1 << 20) + 64])] ^= 1
+    raw[raw.index(wanted)] ^= 1
     segment.write_bytes(raw)
     assert "error" not in revolume("check", directory, status=1).stderr
     assert told_problems(directory)

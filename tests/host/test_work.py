@@ -74,6 +74,22 @@ def job_odd(disk: Disk) -> None:
     raise OddError(1, 2)
 
 
+def job_lambda(disk: Disk) -> object:
+    return lambda: None
+
+
+def job_echo(disk: Disk, data: bytes) -> bytes:
+    return data
+
+
+def job_files(disk: Disk) -> list[str]:
+    """What this process has open, its standard streams left out."""
+    numbers = [number for number in os.listdir("/proc/self/fd") if int(number) > 2]
+    return [
+        os.readlink(f"/proc/self/fd/{number}") for number in numbers if os.path.lexists(f"/proc/self/fd/{number}")
+    ]
+
+
 def job_manners(disk: Disk) -> tuple[int, bool, bool]:
     ignored = [signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
     return os.nice(0), ignored[0], ignored[1]
@@ -165,8 +181,9 @@ def test_a_helper_lost_while_idle_costs_no_job() -> None:
     async def scenario(work: RealWork) -> None:
         first = await work.job(job_pid)
         os.kill(first, signal.SIGKILL)
-        await until(lambda: not psutil.pid_exists(first))
+        await until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
         assert await work.job(job_pid) != first
+        await until(lambda: not psutil.pid_exists(first))
 
     run(scenario)
 
@@ -212,6 +229,100 @@ def test_an_argument_that_cannot_be_sent_is_a_bug_not_a_loss() -> None:
         assert await work.job(job_pid) == first
 
     run(scenario)
+
+
+def test_a_result_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    async def scenario(work: RealWork) -> None:
+        first = await work.job(job_pid)
+        with pytest.raises((AttributeError, TypeError, JobFailed), match="lambda"):
+            await work.job(job_lambda)
+        assert await work.job(job_pid) == first
+
+    run(scenario)
+
+
+def test_much_goes_to_and_fro() -> None:
+    data = os.urandom(1 << 20) * 40
+
+    async def scenario(work: RealWork) -> None:
+        assert await work.job(job_echo, data) == data
+
+    run(scenario)
+
+
+def test_the_helper_holds_no_file_of_its_parents(tmp_path: Path) -> None:
+    """A lock that it had inherited would outlive the parent's."""
+
+    async def scenario(work: RealWork) -> None:
+        with open(tmp_path / "held", "wb") as held:
+            os.set_inheritable(held.fileno(), True)
+            found = await work.job(job_files)
+        assert len([name for name in found if name.startswith("socket:")]) == 1
+        assert not [name for name in found if name.startswith("/")], found
+
+    run(scenario)
+
+
+def test_helpers_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
+    async def lose_one(work: RealWork) -> None:
+        with pytest.raises(JobFailed):
+            await work.job(job_dies)
+
+    async def scenario(work: RealWork) -> None:
+        await lose_one(work)
+        before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+        for _ in range(4):
+            await lose_one(work)
+        await until(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) <= before)
+        assert not psutil.Process().children()
+
+    run(scenario)
+
+
+PROGRAM = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[1])
+print("begun", flush=True)
+import test_work
+from revolume.host.real_work import RealWork
+from revolume.host.work import JobFailed
+
+def job_of_the_program(disk):
+    return 1
+
+async def main():
+    work = RealWork()
+    print(await work.job(test_work.job_pid) != os.getpid())
+    try:
+        await work.job(job_of_the_program)
+    except Exception as error:
+        print(type(error).__name__, "job_of_the_program" in str(error))
+    await work.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    """And a function of its own, which the helper can't import, is an error that names it."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, tmp_path / "program.py", os.path.dirname(__file__)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+    assert done.stdout == "begun\nTrue\nAttributeError True\n", done.stderr
+
+
+def test_modules_in_the_current_directory_are_not_mistaken_for_others(tmp_path: Path) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit('not this one')")
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+
+        async def scenario(work: RealWork) -> None:
+            assert await work.job(job_pid) > 0
+
+        run(scenario)
+    finally:
+        os.chdir(before)
 
 
 PARENT = """

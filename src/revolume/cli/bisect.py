@@ -175,9 +175,10 @@ class Tries:
 
     async def _export(self, write: int) -> str | None:
         try:
-            return str((await self._door.moment(f"w{write}"))["export"])
+            moment = await self._door.moment(f"w{write}")
         except NotFound:
             return None
+        return str(moment["export"]) if moment["write"] == write else None  # it was left out by a crash
 
     async def _judged(self, write: int, export: str) -> bool:
         self.runs += 1

@@ -107,6 +107,7 @@ def quiet(directory: str, create_size: int | None = None) -> Serving:
         size=create_size if new else None,
         keep_s=SPAN_SECONDS_MAX,
         budget_bytes=_ALL_ROOM,
+        budget_once=True,
         spare_bytes=0,
         control=False,
     )

@@ -32,7 +32,7 @@ IntervalOption = Annotated[str, typer.Option("--cp-interval", help="Time between
 KeepOption = Annotated[str, typer.Option("--keep", help="How long every write is remembered.")]
 BudgetOption = Annotated[
     str | None,
-    typer.Option("--budget", help="Room for history.  [default: half of what is free at creation]"),
+    typer.Option("--budget", help="Room for history, from now on.  [default: half of what is free at creation]"),
 ]
 MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
 SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a log file.")]

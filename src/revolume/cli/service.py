@@ -103,6 +103,7 @@ def _options(asked: Serving) -> OpenOptions:
         "cp_interval_s": asked.cp_interval_s,
         "keep_s": asked.keep_s,
         "budget_bytes": asked.budget_bytes,
+        "budget_once": asked.budget_once,
         "map_memory_bytes": asked.map_memory_bytes,
         "segment_bytes": asked.segment_bytes,
         "spare_bytes": asked.spare_bytes,

@@ -16,6 +16,7 @@ class Serving:
     cp_interval_s: float | None = None
     keep_s: float | None = None
     budget_bytes: int | None = None
+    budget_once: bool = False  # the volume does not remember it
     map_memory_bytes: int | None = None
     segment_bytes: int | None = None
     spare_bytes: int | None = None

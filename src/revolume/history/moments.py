@@ -16,6 +16,9 @@ also not like a *wrong* one of the others, so that a slip (a time without its zo
 minus) is answered with a sentence and never with "no such snapshot". Without "@" an export name means
 the live volume (``moment is None``); the empty volume is the default one.
 
+After a crash write numbers go on above those that had been reserved. A number in such a gap is the volume as
+it was then: it means the last write before it. A number above the newest means nothing yet and is refused.
+
 Numbers are bounded before they are converted, since the text may come from any client.
 """
 
@@ -67,7 +70,7 @@ class AtPoint:
 
 @dataclass(frozen=True, slots=True)
 class AtWrite:
-    """The volume after this write and before the next."""
+    """The volume after this write and before the next. (A number that a crash left out: after the last before.)"""
 
     number: int
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from revolume.chain.point import Point
 from revolume.errors import NotFound, Refused
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
+from revolume.history.timeline import last_write
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.appender import LogEnd
@@ -80,7 +79,7 @@ class StoppedVolume:
             horizon_write=horizon.write,
             horizon_time_ns=horizon.time_ns,
             log_bytes=len(self.pieces) * segment_bytes,
-            log_budget_bytes=0,
+            log_budget_bytes=state.budget,
             log_ready_bytes=(len(state.uses) - len(self.pieces)) * segment_bytes,
             image_bytes=self.image_bytes,
             partial_blocks=0,
@@ -113,7 +112,7 @@ class StoppedVolume:
             case AtSnapshot(name):
                 return self._at_snapshot(name)
             case _:
-                return self.end.write, self.end.time_ns
+                return self._at_write(self.end.write)
 
     def _at_point(self, number: int) -> tuple[int, int]:
         for point in self.kept:
@@ -132,12 +131,12 @@ class StoppedVolume:
         horizon = self.state.horizon
         if number == horizon.write:
             return number, horizon.time_ns
-        for columns in self.pieces:
-            rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
-            hit = np.flatnonzero((rows["write"] <= number) & (number < rows["write"] + rows["entries"]))
-            if len(hit) and number > horizon.write:
-                return number, int(rows["time_ns"][hit[-1]])
-        raise self._lost(f"Write w{number}")
+        if not horizon.write < number <= self.end.write:
+            raise self._lost(f"Write w{number}")
+        best = (horizon.write, horizon.time_ns)
+        for columns in self.pieces:  # a number that a crash left out means the last write before it
+            best = max(best, last_write(columns, number))
+        return best
 
     def _at_time(self, time_ns: int) -> tuple[int, int]:
         horizon = self.state.horizon

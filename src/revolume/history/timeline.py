@@ -30,6 +30,15 @@ class Spot:
     time_ns: int
 
 
+def last_write(columns: Columns, upto: int) -> tuple[int, int]:
+    """The newest write up to number ``upto`` in these columns, and its time; (0, 0) if there is none."""
+    rows = columns.rows
+    rows = rows[(rows["kind"] == Kind.WRITES) & (rows["entries"] > 0) & (rows["write"] <= upto)]
+    if not len(rows):
+        return 0, 0
+    return min(upto, int(rows[-1]["write"] + rows[-1]["entries"] - 1)), int(rows[-1]["time_ns"])
+
+
 class Timeline:
     """The retained stretch of one volume's history."""
 
@@ -69,7 +78,7 @@ class Timeline:
             case AtSnapshot(name):
                 return self._at_snapshot(name)
             case _:
-                return self.newest
+                return self._at_write(self.newest.write)
 
     def _at_point(self, number: int) -> Spot:
         for point in self._volume.points():
@@ -91,9 +100,21 @@ class Timeline:
             return self.oldest
         found = self._row_of(number)
         if found is None:
-            raise self._lost(f"Write w{number}")
+            return self._last_before(number)
         columns, row = found
         return Spot(number, int(columns.rows["time_ns"][row]))
+
+    def _last_before(self, number: int) -> Spot:
+        """A crash left this number out: the last write before it."""
+        core, oldest = self._volume.core, self.oldest
+        size, end = core.pool.segment_blocks, core.appender.address
+        end = next((point.address for point in self._volume.points() if point.write >= number), end)
+        for use in range(end // size, self._volume.folder.horizon.address // size - 1, -1):
+            for columns in self.columns_between(use * size, use * size):
+                write, time_ns = last_write(columns, number)
+                if write:
+                    return Spot(write, time_ns) if write > oldest.write else oldest
+        return oldest
 
     def _at_time(self, time_ns: int) -> Spot:
         if time_ns > self._volume.core.host.clock.wall_ns():

@@ -1,4 +1,8 @@
-"""What runs inside the helper process: how it begins, and how a job's end is told to the parent.
+"""What runs inside the helper process: how it begins, takes jobs, and tells the parent how they ended.
+
+It is an interpreter of its own that imports this module and, by their names, the functions that it is sent; the
+program that the parent runs is never imported again. Jobs come and outcomes go, one at a time, pickled, over
+a socket pair; when the parent closes its end, the helper ends.
 
 The helper must never outlive its parent, or a new node would find two writers of maps. The kernel kills
 it (PR_SET_PDEATHSIG) when the parent's *thread* that started it ends, which is the loop's thread; if the
@@ -19,6 +23,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 from revolume.errors import RevolumeError
@@ -69,6 +74,30 @@ class Unspeakable:
 
 
 Outcome = Returned | Raised | RaisedForeign | Unspeakable
+
+READY = b"ready"
+
+
+def main(fd: int, parent_pid: int, niceness: int) -> None:
+    """The helper's life. ``fd`` is its end of the socket pair."""
+    begin(parent_pid, niceness)
+    connection: Connection[Any, Any] = Connection(fd)
+    connection.send_bytes(READY)
+    while True:
+        try:
+            job = connection.recv_bytes()
+        except EOFError:
+            return
+        connection.send_bytes(answer(job))
+
+
+def answer(job: bytes) -> bytes:
+    """The pickled outcome of a pickled job: a function's name, and its arguments."""
+    try:
+        fn, args = pickle.loads(job)
+        return pickle.dumps(run(fn, args))
+    except Exception as error:  # what can't be found here, or can't be sent back
+        return pickle.dumps(_told(error, traceback.format_exc()))
 
 
 def begin(parent_pid: int, niceness: int) -> None:

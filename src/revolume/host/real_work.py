@@ -1,28 +1,36 @@
 """Real threads and the real helper process.
 
-The helper is an executor of one process, started by the first job and started anew after it was lost.
-Jobs are handed to it one at a time, the next waits here, so that killing it (a cancelled job, the end)
-hits the one job that is meant. It is killed through a pidfd: a pid may belong to somebody else by then.
+The helper is an interpreter that does one job at a time, started by the first job and started anew after it was
+lost. The next job waits here, so that killing the helper (a cancelled job, the end) hits the one job that is
+meant. It is killed through a pidfd: a pid may belong to somebody else by then.
+
+It is a command of its own, not a copy of this process and not Python's "spawn", which imports the caller's
+program a second time: whoever uses this as a library may be any program.
 
 It is started from the loop's thread on purpose: the kernel's promise to kill it with its parent is tied to
-the thread that started it, and a pool's threads come and go.
+the thread that started it, and a pool's threads come and go. All else that waits for it does so in one thread of
+its own, in order: start, jobs, end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, cast
 
 from revolume.host import helper
 from revolume.host.disk import Disk
 from revolume.host.work import Arguments, JobFailed, Result
+
+BEGIN = "import sys; from revolume.host.helper import main; main(*map(int, sys.argv[1:]))"
 
 
 class RealWork:
@@ -49,7 +57,7 @@ class RealWork:
 
     async def _ready_helper(self) -> Helper:
         """The one that is there, or a new one. ``close`` may have come while we waited."""
-        if not self._closed and (self._helper is None or not await self._helper.alive()):
+        if not self._closed and (self._helper is None or not self._helper.alive()):
             self._helper = await Helper.start(self._niceness)
         if self._closed or self._helper is None:
             raise _failed("The helper process has been closed.")
@@ -70,67 +78,78 @@ class RealWork:
 class Helper:
     """One helper process, from its start to its loss."""
 
-    __slots__ = ("_pidfd", "_pool", "killed")
+    __slots__ = ("_connection", "_pidfd", "_process", "_thread", "killed")
 
-    def __init__(self, pool: ProcessPoolExecutor, pidfd: int) -> None:
-        self._pool = pool
-        self._pidfd = pidfd
+    def __init__(self, process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
+        self._process = process
+        self._connection = connection
+        self._pidfd = os.pidfd_open(process.pid)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="revolume-helper")
         self.killed = False
 
     @classmethod
     async def start(cls, niceness: int) -> Helper:
-        pool = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=helper.begin,
-            initargs=(os.getpid(), niceness),
-        )
+        ours, theirs = Pipe()
+        command = [sys.executable, "-P", "-c", BEGIN, *map(str, (theirs.fileno(), os.getpid(), niceness))]
+        imports = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
+        with theirs:
+            process = subprocess.Popen(
+                command, env=imports, pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        started = cls(process, ours)
         try:
-            pid = await asyncio.wrap_future(pool.submit(os.getpid))
-            return cls(pool, os.pidfd_open(pid))
-        except (BrokenProcessPool, ProcessLookupError):
-            pool.shutdown(wait=False)
-            raise _failed("The helper process ended while it started.") from None
+            await started._in_turn(ours.recv_bytes, "while it started")
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            started.kill()
             raise
+        return started
 
-    async def alive(self) -> bool:
+    def alive(self) -> bool:
         """Asked before a job, so that a helper that was lost while idle costs no job."""
-        if self.killed:
-            return False
-        try:
-            await asyncio.wrap_future(self._pool.submit(os.getpid))
-        except BrokenProcessPool:
+        if not self.killed and self._process.poll() is not None:
             self.kill()
-            return False
-        return True
+        return not self.killed
 
     async def run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> helper.Outcome:
+        def exchange() -> helper.Outcome:
+            self._connection.send_bytes(pickle.dumps((fn, args)))
+            return cast(helper.Outcome, pickle.loads(self._connection.recv_bytes()))
+
+        return await self._in_turn(exchange, f"during {fn.__name__}")
+
+    async def _in_turn(self, step: Callable[[], Result], when: str) -> Result:
+        """In its thread. A helper that is lost fails its job; one whose job nobody waits for is killed."""
         try:
-            return await asyncio.wrap_future(self._pool.submit(helper.run, fn, args))
-        except BrokenProcessPool:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             self.kill()
-            raise _failed(f"The helper process ended during {fn.__name__}.") from None
+            raise _failed(f"The helper process ended {when}.") from None
         except asyncio.CancelledError:
             self.kill()
             raise
 
     def kill(self) -> None:
+        """On the spot; what is left is cleared away in its thread."""
         if self.killed:
             return
         self.killed = True
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        os.close(self._pidfd)
-        self._pool.shutdown(wait=False)
+        self._thread.submit(self._ended)
+        self._thread.shutdown(wait=False)
 
     def shutdown(self) -> None:
         """Ends an idle one in order; waits until the process is gone."""
-        self._pool.shutdown(wait=True)
         if not self.killed:
             self.killed = True
-            os.close(self._pidfd)
+            self._thread.submit(self._ended)
+        self._thread.shutdown(wait=True)
+
+    def _ended(self) -> None:
+        self._connection.close()
+        self._process.wait()
+        os.close(self._pidfd)
 
 
 def _unwrapped(outcome: helper.Outcome) -> object:

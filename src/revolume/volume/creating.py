@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from revolume.errors import Refused, UsageError
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
-from revolume.volume.manifest import NAMES, Horizon, Manifest, State
+from revolume.volume.manifest import NAMES, Agreed, Epoch, Horizon, Manifest, Role, State
 from revolume.volume.options import OpenOptions
 from revolume.volume.sums import Sums
 
@@ -44,10 +46,59 @@ def check_budget(options: OpenOptions, segment_bytes: int) -> None:
         )
 
 
+def default_budget(directory: Directory, log_bytes: int, segment_bytes: int) -> int:
+    """Half of what would be free without the log, but enough for it to turn round."""
+    return max((directory.free_bytes() + log_bytes) // 2, BUDGET_SEGMENTS * segment_bytes)
+
+
 def create(host: Host, directory: Directory, options: OpenOptions, name: str) -> Manifest:
     """A new volume in an empty directory (or in what an interrupted creation left)."""
     check_sizes(options)
     check_budget(options, options.segment_bytes)
+    assert options.size is not None
+    state = State(
+        volume=host.entropy.token(16),
+        name=name,
+        node=host.entropy.token(16),
+        segment_blocks=options.segment_bytes // BLOCK,
+        created_ns=host.clock.wall_ns(),
+        horizon=Horizon(size=options.size, time_ns=host.clock.wall_ns()),
+    )
+    return _made(directory, options, state)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a mirror's source says of the volume when it brings up a new copy: the point at which the shipped log
+    begins (``horizon``; its address is the copy's own), and the epochs until then."""
+
+    volume: bytes
+    name: str
+    horizon: Horizon
+    epochs: tuple[Epoch, ...]
+
+
+def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: Birth) -> Manifest:
+    """An empty copy of a volume, to be filled by its source."""
+    size = birth.horizon.size
+    check_sizes(replace(options, size=size))
+    check_budget(options, options.segment_bytes)
+    state = State(
+        volume=birth.volume,
+        name=birth.name,
+        node=host.entropy.token(16),
+        role=Role.SECONDARY,
+        segment_blocks=options.segment_bytes // BLOCK,
+        created_ns=host.clock.wall_ns(),
+        horizon=replace(birth.horizon, address=0, pages_generation=0),
+        epochs=birth.epochs,
+        agreed=Agreed(birth.horizon.point, birth.horizon.position, birth.horizon.write),
+        base=0,
+    )
+    return _made(directory, options, state)
+
+
+def _made(directory: Directory, options: OpenOptions, state: State) -> Manifest:
     strange = [n for n in directory.names() if n not in OURS and not n.startswith(layout.PAGES)]
     if strange:
         raise Refused(
@@ -55,8 +106,6 @@ def create(host: Host, directory: Directory, options: OpenOptions, name: str) ->
             f"{directory.path} holds other things ({strange[0]}) and no volume.",
             "Name an empty or a new directory.",
         )
-    assert options.size is not None
-    volume_id = host.entropy.token(16)
     for child in (layout.LOG, layout.MAPS):
         held = directory.child(child, create=True)
         for left in held.names():
@@ -64,16 +113,11 @@ def create(host: Host, directory: Directory, options: OpenOptions, name: str) ->
         held.close()
     image = directory.open(layout.IMAGE, create=True)
     image.truncate(0)
-    image.truncate(options.size)
+    image.truncate(state.horizon.size)
     image.datasync()
     image.close()
-    Sums.create(directory, volume_id, -(-options.size // BLOCK)).close()
+    Sums.create(directory, state.volume, -(-state.horizon.size // BLOCK)).close()
     directory.sync()
-    state = State(
-        volume=volume_id,
-        name=name,
-        segment_blocks=options.segment_bytes // BLOCK,
-        created_ns=host.clock.wall_ns(),
-        horizon=Horizon(size=options.size, time_ns=host.clock.wall_ns()),
-    )
-    return Manifest.created(directory, state)
+    given = None if options.budget_once else options.budget_bytes
+    budget = given or default_budget(directory, 0, options.segment_bytes)
+    return Manifest.created(directory, replace(state, budget=budget))

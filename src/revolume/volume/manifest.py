@@ -57,6 +57,7 @@ class EditKind(IntEnum):
     DROP_SNAPSHOT = 11
     BASE_MAP = 12  # the map file that the live map stands on
     STATE_END = 13  # the whole state has been written
+    BUDGET = 14  # bytes of log on the disk, as decided at creation or since
     NODE = 32  # 16 random bytes: this copy among all copies of the volume
     ROLE = 33  # primary or secondary
     AGREED = 34  # the last point that this copy has proved equal to its source's
@@ -169,6 +170,7 @@ class State:
     clean: Mark | None = None
     snapshots: tuple[PinnedSnapshot, ...] = ()
     base_map: str = ""
+    budget: int = 0  # 0 = not decided yet
     node: bytes = bytes(16)
     role: Role = Role.PRIMARY
     agreed: Agreed = Agreed()
@@ -208,7 +210,7 @@ def pack_pairs(pairs: dict[int, int]) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """RESERVE, FOLDING."""
+    """RESERVE, FOLDING, BUDGET."""
     return _NUMBER.pack(number)
 
 
@@ -294,6 +296,8 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, snapshots=tuple(s for s in state.snapshots if s.name != name))
         case EditKind.BASE_MAP:
             return replace(state, base_map=body.decode())
+        case EditKind.BUDGET:
+            return replace(state, budget=_NUMBER.unpack(body)[0])
         case EditKind.STATE_END:
             return state
         case _:
@@ -337,6 +341,8 @@ def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     for snapshot in state.snapshots:
         yield EditKind.SNAPSHOT, pack_snapshot(snapshot)
     yield EditKind.BASE_MAP, state.base_map.encode()
+    if state.budget:
+        yield EditKind.BUDGET, pack_number(state.budget)
     yield EditKind.CLEAN, pack_mark(state.clean)
     yield from _mirroring_edits(state)
     yield EditKind.STATE_END, b""

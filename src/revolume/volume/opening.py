@@ -34,7 +34,7 @@ from revolume.log.writer import Writer
 from revolume.volume import facts, layout
 from revolume.volume.admission import Admission
 from revolume.volume.core import Core, Events, LastPoint, Recorder
-from revolume.volume.creating import BUDGET_SEGMENTS, check_budget, create
+from revolume.volume.creating import check_budget, create, default_budget
 from revolume.volume.cutter import Cutter
 from revolume.volume.first_base import FirstBase, check_memory, too_small
 from revolume.volume.folder import Folder
@@ -160,16 +160,21 @@ class _Opening:
     def _make_pool(self) -> SegmentPool:
         options, blocks = self._options, self._state.segment_blocks
         size = blocks * BLOCK
-        have = len(self._state.uses) * size
-        free = self._directory.free_bytes()
-        budget = options.budget_bytes or (free + have) // 2
-        budget = max(budget, BUDGET_SEGMENTS * size)
+        budget = options.budget_bytes or self._state.budget
+        budget = budget or default_budget(self._directory, len(self._state.uses) * size, size)
         reserve = options.reserve_bytes
         if reserve is None:
             reserve = 2 * size + (16 << 20)
         ready = max(2, min(options.spare_bytes, budget // 4) // size)
         limits = PoolLimits(ready, budget, reserve)
         return SegmentPool(self._log, self._host.work, blocks, limits, self._register)
+
+    def _budget_edits(self) -> list[tuple[EditKind, bytes]]:
+        """The budget, where it is another than the manifest holds."""
+        budget = self._pool.limits.budget_bytes
+        if budget == self._state.budget or self._options.budget_once:
+            return []
+        return [(EditKind.BUDGET, pack_number(budget))]
 
     async def _register(self, uses: dict[int, int]) -> None:
         await self._recorder.record((EditKind.USES, pack_pairs(uses)))
@@ -431,7 +436,7 @@ class _Opening:
         reserved = max(self._state.reserved, appender.write) + RESERVE_STEP
         await self._recorder.record(
             (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
-            (EditKind.CLEAN, pack_mark(None)),
+            (EditKind.CLEAN, pack_mark(None)), *self._budget_edits(),
         )  # fmt: skip
         core.writer.on_seal = Sealer(core).seal
         core.commit.on_durable = Durables(core).moved

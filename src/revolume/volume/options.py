@@ -10,8 +10,9 @@ from revolume.volume import layout
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
     """``size`` creates the volume if the directory is empty, and must otherwise agree with what is there.
-    ``budget_bytes``: the log on the disk; None = half of the free space at creation. ``keep_s``: seconds of
-    which every write is kept. ``spare_bytes``: zero-written ahead."""
+    ``budget_bytes``: the log on the disk; None = what was decided before, at creation half of the free space.
+    It is kept in the manifest, unless ``budget_once``. ``keep_s``: seconds of which every write is kept.
+    ``spare_bytes``: zero-written ahead."""
 
     name: str | None = None
     size: int | None = None
@@ -24,3 +25,4 @@ class OpenOptions:
     sync_interval_s: float = 1.0
     unsynced_bytes_max: int = 256 << 20
     reserve_bytes: int | None = None
+    budget_once: bool = False

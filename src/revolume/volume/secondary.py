@@ -197,7 +197,6 @@ class Secondary(Remembered):
         await fill.finish()
         fill.close()
         self._fill = None
-        self.folder = Folder(self.core)
         self._queued.set()
         self.core.events.tell(f"the base is complete: cp{self.agreed.number} of {self.name} is here")
 
