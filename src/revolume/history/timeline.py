@@ -16,7 +16,7 @@ from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, 
 from revolume.log.columns import Columns
 from revolume.log.segment import Segment, read_footer
 from revolume.log.transfer import Kind
-from revolume.volume.volume import Volume
+from revolume.volume.remembered import Remembered
 
 U64 = npt.NDArray[np.uint64]
 CACHED = 8
@@ -42,7 +42,7 @@ def last_write(columns: Columns, upto: int) -> tuple[int, int]:
 class Timeline:
     """The retained stretch of one volume's history."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Remembered) -> None:
         self._volume = volume
         self._cached: dict[int, Columns] = {}
 
@@ -61,8 +61,7 @@ class Timeline:
     @property
     def newest(self) -> Spot:
         """The present."""
-        appender = self._volume.core.appender
-        return Spot(appender.write, appender.time_ns)
+        return Spot(*self._volume.newest)
 
     def resolve(self, moment: Moment) -> Spot:
         """The write that a moment means. NotFound, with the nearest moments, if it is not retained."""
@@ -132,7 +131,7 @@ class Timeline:
                 write = int(last["write"] + last["entries"] - 1)
                 if write > best.write:
                     best = Spot(write, int(last["time_ns"]))
-        return best
+        return min(best, self.newest, key=lambda spot: spot.write)
 
     def _lost(self, what: str) -> NotFound:
         old, new = self.oldest, self.newest

@@ -28,7 +28,7 @@ from revolume.volume import layout
 from revolume.volume.folder import position_below
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
-from revolume.volume.volume import Volume
+from revolume.volume.remembered import Remembered
 
 U64 = npt.NDArray[np.uint64]
 BLOCK = 4096
@@ -39,7 +39,7 @@ FOREVER = ADDRESS_MASK  # the map's own entries always win over its own ranges
 class ViewSource:
     """What a view reads from: its map over the image, and the partial blocks of its instant."""
 
-    def __init__(self, volume: Volume, made: MapFile) -> None:
+    def __init__(self, volume: Remembered, made: MapFile) -> None:
         self._core = volume.core
         self._map = made
         self._ranges = made.ranges()
@@ -106,7 +106,7 @@ class ViewSource:
 class View:
     """An open moment. ``close`` once."""
 
-    volume: Volume
+    volume: Remembered
     spot: Spot
     size: int
     source: ViewSource
@@ -122,7 +122,7 @@ class View:
         self.volume.core.maps_directory.remove(self.map_name)
 
 
-async def open_view(volume: Volume, spot: Spot, holder: str) -> View:
+async def open_view(volume: Remembered, spot: Spot, holder: str) -> View:
     """Open the moment after write ``spot.write``, which is retained now."""
     core = volume.core
     if spot.write < volume.folder.retired_write:
@@ -153,7 +153,7 @@ def _removed(directory: Directory, name: str) -> None:
         directory.remove(name)
 
 
-async def _made(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
+async def _made(volume: Remembered, spot: Spot, name: str) -> tuple[Fragment, ...]:
     """Make the map. A fold that flips meanwhile gives segments back that the job still looks for; what it does
     not find there is in the image by now, and the job is given again from there."""
     while True:
@@ -174,7 +174,7 @@ def _not_made(name: str, error: OSError) -> RevolumeError:
     return kind("view-failed", cause, "The live volume goes on; look at the disk, then open the moment again.")
 
 
-async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
+async def _make(volume: Remembered, spot: Spot, name: str) -> tuple[Fragment, ...]:
     core = volume.core
     await core.footers_written()
     state, base = core.manifest.state, core.live.base
@@ -188,7 +188,7 @@ async def _make(volume: Volume, spot: Spot, name: str) -> tuple[Fragment, ...]:
     return (await core.host.work.job(make_map, spec)).fragments
 
 
-def _stretch(volume: Volume, base: MapFile | None, spot: Spot) -> Stretch:
+def _stretch(volume: Remembered, base: MapFile | None, spot: Spot) -> Stretch:
     """From ``base`` (without one, the horizon) to the first point that is not older than the moment, else to
     the log's end."""
     pool, ends = volume.core.pool, volume.core.manifest.state.ends
@@ -209,7 +209,7 @@ def _stretch(volume: Volume, base: MapFile | None, spot: Spot) -> Stretch:
 
 
 async def _partials(
-    volume: Volume, reader: Reader, fragments: tuple[Fragment, ...]
+    volume: Remembered, reader: Reader, fragments: tuple[Fragment, ...]
 ) -> dict[int, bytes | Damaged]:
     """The content of every partially modified block: its whole version with the pieces over it, in order. One
     that is damaged spoils itself alone."""
@@ -228,7 +228,7 @@ async def _partials(
     return {block: bytes(content) for block, content in whole.items()} | damaged
 
 
-def _piece(volume: Volume, fragment: Fragment) -> bytes:
+def _piece(volume: Remembered, fragment: Fragment) -> bytes:
     piece = bytearray(fragment.length)
     if fragment.place:
         segment = volume.core.pool.segment_at(fragment.place // BLOCK)

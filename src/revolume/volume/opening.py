@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import errno
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from revolume.blocks.overlay import Overlay, OverlayFull
 from revolume.blocks.word import PARTIAL
 from revolume.chain.mapfile import MapFile
+from revolume.chain.point import Point
 from revolume.errors import Damaged, NoSpace, NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
 from revolume.log.appender import Appender, LogEnd, Stated
-from revolume.log.columns import ColumnsBuilder
+from revolume.log.columns import Columns, ColumnsBuilder
 from revolume.log.commit import Commit
 from revolume.log.pool import PoolLimits, SegmentPool
 from revolume.log.scan import Found
@@ -34,7 +35,7 @@ from revolume.log.writer import Writer
 from revolume.volume import facts, layout
 from revolume.volume.admission import Admission
 from revolume.volume.core import Core, Events, LastPoint, Recorder
-from revolume.volume.creating import check_budget, create, default_budget
+from revolume.volume.creating import Birth, check_budget, create, create_copy, default_budget
 from revolume.volume.cutter import Cutter
 from revolume.volume.first_base import FirstBase, check_memory, too_small
 from revolume.volume.folder import Folder
@@ -42,8 +43,11 @@ from revolume.volume.live import LiveMap
 from revolume.volume.manifest import (
     EditKind,
     Epoch,
+    Horizon,
     Manifest,
     Mark,
+    MirrorMode,
+    Role,
     State,
     load,
     pack_epoch,
@@ -51,10 +55,12 @@ from revolume.volume.manifest import (
     pack_number,
     pack_pairs,
 )
+from revolume.volume.mirrors import missing
 from revolume.volume.options import OpenOptions
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
-from revolume.volume.replay import replay
+from revolume.volume.replay import records_behind, replay
+from revolume.volume.secondary import Secondary
 from revolume.volume.sums import Sums
 from revolume.volume.volume import RESERVE_STEP, Volume
 
@@ -68,9 +74,57 @@ async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
         manifest = await host.work.call(_manifest, host, directory, options)
         held.callback(manifest.close)
         _agree(manifest.state, options, directory.path)
+        _may_be_primary(manifest.state, options, directory.path)
         volume = await _Opening(host, directory, manifest, options, held).run()
         held.pop_all()
         return volume
+
+
+async def open_secondary(host: Host, path: str, options: OpenOptions, birth: Birth | None = None) -> Secondary:
+    """Open the copy in ``path`` as secondary, or with ``birth`` make it if nothing is there."""
+    check_memory(options.map_memory_bytes)
+    directory = _locked(host, path, replace(options, size=birth.horizon.size if birth else None))
+    with ExitStack() as held:
+        held.callback(directory.close)
+        manifest = await host.work.call(_copy_manifest, host, directory, options, birth)
+        held.callback(manifest.close)
+        _agree(manifest.state, replace(options, name=None), directory.path)
+        if manifest.state.role != Role.SECONDARY:
+            raise Refused(
+                "is-primary",
+                f"{directory.path} holds a volume that clients may write to, not a mirror.",
+                "Serve it without --mirror-listen, or name an empty directory.",
+            )
+        secondary = await _Opening(host, directory, manifest, options, held).run_secondary()
+        held.pop_all()
+        return secondary
+
+
+def _copy_manifest(host: Host, directory: Directory, options: OpenOptions, birth: Birth | None) -> Manifest:
+    try:
+        load(directory)
+    except NotFound:
+        if birth is None:
+            raise
+        return create_copy(host, directory, options, birth)
+    return Manifest.opened(directory)
+
+
+def _may_be_primary(state: State, options: OpenOptions, path: str) -> None:
+    """Refused for a mirror, unless it is being promoted and may be; and where a required mirror is left out."""
+    if state.role == Role.SECONDARY and not options.promote:
+        raise Refused(
+            "is-mirror", f"{path} is a mirror: only its source changes it.",
+            "Serve it with --mirror-listen, or make it a primary with 'revolume promote'.",
+        )  # fmt: skip
+    if state.base is not None:
+        raise Refused(
+            "not-promotable", f"{path} is not a whole copy yet: its base is still being received.",
+            "Let its source finish, or promote another mirror.",
+        )  # fmt: skip
+    for mirror in state.mirrors:
+        if mirror.joined and mirror.mode == MirrorMode.SYNC and mirror.name not in options.mirrors:
+            raise missing(mirror.name)
 
 
 def _locked(host: Host, path: str, options: OpenOptions) -> Directory:
@@ -179,15 +233,38 @@ class _Opening:
     async def _register(self, uses: dict[int, int]) -> None:
         await self._recorder.record((EditKind.USES, pack_pairs(uses)))
 
-    async def run(self) -> Volume:
+    async def _tail(self) -> _Tail:
         state = self._state
         self._pool.adopt(state.uses)
-        if state.clean is not None:
-            tail = await self._host.work.call(self._clean_tail, state.clean)
-            await self._accept()
-        else:
-            tail = await self._unclean_tail()
+        if state.clean is None:
+            return await self._unclean_tail()
+        tail = await self._host.work.call(self._clean_tail, state.clean)
+        await self._accept()
+        return tail
+
+    async def run_secondary(self) -> Secondary:
+        tail = await self._tail()
         core = await self._core(tail)
+        pieces = [(p.segment, p.columns) for p in tail.pieces]
+        await self._recorder.record((EditKind.CLEAN, pack_mark(None)), *self._budget_edits())
+        core.writer.on_seal = Sealer(core).seal
+        core.commit.on_durable = Durables(core).moved
+        agreed = core.points[-1] if core.points else _point_of(self._state.horizon)
+        secondary = Secondary(core, Folder(core), agreed)
+        await self._take_up_epoch(secondary)
+        self._sweep_maps()
+        secondary.start(records_behind(pieces, self._state.agreed.position))
+        return secondary
+
+    async def _take_up_epoch(self, secondary: Secondary) -> None:
+        """The log goes on in the epoch of its last transfer."""
+        appender = secondary.core.appender
+        identity = await secondary.feed.identity_at(appender.position)
+        if identity is not None:
+            appender.epoch, appender.reign = identity[:2]
+
+    async def run(self) -> Volume:
+        core = await self._core(await self._tail())
         self._check_size(core)
         await self._begin_epoch(core)
         volume = self._volume(core)
@@ -373,12 +450,14 @@ class _Opening:
         if base is not None:
             held.callback(base.close)
         live = LiveMap(overlay, sums, state.horizon.address, base, state.horizon.address)
-        number = max((e.number for e in state.epochs), default=0) + 1
+        known = [e.number for e in state.epochs] + [_newest_epoch(p.columns) for p in tail.pieces]
+        number = 1 + max(known, default=0)
         reign = self._host.entropy.token(16)
         appender = Appender(state.volume, reign, number, tail.end, self._stated, self._host.clock.wall_ns)
-        commit = Commit(self._host.work, lambda: appender.position, tail.end.position)
+        commit = Commit(self._host.work, lambda: appender.whole, tail.end.position)
         core = self._assemble(appender, commit, live, self._image, sums)
-        last = await replay(core, [(p.segment, p.columns) for p in tail.pieces], state.horizon)
+        upto = state.agreed.point if state.role == Role.SECONDARY and not options.promote else None
+        last = await replay(core, [(p.segment, p.columns) for p in tail.pieces], state.horizon, upto)
         core.last.number, core.last.root = last.number, last.root
         core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests
         self._resume(core, tail, state)
@@ -420,7 +499,7 @@ class _Opening:
 
     def _resume(self, core: Core, tail: _Tail, state: State) -> None:
         appender = core.appender
-        if state.clean is None:
+        if state.clean is None and state.role == Role.PRIMARY:
             appender.write = max(appender.write, state.reserved)
         if tail.segment is not None:
             builder = tail.pieces[-1].builder
@@ -435,7 +514,7 @@ class _Opening:
         epoch = Epoch(number, reign, appender.position, appender.write)
         reserved = max(self._state.reserved, appender.write) + RESERVE_STEP
         await self._recorder.record(
-            (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
+            *self._primary_edits(), (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
             (EditKind.CLEAN, pack_mark(None)), *self._budget_edits(),
         )  # fmt: skip
         core.writer.on_seal = Sealer(core).seal
@@ -444,6 +523,15 @@ class _Opening:
             core.pool.ready.appendleft(await self._first_segment())  # it is the oldest: uses must ascend
         core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
         await core.commit.wait_durable(appender.position)
+
+    def _primary_edits(self) -> list[tuple[EditKind, bytes]]:
+        """What makes it a primary that was none; a copy's own mark, where an older version made none."""
+        edits: list[tuple[EditKind, bytes]] = []
+        if self._state.role == Role.SECONDARY:
+            edits.append((EditKind.ROLE, bytes([Role.PRIMARY])))
+        if self._state.node == bytes(16):
+            edits.append((EditKind.NODE, self._host.entropy.token(16)))
+        return edits
 
     async def _first_segment(self) -> Segment:
         try:
@@ -468,6 +556,16 @@ class _Opening:
         for name in self._maps.names():
             if name != self._state.base_map:
                 self._maps.remove(name)
+
+
+def _newest_epoch(columns: Columns) -> int:
+    return int(columns.rows["epoch"].max()) if len(columns.rows) else 0
+
+
+def _point_of(h: Horizon) -> Point:
+    """The point that the image holds."""
+    root = (h.root_low, h.root_high)
+    return Point(h.point, 0, h.position, h.write, h.time_ns, 0, 0, root, h.chain, 0, h.address, 0)
 
 
 class LiveSource:

@@ -12,7 +12,8 @@ class OpenOptions:
     """``size`` creates the volume if the directory is empty, and must otherwise agree with what is there.
     ``budget_bytes``: the log on the disk; None = what was decided before, at creation half of the free space.
     It is kept in the manifest, unless ``budget_once``. ``keep_s``: seconds of which every write is kept.
-    ``spare_bytes``: zero-written ahead."""
+    ``spare_bytes``: zero-written ahead. ``promote``: a mirror becomes a primary. ``mirrors``: the names of those
+    that will be served; a required one that is missing is refused."""
 
     name: str | None = None
     size: int | None = None
@@ -26,3 +27,5 @@ class OpenOptions:
     unsynced_bytes_max: int = 256 << 20
     reserve_bytes: int | None = None
     budget_once: bool = False
+    promote: bool = False
+    mirrors: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ buffer again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,14 @@ def addresses(columns: Columns) -> U64:
     return found
 
 
-async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
+async def replay(core: Core, pieces: Pieces, horizon: Horizon, upto: int | None = None) -> LastPoint:
     """Fill ``core``'s live map, points, sizes, transfer table and partial buffer; what the next point
-    stands on."""
+    stands on. ``upto``: the last point that a secondary has agreed on; nothing behind it is applied."""
     call = core.host.work.call
     points, records = await call(read_points, core.volume_id, pieces, horizon)
+    if upto is not None:
+        points = [point for point in points if point.number <= upto]
+        records = [record for record in records if record.point.number <= upto]
     core.points[:] = points
     last_cut = points[-1].address if points else horizon.address
     begin = max(horizon.address, core.live.base.meta.address if core.live.base else 0)
@@ -53,9 +57,11 @@ async def replay(core: Core, pieces: Pieces, horizon: Horizon) -> LastPoint:
     if records:  # above the cut although not newer than it
         core.live.interval.was(records[-1].blocks, records[-1].words, records[-1].digests)
     for segment, columns in pieces:
-        _above(core, segment, columns, last_cut)
+        if upto is None:
+            _above(core, segment, columns, last_cut)
+        _tabled(core, columns, last_cut)
     core.lost = await call(_lost, core, records)
-    _sizes(core, pieces, horizon)
+    _sizes(core, pieces, horizon, None if upto is None else (points[-1].write if points else horizon.write))
     return _last(points, records, horizon)
 
 
@@ -97,6 +103,16 @@ class Record:
         self.words = words
         self.digests = digests
 
+    def with_blocks(self, point: Point, versions: Versions) -> Record:
+        """The record with more blocks, or newer places of them."""
+        other = ~np.isin(self.blocks, versions.blocks)
+        return Record(
+            point,
+            np.append(self.blocks[other], versions.blocks),
+            np.append(self.words[other], versions.words),
+            np.append(self.digests[other], versions.digests),
+        )
+
 
 def read_points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[Point], list[Record]]:
     """All sealed points of the log, in order, with the partial blocks that their records carry."""
@@ -115,7 +131,44 @@ def read_points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[P
             if point.number >= horizon.point and point.address >= horizon.address:
                 points.append(point)
                 records.append(_record(point, [v for _, v in parts]))
+    for segment, columns in pieces:
+        _with_fixups(volume, segment, columns, points, records)
     return points, records
+
+
+def _with_fixups(
+    volume: bytes, segment: Segment, columns: Columns, points: list[Point], records: list[Record]
+) -> None:
+    """Blocks that a mirror was sent whole belong to the record of the point that they were asked for."""
+    reader = SegmentReader(segment, volume)
+    for row in np.flatnonzero(columns.rows["kind"] == Kind.FIXUP).tolist():
+        found = reader.at(int(columns.rows["block"][row]))
+        if found is None:
+            raise _record_damaged(segment, int(columns.rows["block"][row]))
+        number = int.from_bytes(found.transfer.body, "little")
+        chosen = np.zeros(len(columns.rows), bool)
+        chosen[row] = True
+        versions = only(columns, chosen).versions()
+        for index, point in enumerate(points):
+            if point.number == number:
+                points[index] = replace(point, record=found.address)
+                records[index] = records[index].with_blocks(points[index], versions)
+
+
+def records_behind(pieces: Pieces, position: int) -> list[tuple[Kind, int, int]]:
+    """(kind, position, address) of every part of a point and every fact behind a position."""
+    found: list[tuple[Kind, int, int]] = []
+    for _, columns in pieces:
+        kinds = columns.rows["kind"]
+        chosen = ((kinds == Kind.POINT) | (kinds == Kind.FACT)) & (columns.rows["position"] > position)
+        rows = columns.rows[chosen]
+        found += [
+            (Kind(kind), at, address)
+            for kind, at, address in zip(
+                rows["kind"].tolist(), rows["position"].tolist(), addresses(columns)[chosen].tolist(), strict=True
+            )
+        ]
+    return found
 
 
 class _CutPlaces:
@@ -130,16 +183,20 @@ class _CutPlaces:
         return int(self._addresses[int(np.searchsorted(self._positions, position, side="right"))])
 
 
+def _record_damaged(segment: Segment, block: int) -> Damaged:
+    return Damaged(
+        "point-damaged",
+        f"A consistency point's record in segment file {segment.index}, block {block}, is damaged.",
+        "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+    )
+
+
 def _part(reader: SegmentReader, columns: Columns, row: int) -> tuple[Part, Versions, int, bool]:
     block = int(columns.rows["block"][row])
     found = reader.at(block)
     part = unpack_part(found.transfer.body) if found is not None else None
     if found is None or part is None:
-        raise Damaged(
-            "point-damaged",
-            f"A consistency point's record in segment file {reader.segment.index}, block {block}, is damaged.",
-            "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
-        )
+        raise _record_damaged(reader.segment, block)
     chosen = np.zeros(len(columns.rows), bool)
     chosen[row] = True
     versions = only(columns, chosen).versions()
@@ -177,11 +234,15 @@ def _restate(core: Core, record: Record) -> None:
 
 def _above(core: Core, segment: Segment, columns: Columns, cut: int) -> None:
     """The open interval again, a segment at a time."""
-    at = addresses(columns)
-    chosen = at >= np.uint64(cut)
-    writes = chosen & (columns.rows["kind"] == Kind.WRITES)
+    writes = (addresses(columns) >= np.uint64(cut)) & (columns.rows["kind"] == Kind.WRITES)
     if writes.any():
         _again(core, segment, only(columns, writes).versions())
+
+
+def _tabled(core: Core, columns: Columns, cut: int) -> None:
+    """The transfers of the open interval into the transfer table."""
+    at = addresses(columns)
+    chosen = at >= np.uint64(cut)
     rows = columns.rows[chosen]
     payload = at[chosen] + rows["header_blocks"]
     for row in zip(payload.tolist(), rows["position"].tolist(), rows["epoch"].tolist(), strict=True):
@@ -240,10 +301,14 @@ def _lost(core: Core, records: list[Record]) -> set[int]:
     return set(blocks[digests == np.uint64(LOST_DIGEST)].tolist())
 
 
-def _sizes(core: Core, pieces: Pieces, horizon: Horizon) -> None:
+def _sizes(core: Core, pieces: Pieces, horizon: Horizon, upto: int | None) -> None:
     core.sizes[:] = [(0, horizon.size)]
     for _, columns in pieces:
-        core.sizes += [(write, size) for write, size in resizes(columns) if write > horizon.write]
+        core.sizes += [
+            (write, size)
+            for write, size in resizes(columns)
+            if write > horizon.write and (upto is None or write <= upto)
+        ]
     core.size = core.sizes[-1][1]
 
 
@@ -256,4 +321,4 @@ def _last(points: list[Point], records: list[Record], horizon: Horizon) -> LastP
     )
 
 
-__all__ = ["replay"]
+__all__ = ["records_behind", "replay"]

@@ -1,10 +1,10 @@
 """A volume open as secondary: changed by its source alone, always at a stated point.
 
 What is received is stored as it is (``keep``), promised as *received*, later *durable*. Nothing of it is applied
-until a consistency point's record is whole: then ``sealing.py`` builds the point's delta map from the references in
-it, and the live map moves from one agreed point to the next. There is no way in for a client's write: this class
-has no ``append``, and its log takes only transfers that continue the source's chain. What lies behind the last
-agreed point is replayed when the volume is opened as primary.
+until a consistency point's record is whole: then ``sealing.py`` builds the point's delta map from the references
+in it, and the live map moves from one agreed point to the next. There is no way in for a client's write: this
+class has no ``append``, and its log takes only transfers that continue the source's chain. What lies behind the
+last agreed point is replayed when the volume is opened as primary.
 
 Between awaits: ``keep`` stores, and queues the records of points and facts; one task deals with those, in order.
 """
@@ -164,8 +164,8 @@ class Secondary(Remembered):
             if transfer.total_blocks + 4 > self.segment_blocks:
                 raise Refused(
                     "segments-too-small",
-                    f"The transfer at position {transfer.position} takes {transfer.total_blocks} blocks, more than "
-                    f"a segment here.",
+                    f"The transfer at position {transfer.position} takes {transfer.total_blocks} blocks, more "
+                    "than a segment here.",
                     "Make the mirror anew with a larger --segment-size, the source's or more.",
                 )
             view = memoryview(each.payload)

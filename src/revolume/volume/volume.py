@@ -27,6 +27,7 @@ from revolume.volume.first_base import MAP_SLACK
 from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
 from revolume.volume.mirrors import Mirrors
+from revolume.volume.remembered import Remembered
 from revolume.volume.status import Snapshot, VolumeStatus
 
 RESERVE_STEP = 1 << 24
@@ -38,13 +39,12 @@ WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
 
 
-class Volume:
+class Volume(Remembered):
     """A volume open as primary. Made by ``opening.open_volume``."""
 
     def __init__(self, core: Core, cutter: Cutter, folder: Folder) -> None:
-        self.core = core
+        super().__init__(core, folder)
         self.cutter = cutter
-        self.folder = folder
         self._reserved = core.manifest.state.reserved
         self._reserving: asyncio.Task[None] | None = None
         self._unreserved: RevolumeError | None = None
@@ -59,21 +59,6 @@ class Volume:
         self.mirrors = Mirrors(core, self.cut)
 
     # What it is
-
-    @property
-    def name(self) -> str:
-        """The volume's name, also its export's."""
-        return self.core.name
-
-    @property
-    def size(self) -> int:
-        """Bytes, now."""
-        return self.core.size
-
-    @property
-    def volume_id(self) -> bytes:
-        """128 random bits, the same on every node."""
-        return self.core.volume_id
 
     @property
     def epoch(self) -> int:
@@ -214,15 +199,6 @@ class Volume:
         if point is None:
             raise NotFound("no-point", f"Nothing has ever been written to {self.name}.", "Write first.")
         return point
-
-    def points(self) -> list[Point]:
-        """The retained points, oldest first."""
-        return list(self.core.points)
-
-    def snapshots(self) -> list[Snapshot]:
-        """The named moments, oldest first."""
-        pins = self.core.manifest.state.snapshots
-        return [Snapshot(p.name, p.write, p.point, p.time_ns) for p in sorted(pins, key=lambda p: p.write)]
 
     async def snapshot(self, name: str) -> Snapshot:
         """Name and pin this moment; durable when it returns."""

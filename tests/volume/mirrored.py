@@ -1,0 +1,206 @@
+"""A volume under test with a mirror of it: the log carried over by hand, transfer by transfer, so that nothing but
+the two stores is under test. The mirror has segments of another size, so no place can be assumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from revolume.blocks.digest import digest_array
+from revolume.chain.point import Point
+from revolume.history.timeline import Spot
+from revolume.history.views import open_view
+from revolume.host import Host
+from revolume.log.carried import Carried, Shipment
+from revolume.log.ops import NoRoomNow
+from revolume.log.transfer import unpack_proper
+from revolume.volume.creating import Birth
+from revolume.volume.manifest import MirrorMode
+from revolume.volume.opening import open_secondary, open_volume
+from revolume.volume.options import OpenOptions
+from revolume.volume.secondary import Secondary
+
+from .driver import BLOCK, SEGMENT, SMALL, Driver, Model, assert_equal
+
+THERE = replace(SMALL, segment_bytes=2 * SEGMENT)
+Meddle = Callable[[Carried], Carried]
+
+
+def carried(shipment: Shipment) -> Carried:
+    """As it comes out of a link."""
+    payload = bytearray(shipment.length)
+    assert shipment.file.preadv([payload], shipment.offset) == shipment.length
+    transfer = unpack_proper(memoryview(shipment.proper))
+    assert transfer is not None and transfer.position == shipment.position
+    return Carried(transfer, shipment.proper, memoryview(payload))
+
+
+class Mirrored(Driver):
+    """A driver whose volume has a mirror at ``there``."""
+
+    def __init__(self, host: Host, path: Path, size: int, options: OpenOptions = SMALL) -> None:
+        super().__init__(host, path, size, options)
+        self.there = path.with_name(path.name + "-mirror")
+        self.secondary: Secondary | None = None
+        self.meddle: Meddle = lambda each: each
+        self.asked: list[list[int]] = []
+
+    async def begin(self) -> Secondary:
+        """An empty mirror and its base, from a point of the source."""
+        mirror = await self.volume.mirrors.register("m", MirrorMode.ASYNC)
+        point = await self.volume.mirrors.pin_base(mirror)
+        horizon = replace(
+            self.volume.folder.horizon, point=point.number, write=point.write, position=point.position,
+            time_ns=point.time_ns, size=self.volume.core.size_at(point.write), root_low=point.root[0],
+            root_high=point.root[1], chain=point.chain,
+        )  # fmt: skip
+        state = self.volume.core.manifest.state
+        epochs = tuple(e for e in state.epochs if e.position < point.position)
+        birth = Birth(self.volume.volume_id, self.volume.name, horizon, epochs)
+        self.secondary = await open_secondary(self.host, str(self.there), THERE, birth)
+        self._set_up()
+        return self.secondary
+
+    def _set_up(self) -> None:
+        assert self.secondary is not None
+        self.secondary.ask_whole = self.whole
+
+    async def whole(self, point: Point, blocks: list[int]) -> dict[int, bytes | None]:
+        self.asked.append(blocks)
+        view = await open_view(self.volume, Spot(point.write, 0), "asked whole")
+        try:
+            found: dict[int, bytes | None] = {}
+            for block in blocks:
+                buffer = bytearray(BLOCK)
+                length = min(BLOCK, view.size - block * BLOCK)
+                await view.reader.read(block * BLOCK, memoryview(buffer)[:length])
+                found[block] = bytes(buffer) if any(buffer) else None
+            return found
+        finally:
+            view.close()
+
+    async def send_base(self, stop_at: int | None = None) -> None:
+        """The blocks of the pinned point, from where the mirror stands; ``stop_at``: the link breaks there."""
+        there = self.secondary
+        assert there is not None and there.base is not None
+        view = await open_view(self.volume, Spot(there.base.write, 0), "base")
+        try:
+            blocks = -(-view.size // BLOCK)
+            for first in range(there.base.next_block, blocks, 64):
+                if stop_at is not None and first >= stop_at:
+                    return
+                count = min(64, blocks - first)
+                buffer = bytearray(count * BLOCK)
+                length = min(len(buffer), view.size - first * BLOCK)
+                await view.reader.read(first * BLOCK, memoryview(buffer)[:length])
+                table = np.frombuffer(buffer, np.uint8).reshape(count, BLOCK)
+                some = np.flatnonzero(table.any(axis=1))
+                payload = table[some].tobytes()
+                digests = digest_array(memoryview(payload), len(some))
+                await there.put_base((first + some).astype(np.uint64), digests, payload, first + count)
+            await there.finish_base()
+        finally:
+            view.close()
+
+    async def ship(self, limit: int = 1 << 40) -> None:
+        """Up to so many bytes of the log."""
+        feed, there = self.volume.feed, self.secondary
+        assert there is not None
+        while there.received < feed.end and limit > 0:
+            shipments = feed.recent(there.received, min(limit, 1 << 20))
+            if shipments is None:
+                shipments = await feed.older(there.received, min(limit, 1 << 20))
+            assert shipments, "the log does not reach back so far"
+            limit -= sum(s.length for s in shipments) + 1
+            arrived = [self.meddle(carried(s)) for s in shipments]
+            while arrived:
+                try:
+                    there.keep(arrived)
+                    break
+                except NoRoomNow:
+                    await asyncio.wait_for(there.room(there.need(arrived)), 20)
+
+    async def settle(self) -> None:
+        """Every record that has arrived is dealt with."""
+        there = self.secondary
+        assert there is not None
+        for _ in range(4000):
+            if there.failure is not None:
+                raise there.failure
+            if there.base is not None or not there._queue:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("records are not being dealt with")
+
+    async def reopen_mirror(self) -> None:
+        assert self.secondary is not None
+        await self.secondary.close()
+        self.secondary = await open_secondary(self.host, str(self.there), THERE)
+        self._set_up()
+
+    async def crash_mirror(self) -> None:
+        assert self.secondary is not None
+        await abandon_secondary(self.secondary)
+        self.secondary = await open_secondary(self.host, str(self.there), THERE)
+        self._set_up()
+
+    async def check_mirror_moment(self, number: int) -> None:
+        there = self.secondary
+        assert there is not None
+        size, blocks = self.model.moments[number]
+        view = await open_view(there, Spot(number, 0), "test")
+        try:
+            assert view.size == size, f"mirror w{number}: size"
+            buffer = bytearray(size)
+            await view.reader.read(0, memoryview(buffer))
+            assert_equal(buffer, Model.content(size, blocks), f"mirror w{number}")
+        finally:
+            view.close()
+
+    def mirror_moments(self) -> list[int]:
+        there = self.secondary
+        assert there is not None
+        oldest = there.folder.retired_write
+        return [n for n in sorted(self.model.moments) if oldest <= n <= there.agreed.write]
+
+    async def check_mirror(self, at_most: int = 1000) -> None:
+        """The mirror is at the source's last point, with its root, and its moments equal the model's."""
+        there = self.secondary
+        assert there is not None
+        here = self.volume.core.points[-1]
+        assert (there.agreed.number, there.agreed.root) == (here.number, here.root)
+        numbers = self.mirror_moments()
+        step = max(1, len(numbers) // at_most)
+        for number in sorted({*numbers[::step], *numbers[-1:]}):
+            await self.check_mirror_moment(number)
+
+    async def check_promoted(self) -> None:
+        """The mirror, stopped, opens as primary and holds everything that it received."""
+        promoted = await open_volume(self.host, str(self.there), replace(THERE, promote=True))
+        try:
+            buffer = bytearray(promoted.size)
+            await promoted.read(0, memoryview(buffer))
+            assert_equal(buffer, Model.content(self.model.size, self.model.blocks), "promoted")
+        finally:
+            await promoted.close()
+
+
+async def abandon_secondary(there: Secondary) -> None:
+    """Let go of a mirror as kill -9 would."""
+    there._closing = True
+    for task in there._tasks:
+        task.cancel()
+    await asyncio.gather(*there._tasks, return_exceptions=True)
+    core = there.core
+    core.pool._stopping = True
+    await core.pool.stop()
+    await core.maintenance.settled()
+    await core.commit.settle()
+    await core.footers_written()
+    if there._fill is not None:
+        there._fill.close()
+    core.close_files()
