@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
 
 
 class Clock(Protocol):
@@ -27,3 +30,17 @@ class RealClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def within(clock: Clock, seconds: float, job: Awaitable[Result]) -> Result:
+    """``job``'s result, or TimeoutError when ``seconds`` have passed by this clock; it is cancelled then."""
+    work = asyncio.ensure_future(job)
+    bell = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait({work, bell}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise TimeoutError
+        return work.result()
+    finally:
+        bell.cancel()
+        work.cancel()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from revolume.host import Host
+from revolume.host.clock import within
 from revolume.host.inbox import Inbox
 from revolume.host.network import Peer, Wire
 from revolume.nbd.budget import Account, Budget
@@ -241,7 +242,7 @@ class Session:
     async def _end_wire(self, seconds: float) -> None:
         """Close when the client has taken its answers, or when the time is over."""
         try:
-            await _within(self._around.host, seconds, self._wire.drain_and_close())
+            await within(self._around.host.clock, seconds, self._wire.drain_and_close())
         except (TimeoutError, OSError):
             self._wire.abort()
 
@@ -312,23 +313,9 @@ class Session:
             return
         executor.stopping = True
         try:
-            await _within(self._around.host, grace_seconds, executor.finished())
+            await within(self._around.host.clock, grace_seconds, executor.finished())
         except TimeoutError:
             _log.warning("nbd requests did not finish in time", in_flight=executor.in_flight)
         executor.give_up()
         self._leaving = True
         await self._end_wire(max(grace_seconds, 1.0))
-
-
-async def _within(host: Host, seconds: float, job: Awaitable[None]) -> None:
-    """``job``, or TimeoutError; by the host's clock."""
-    work = asyncio.ensure_future(job)
-    bell = asyncio.ensure_future(host.clock.sleep(seconds))
-    try:
-        await asyncio.wait({work, bell}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise TimeoutError
-        work.result()
-    finally:
-        bell.cancel()
-        work.cancel()
