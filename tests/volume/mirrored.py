@@ -110,10 +110,10 @@ class Mirrored(Driver):
         """Up to so many bytes of the log."""
         feed, there = self.volume.feed, self.secondary
         assert there is not None
-        while there.received < feed.end and limit > 0:
-            shipments = feed.recent(there.received, min(limit, 1 << 20))
+        while there.end.position < feed.end and limit > 0:
+            shipments = feed.recent(there.end.position, min(limit, 1 << 20))
             if shipments is None:
-                shipments = await feed.older(there.received, min(limit, 1 << 20))
+                shipments = await feed.older(there.end.position, min(limit, 1 << 20))
             assert shipments, "the log does not reach back so far"
             limit -= sum(s.length for s in shipments) + 1
             arrived = [self.meddle(carried(s)) for s in shipments]

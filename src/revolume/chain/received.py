@@ -35,7 +35,8 @@ MASK = np.uint64(ADDRESS_MASK)
 @dataclass(frozen=True, slots=True)
 class Received:
     """What a record amounts to here. ``blocks`` (ascending), their ``words`` and ``digests``: resolved references
-    that hold. ``partial_blocks`` came whole with the record. ``refused``: blocks to be asked for."""
+    that hold. ``partial_blocks`` came whole with the record. ``refused``: blocks to be asked for; ``holding``
+    those among them that by our own log hold data, be it zeroes."""
 
     blocks: U64
     words: U64
@@ -45,6 +46,7 @@ class Received:
     partial_digests: U64
     zeroes: tuple[U64, U64]
     refused: U64
+    holding: U64
     cut_address: int
 
 
@@ -67,7 +69,8 @@ def received(
     held = ~np.isin(partial[0], refused)
     return Received(
         blocks[keep], words[keep], digests[keep], partial[0][held], partial[1][held], partial[2][held],
-        zeroes, refused, _address_behind(columns, parts[0].position),
+        zeroes, refused, np.intersect1d(refused, np.union1d(expected, _partial_blocks(own))),
+        _address_behind(columns, parts[0].position),
     )  # fmt: skip
 
 
@@ -145,7 +148,7 @@ def _zeroes_differ(stated: tuple[U64, U64], own: Newest) -> U64:
     """Blocks that read as zeroes by the record and not by the log, or the other way round."""
     starts = np.array([start for start, _, _, _ in own.ranges], np.uint64)
     ends = np.array([end for _, end, _, _ in own.ranges], np.uint64)
-    single = own.blocks[kinds(own.words) == ZERO]
+    single = np.setdiff1d(own.blocks[kinds(own.words) == ZERO], _partial_blocks(own), assume_unique=True)
     here = _painted(np.append(starts, single), np.append(ends, single + np.uint64(1)))
     there = _painted(stated[0], stated[0] + stated[1])
     if np.array_equal(here[0], there[0]) and np.array_equal(here[1], there[1]):

@@ -81,6 +81,7 @@ class Birth:
 def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: Birth) -> Manifest:
     """An empty copy of a volume, to be filled by its source."""
     size = birth.horizon.size
+    begin = options.segment_bytes // BLOCK  # where the first segment, of use 1, will begin
     check_sizes(replace(options, size=size))
     check_budget(options, options.segment_bytes)
     state = State(
@@ -90,7 +91,7 @@ def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: B
         role=Role.SECONDARY,
         segment_blocks=options.segment_bytes // BLOCK,
         created_ns=host.clock.wall_ns(),
-        horizon=replace(birth.horizon, address=0, pages_generation=0),
+        horizon=replace(birth.horizon, address=begin, pages_generation=0),
         epochs=birth.epochs,
         agreed=Agreed(birth.horizon.point, birth.horizon.position, birth.horizon.write),
         base=0,

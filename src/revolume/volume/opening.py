@@ -308,7 +308,8 @@ class _Opening:
         end = LogEnd(mark.position, mark.chain, mark.write, mark.time_ns)
         last = found.pieces[-1] if found.pieces else None
         self._seal(found.pieces[:-1])
-        if last is not None and last.builder is not None and last.segment.use == last_use:
+        goes_on = last is not None and last.segment.use == last_use and last_use not in self._state.ends
+        if goes_on and last is not None and last.builder is not None:
             return _Tail(found.pieces, end, last.segment, last.end_block)
         return _Tail(found.pieces, end, None, 0)
 

@@ -95,7 +95,7 @@ class Sealing:
         restated = np.repeat([False, True], [len(got.blocks), len(got.partial_blocks)])
         record = point.record
         if len(got.refused):
-            fixed, record = await self._fixed(point, got.refused.tolist(), ask)
+            fixed, record = await self._fixed(point, got, ask)
             blocks, words, digests = (
                 np.concatenate([old, new]) for old, new in zip((blocks, words, digests), fixed, strict=True)
             )
@@ -103,15 +103,15 @@ class Sealing:
         order = np.argsort(blocks, kind="stable")
         return Delta(blocks[order], words[order], digests[order], restated[order]), record
 
-    async def _fixed(self, point: Point, refused: list[int], ask: AskWhole) -> tuple[tuple[U64, U64, U64], int]:
+    async def _fixed(self, point: Point, got: Received, ask: AskWhole) -> tuple[tuple[U64, U64, U64], int]:
         """Ask for these blocks whole and store them; (blocks, words, digests) and where the last record lies."""
-        core = self._core
+        core, refused, holding = self._core, got.refused.tolist(), set(got.holding.tolist())
         core.events.tell(f"cp{point.number}: {len(refused)} references refused, their blocks asked for whole")
         self.asked_blocks += len(refused)
         contents = await ask(point, refused)
         if set(contents) != set(refused):
             raise _not_equal(point, "the source did not send the blocks that were asked for")
-        held = [(block, content) for block, content in sorted(contents.items()) if content is not None]
+        held = [(b, c or bytes(BLOCK)) for b, c in sorted(contents.items()) if c is not None or b in holding]
         step = max(1, min(256, core.pool.segment_blocks // 4))
         rows: list[tuple[int, int, int]] = []
         record = point.record

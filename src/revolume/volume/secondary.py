@@ -107,10 +107,11 @@ class Secondary(Remembered):
 
     @property
     def end(self) -> End:
-        """The last complete transfer."""
+        """The last transfer here: what the source goes on behind. (It may be part of a write; ``received`` is what
+        is complete.)"""
         appender = self.core.appender
         return End(
-            appender.whole, appender.epoch, appender.reign, appender.chain, appender.write, appender.time_ns
+            appender.position, appender.epoch, appender.reign, appender.chain, appender.write, appender.time_ns
         )
 
     @property
@@ -399,9 +400,16 @@ class Secondary(Remembered):
         appender = core.appender
         if appender.whole != appender.position:  # a write is half there: the next opening cuts it off
             return
-        mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
+        mark = Mark(appender.position, self._end_address(), appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
         await core.host.work.call_sync(core.manifest.close_clean)
+
+    def _end_address(self) -> int:
+        """Where the log ends; if nothing has come since a crash, somewhere in the last segment that was used."""
+        pool, appender = self.core.pool, self.core.appender
+        ready = {segment.use for segment in pool.ready}
+        used = [use for use in pool.by_use if use not in ready]
+        return appender.address or max(used, default=0) * pool.segment_blocks
 
 
 SHIPPED = frozenset({Kind.WRITES, Kind.POINT, Kind.RESTORE, Kind.FACT})
