@@ -156,11 +156,6 @@ class Transfer:
         return header_blocks(self.proper_size)
 
     @property
-    def payload_bytes(self) -> int:
-        """Bytes of the payload, padding left out."""
-        return self.blocks * BLOCK + self.fragment_bytes
-
-    @property
     def total_blocks(self) -> int:
         """Blocks taken by the whole transfer on disk."""
         return self.header_blocks + self.blocks + -(-self.fragment_bytes // BLOCK)

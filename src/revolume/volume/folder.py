@@ -98,7 +98,6 @@ class Folder:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._busy = asyncio.Lock()
-        self._rebasing = asyncio.Lock()
         self.folding = False
         self.folds = 0
         self.folded_blocks = 0
@@ -227,7 +226,7 @@ class Folder:
         await self._core.maintenance.finished(self._rebase(force))
 
     async def _rebase(self, force: bool) -> None:
-        async with self._rebasing, self._busy:
+        async with self._busy:
             core = self._core
             newest = core.points[-1].address if core.points else 0
             if newest <= max(core.live.based, core.live.folded) or not (force or self.rebase_due()):
@@ -238,7 +237,6 @@ class Folder:
             name = layout.base_map_name(point.number, core.manifest.number)
             state = core.manifest.state
             after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
-            based = core.live.base is not None
             based = core.live.base is not None
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,

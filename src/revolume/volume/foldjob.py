@@ -14,7 +14,7 @@ block that a point calls lost nothing is written; its digest makes every read of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST, digest_array
 from revolume.blocks.extents import contiguous
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.versions import Newest, SegmentSpec, Stretch, load_stretch, newest, under_ranges
+from revolume.chain.versions import Newest, Stretch, load_stretch, newest, under_ranges
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, Disk, File
 from revolume.log.segment import segment_name
@@ -173,9 +173,3 @@ class _Fold:
         for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
             self._image.pwritev([view[start * BLOCK : (start + count) * BLOCK]], first * BLOCK)
         self._written += len(view)
-
-
-def specs_of(uses: Sequence[tuple[int, int]], blocks: int, ends: dict[int, int]) -> tuple[SegmentSpec, ...]:
-    """Specs of (file, use) pairs, oldest use first."""
-    ordered = sorted(uses, key=lambda pair: pair[1])
-    return tuple(SegmentSpec(index, use, blocks, ends.get(use)) for index, use in ordered)
