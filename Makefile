@@ -47,7 +47,8 @@ setup-tests: $(TESTS)
 demo: $(STAMP)
 	$(RUN) -m demo
 
-test: $(TESTS) foreign
+# Continuous integration has no other step: there the findings of `make lint` fail the tests.
+test: $(if $(CI),lint) $(TESTS) foreign
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: $(TESTS) foreign
@@ -57,12 +58,12 @@ bench: $(TESTS) foreign
 	$(RUN) -m bench $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(TESTS)
-	$(RUN) -m ruff check src tests bench
+	$(RUN) -m ruff check src tests bench demo
 	$(RUN) -m mypy
 
 format: $(TESTS)
-	$(RUN) -m ruff check --fix src tests bench
-	$(RUN) -m ruff format src tests bench
+	$(RUN) -m ruff check --fix src tests bench demo
+	$(RUN) -m ruff format src tests bench demo
 
 foreign:
 	@tools/foreign.sh
