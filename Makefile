@@ -12,8 +12,8 @@ TESTS  := $(VENV)/.installed-tests
 # How the tests are spread over the cores; `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
 JOBS ?= auto
 ARGS ?=
-# `make bench QUICK=1` takes two minutes instead of an hour.
-QUICK ?=
+# `make bench SCALE=quick` takes a few minutes, SCALE=fair twenty, the full one more than an hour.
+SCALE ?= full
 
 .PHONY: help setup setup-tests demo test soak bench lint format foreign clean
 
@@ -22,7 +22,7 @@ help:
 	@echo "make demo      what it does, shown on a real file system in under a minute"
 	@echo "make test      every test (installs foreign NBD clients through apt where it may)"
 	@echo "make soak      the long ones: kill -9 in fifty rounds"
-	@echo "make bench     the table beside qemu-nbd and nbdkit (QUICK=1 for a short one)"
+	@echo "make bench     the table beside qemu-nbd and nbdkit (SCALE=quick or fair for a short one)"
 	@echo "make lint      ruff and mypy (make format repairs what can be repaired)"
 
 $(RUN):
@@ -47,22 +47,23 @@ setup-tests: $(TESTS)
 demo: $(STAMP)
 	$(RUN) -m demo
 
-test: $(TESTS) foreign
+# Continuous integration has no other step: there the findings of `make lint` fail the tests.
+test: $(if $(CI),lint) $(TESTS) foreign
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: $(TESTS) foreign
 	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS)
 
 bench: $(TESTS) foreign
-	$(RUN) -m bench $(if $(QUICK),--quick) $(ARGS)
+	$(RUN) -m bench --scale $(SCALE) $(ARGS)
 
 lint: $(TESTS)
-	$(RUN) -m ruff check src tests bench
+	$(RUN) -m ruff check src tests bench demo
 	$(RUN) -m mypy
 
 format: $(TESTS)
-	$(RUN) -m ruff check --fix src tests bench
-	$(RUN) -m ruff format src tests bench
+	$(RUN) -m ruff check --fix src tests bench demo
+	$(RUN) -m ruff format src tests bench demo
 
 foreign:
 	@tools/foreign.sh

@@ -1,4 +1,4 @@
-"""python -m bench [--quick] [--only ROW…] [--peer NAME…] [--dry]"""
+"""python -m bench [--scale NAME] [--only ROW…] [--peer NAME…] [--dry]"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.chart import chart
 from bench.peers import PEERS
-from bench.plan import QUICK, Scale, rows, targets
+from bench.plan import FULL, SCALES, rows, targets
 from bench.report import costs, judge, save, table, verdicts
 from bench.run import Bench
 
@@ -19,18 +19,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     asked = argparse.ArgumentParser(prog="bench", description="One table beside the C servers.")
-    asked.add_argument("--quick", action="store_true", help="two minutes: a look, not a claim")
+    asked.add_argument(
+        "--scale", choices=list(SCALES), default=FULL.name, help="about two minutes, twenty, or an hour and more"
+    )
     asked.add_argument("--only", nargs="*", default=[], metavar="ROW", help="some rows by key")
     asked.add_argument("--peer", nargs="*", default=[], metavar="NAME", help="some peers by name")
     asked.add_argument(
         "--data", type=Path, default=ROOT / ".bench", help="where the stores are made (a real disk)"
     )
     asked.add_argument(
-        "--out", type=Path, help="where results go (default docs/bench; with --quick or a choice: DATA)"
+        "--out", type=Path, help="where results go (default docs/bench; quick, or with a choice: DATA)"
     )
     options = asked.parse_args()
-    scale = QUICK if options.quick else Scale()
-    partial = bool(options.quick or options.only or options.peer)
+    scale = SCALES[options.scale]
+    partial = bool(scale.name == "quick" or options.only or options.peer)
     out = options.out or (options.data if partial else ROOT / "docs" / "bench")
     plan = [row for row in rows(scale) if not options.only or row.key in options.only]
     options.data.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,12 @@ def main() -> int:
         for row in plan:
             print(f"{row.title}", flush=True)
             bench.interleaved(row)
-        for key, measure in (("memory-sparse", bench.memory_sparse), ("crash-open", bench.crash_open)):
+        own = {
+            "memory-sparse": bench.memory_sparse,
+            "memory-full": bench.memory_full,
+            "crash-open": bench.crash_open,
+        }
+        for key, measure in own.items():
             ours = not options.peer or "revolume" in options.peer
             if ours and (not options.only or key in options.only):
                 print(key, flush=True)
@@ -60,7 +67,7 @@ def main() -> int:
     print("\n" + table(plan, peers, bench.results))
     print("\n" + costs(plan, peers, bench.results))
     print(verdicts(judged))
-    told = save(out / "results.json", scale, options.quick, plan, bench.results, judged, bench.notes)
+    told = save(out / "results.json", scale, plan, bench.results, judged, bench.notes)
     (out / "results.svg").write_text(chart(told))
     print(f"\nsaved: {out / 'results.json'}, {out / 'results.svg'}")
     return 0

@@ -107,7 +107,7 @@ class FuaWrites:
         while True:
             now = time.perf_counter()
             if free and now < end:
-                parts = []
+                parts: list[bytes] = []
                 for slot in free:
                     offset = chance.randrange(blocks) * BLOCK
                     parts += (struct.pack(">IHHQQI", 0x25609513, 1, 1, slot, offset, BLOCK), payload)

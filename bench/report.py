@@ -131,7 +131,6 @@ def machine() -> dict[str, Any]:
 def save(
     path: Path,
     scale: Scale,
-    quick: bool,
     rows: list[Row],
     results: Results,
     judged: list[dict[str, Any]],
@@ -140,7 +139,6 @@ def save(
     told = {
         "format": 1,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "quick": quick,
         "machine": machine(),
         "scale": asdict(scale),
         "state": "every export fully written before each measured load; files and log in the page cache",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from bench.load import Fio, Measured
 from bench.peers import PEERS, BareFile, Peer, Revolume
 from bench.plan import MiB, Row, Scale
+from bench.populated import populate
 from bench.process import PeakMemory, cost, device_bytes, settle
 
 GiB = 1 << 30
@@ -125,6 +127,33 @@ class Bench:
             peer.stop()
             peer.clear()
         self.result("memory-sparse", peer.name).add(rss=memory.server, rss_helper=memory.helper or None)
+
+    def memory_full(self) -> None:
+        """A volume whose every block has been written, read and written at random: its maps are far larger than
+        what memory may hold of them."""
+        peer = self.make(Revolume, self.scale.full_size)
+        peer.clear()
+        peer.folder.mkdir(parents=True)
+        began = time.monotonic()
+        try:
+            entries = asyncio.run(populate(peer.folder / "vol", "vol", peer.size))
+            self.say(f"  {entries:,} entries made in {time.monotonic() - began:.0f} s")
+            self._touch_full(peer)
+        finally:
+            peer.stop()
+            peer.clear()
+
+    def _touch_full(self, peer: Peer) -> None:
+        began = time.monotonic()
+        peer.start(wait=300)
+        result = self.result("memory-full", peer.name)
+        result.add(open_seconds=time.monotonic() - began)
+        with PeakMemory(peer.pid) as memory:
+            for rw in ("randwrite", "randread", "randwrite"):
+                load = Fio(rw, 4096, 32, 120, amount=self.scale.full_touched)
+                result.add(**{rw: load.run(peer.uri, peer.size, 5).iops})
+            settle(peer.pid, self.scale.quiet_seconds)
+        result.add(rss=memory.server, rss_helper=memory.helper or None)
 
     def crash_open(self) -> None:
         """Killed with a long log tail in the page cache: how long until the export answers again."""

@@ -55,7 +55,7 @@ def test_every_target_speaks_of_a_row_that_exists() -> None:
 def test_table_json_and_chart(tmp_path: Path) -> None:
     found = results([100, 120], [80, 90])
     assert "110 (100–120)" in table([ROW], ["revolume", "nbdkit file"], found)
-    told = save(tmp_path / "results.json", QUICK, True, [ROW], found, judge([RATIO], found), [])
+    told = save(tmp_path / "results.json", QUICK, [ROW], found, judge([RATIO], found), [])
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["peers"]["revolume"]["rate"] == [
         100,
         120,

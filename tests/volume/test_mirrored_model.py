@@ -51,7 +51,10 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
         await driver.volume.close()
 
 
-OURS = {"ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment", "base", "begin"}
+OURS = {
+    "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment", "base",
+    "begin",
+}  # fmt: skip
 
 
 async def mirror_act(driver: Mirrored, name: str, number: int) -> None:

@@ -34,13 +34,13 @@ def touched_blocks(offset: int, length: int) -> tuple[int, int]:
 
 def fragments(offset: int, length: int) -> list[tuple[int, int, int]]:
     """(block, offset in it, length) of the partly covered blocks, head before tail: two at most."""
-    if not (offset | length) & (BLOCK - 1) or not length:
-        return []
     end = offset + length
     first, last = offset >> BLOCK_SHIFT, end >> BLOCK_SHIFT
-    inside, rest = offset & (BLOCK - 1), end & (BLOCK - 1)
     if first == last:
-        return [(first, inside, length)]
-    head = [(first, inside, BLOCK - inside)] if inside else []
-    tail = [(last, 0, rest)] if rest else []
-    return head + tail
+        return [(first, offset & (BLOCK - 1), length)] if length else []
+    found = []
+    if inside := offset & (BLOCK - 1):
+        found.append((first, inside, BLOCK - inside))
+    if rest := end & (BLOCK - 1):
+        found.append((last, 0, rest))
+    return found

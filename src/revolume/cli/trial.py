@@ -21,8 +21,6 @@ from dataclasses import dataclass
 
 from revolume.errors import UsageError
 
-PLACEHOLDERS = ("{uri}", "{file}", "{moment}")
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:

@@ -97,11 +97,6 @@ class ExportName:
     def writable_view(self) -> bool:
         return "rw" in self.options
 
-    @property
-    def suspect_allowed(self) -> bool:
-        return "suspect" in self.options
-
-
 # --- moments -------------------------------------------------------------------------------------------
 
 _NUMBERED = re.compile(r"(cp|w)([0-9]+)")

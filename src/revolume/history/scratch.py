@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from revolume.blocks.geometry import fragments
 from revolume.history.views import View
-from revolume.log.columns import fragment_pieces
 from revolume.log.ops import OP_WRITE, NoRoomNow, Op
 
 BLOCK = 4096
@@ -34,11 +34,10 @@ class Scratch:
 
     def append(self, ops: list[Op]) -> None:
         """Apply changes in order; NoRoomNow before any of them if one needs a block from the disk."""
-        for kind, offset, length, _ in ops:
-            for block, _, _ in fragment_pieces(offset, length):
+        for _, offset, length, _ in ops:
+            for block, _, _ in fragments(offset, length):
                 if not self._mine[block] and not self._fetch_now(block):
                     raise NoRoomNow
-            del kind
         for kind, offset, length, payload in ops:
             self._apply(kind, offset, length, payload)
 
@@ -63,7 +62,7 @@ class Scratch:
     async def room(self, ops: list[Op]) -> None:
         """Fetch the blocks that these changes cover in part."""
         for _, offset, length, _ in ops:
-            for block, _, _ in fragment_pieces(offset, length):
+            for block, _, _ in fragments(offset, length):
                 if not self._mine[block]:
                     view = memoryview(bytearray(self._block_size(block)))
                     await self._view.reader.read(block * BLOCK, view)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revolume.chain.versions import scanned_columns
 from revolume.errors import NotFound
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
 from revolume.log.columns import Columns
@@ -176,8 +177,6 @@ class Timeline:
         return self._cached[segment.use]
 
     def _scanned(self, segment: Segment) -> Columns:
-        from revolume.chain.versions import scanned_columns
-
         ends = self._volume.core.manifest.state.ends
         return scanned_columns(segment, self._volume.volume_id, ends.get(segment.use))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.geometry import fragments
 from revolume.blocks.word import DATA, PARTIAL, ZERO
 from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Kind, Transfer
 
@@ -279,20 +280,6 @@ def _ranges(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64]:
     )
 
 
-def fragment_pieces(offset: int, length: int) -> list[tuple[int, int, int]]:
-    """The (block, byte within it, bytes) that a write covers only in part; none if it is aligned."""
-    end = offset + length
-    head, tail = offset // BLOCK, end // BLOCK
-    if head == tail:
-        return [(head, offset % BLOCK, length)] if length else []
-    pieces = []
-    if offset % BLOCK:
-        pieces.append((head, offset % BLOCK, BLOCK - offset % BLOCK))
-    if end % BLOCK:
-        pieces.append((tail, 0, end % BLOCK))
-    return pieces
-
-
 def _fragments(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64, U64, U64]:
     mask = np.uint64(BLOCK - 1)
     ragged = ((entries.offset | entries.end) & mask) != 0
@@ -307,7 +294,7 @@ def _fragments(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64,
         row = int(entries.row[entry])
         offset, end = int(entries.offset[entry]), int(entries.end[entry])
         written = int(entries.kind[entry]) == EntryKind.WRITE
-        for block, at, length in fragment_pieces(offset, end - offset):
+        for block, at, length in fragments(offset, end - offset):
             place = payload[row] if written else 0
             digest = int(columns.digests[digest_at[row]]) if written else 0
             found.append((block, int(entries.asof[entry]), at, length, place, words[row], digest))
@@ -316,16 +303,6 @@ def _fragments(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64,
                 digest_at[row] += 1
     table = np.array(found, np.uint64).reshape(len(found), 7)
     return tuple(table[:, i].copy() for i in range(7))  # type: ignore[return-value]
-
-
-def fact_rows(columns: Columns) -> npt.NDArray[np.int64]:
-    """Indexes of the rows that are facts (epochs, snapshots): their bodies are read from the headers."""
-    return np.flatnonzero(columns.rows["kind"] == Kind.FACT)
-
-
-def point_rows(columns: Columns) -> npt.NDArray[np.int64]:
-    """Indexes of the rows that belong to consistency points."""
-    return np.flatnonzero(columns.rows["kind"] == Kind.POINT)
 
 
 def resizes(columns: Columns) -> list[tuple[int, int]]:

@@ -63,6 +63,8 @@ class SegmentPool:
         self.made_ready = 0
         self.taken = 0
         self.failure: OSError | None = None
+        self.owed_bytes: Callable[[], int] = lambda: 0
+        """Bytes of the disk that are somebody else's before a file is made."""
         self._demand = 0
         self.stuck = False
         self._wake = asyncio.Event()
@@ -128,6 +130,11 @@ class SegmentPool:
         self.free.extend(edit)
         self.failure = None
         self._wake.set()
+
+    def remove(self, indexes: list[int]) -> None:
+        """Files that are free, and known to be so, go from the disk. In a thread."""
+        for index in indexes:
+            self._directory.remove(segment_name(index))
 
     def start(self) -> None:
         """Start the prewriter."""
@@ -212,7 +219,7 @@ class SegmentPool:
             slack = 0 if self.ready else 2 * size
             if self.bytes + size > self.limits.budget_bytes + slack:
                 return None
-            if self._directory.free_bytes() < size + self.limits.reserve_bytes:
+            if self._directory.free_bytes() < size + self.limits.reserve_bytes + self.owed_bytes():
                 return None
         index, self.next_index = self.next_index, self.next_index + 1
         await self._work.call(self._prewrite, index)

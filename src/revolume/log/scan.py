@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from revolume.blocks.digest import LOST_DIGEST, ZERO_DIGEST, block_digests, fragment_digest
-from revolume.log.columns import fragment_pieces
+from revolume.blocks.geometry import fragments
 from revolume.log.segment import Segment
 from revolume.log.transfer import (
     BLOCK,
@@ -161,7 +161,7 @@ def _fragment_digests(transfer: Transfer, view: memoryview) -> list[int]:
     for offset, word in zip(transfer.offsets.tolist(), transfer.lengths.tolist(), strict=True):
         if word >> KIND_SHIFT != EntryKind.WRITE:
             continue
-        for _, _, length in fragment_pieces(offset, word & LENGTH_MASK):
+        for _, _, length in fragments(offset, word & LENGTH_MASK):
             digests.append(fragment_digest(view[at : at + length]))
             at += length
     return digests

@@ -24,8 +24,6 @@ from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefi
 from revolume.log.segment import Footer, Segment, read_footer
 from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind, pack_local, volume_seed
 
-COPY_BYTES = 8 << 20
-
 
 @dataclass(slots=True)
 class Piece:

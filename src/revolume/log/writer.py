@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from revolume.blocks.digest import block_digests, fragment_digest
+from revolume.blocks.geometry import fragments
 from revolume.blocks.word import DATA, ZERO
 from revolume.host.disk import Buffer
 from revolume.log.appender import Appender, Draft
 from revolume.log.carried import Carried
-from revolume.log.columns import RANGE_BLOCKS, fragment_pieces
+from revolume.log.columns import RANGE_BLOCKS
 from revolume.log.commit import Commit
 from revolume.log.ops import OP_RESIZE, OP_WRITE, NoRoomNow, Op
 from revolume.log.pool import SegmentPool
@@ -295,7 +296,7 @@ class Group:
             self._digests.extend(block_digests(view, whole))
             self._effects.append((first, whole, 1))
             self._order.append((True, len(self._effects) - 1))
-        for block, at, size in fragment_pieces(offset, length):
+        for block, at, size in fragments(offset, length):
             start = block * BLOCK + at - offset
             view = payload[start : start + size]
             self._pieces.append(view)
@@ -318,7 +319,7 @@ class Group:
         if whole:
             self._effects.append((first, whole, 0))
             self._order.append((True, len(self._effects) - 1))
-        for block, at, size in fragment_pieces(offset, length):
+        for block, at, size in fragments(offset, length):
             self._fragment(block, at, bytes(size))
         self._offsets.append(offset)
         self._lengths.append(length | kind << KIND_SHIFT)

@@ -46,11 +46,6 @@ def kind_of(command: Command, flags: int = 0) -> int:
     return flags << 16 | command
 
 
-def command_of(kind: int) -> int:
-    """The command of a kind; perhaps none that we know."""
-    return kind & 0xFFFF
-
-
 def _variants(command: Command, *flags: CommandFlag) -> dict[int, Command]:
     """All combinations of ``flags`` for a command. FUA is legal on every one."""
     kinds = [kind_of(command), kind_of(command, CommandFlag.FUA)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -74,14 +74,6 @@ class _Counts:
     points: int = 0
     moments: int = 0
     bytes_read: int = 0
-
-
-@dataclass(slots=True)
-class _Record:
-    """A point's record as it is read: its parts and its partial blocks."""
-
-    parts: list[Part] = field(default_factory=list)
-    columns: list[Columns] = field(default_factory=list)
 
 
 class _Check:

@@ -24,7 +24,6 @@ from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO, kinds
 from revolume.chain.mapfile import MapFile
 from revolume.chain.point import References
-from revolume.log.columns import ramp
 from revolume.log.table import TableView
 from revolume.volume.interval import Interval
 from revolume.volume.live import over_base
@@ -225,8 +224,3 @@ def _unseen(blocks: U64, digests: U64, seen: U64, ranges: Ranges, based: int) ->
     keep = ~np.isin(blocks, seen, assume_unique=True)
     keep &= (covering == 0) | ((covering & MASK) < np.uint64(based))
     return blocks[keep], digests[keep]
-
-
-def expand(first: U64, count: U64) -> U64:
-    """The block numbers of runs."""
-    return np.repeat(first, count.astype(np.int64)) + ramp(count)

@@ -30,6 +30,7 @@ from revolume.volume.manifest import EditKind, Manifest
 from revolume.volume.options import OpenOptions
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
+from revolume.volume.reserve import Reserve
 from revolume.volume.sums import Sums
 
 U64 = npt.NDArray[np.uint64]
@@ -61,8 +62,9 @@ class Maintenance:
 class Recorder:
     """Manifest edits, one after the other, each durable before the next; the log states the last one."""
 
-    def __init__(self, host: Host, manifest: Manifest, stated: Stated) -> None:
+    def __init__(self, host: Host, manifest: Manifest, stated: Stated, reserve: Reserve) -> None:
         self._host = host
+        self._reserve = reserve
         self.maintenance = Maintenance()
         self._lock = asyncio.Lock()
         self.manifest = manifest
@@ -77,12 +79,23 @@ class Recorder:
     async def _record(self, *edits: tuple[EditKind, bytes]) -> None:
         async with self._lock:
             try:
-                await self._host.work.call_sync(self.manifest.record, *edits)
+                await self._recorded(*edits)
             except OSError as error:
                 raise self._not_recorded(error) from error
             self.stated.edit = self.manifest.number
             if self.manifest.failure is not None:  # these edits stand, none will follow
                 self._not_recorded(self.manifest.failure)
+
+    async def _recorded(self, *edits: tuple[EditKind, bytes]) -> None:
+        """With no room, once more with the room that was kept back."""
+        try:
+            await self._host.work.call_sync(self.manifest.record, *edits)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or self.manifest.failure is not None:
+                raise
+            if not await self._host.work.call_sync(self._reserve.take):
+                raise
+            await self._host.work.call_sync(self.manifest.record, *edits)
 
     def _not_recorded(self, error: OSError) -> RevolumeError:
         """A failed sync poisons the volume; without it nothing has happened, and it may be tried again."""
@@ -143,6 +156,7 @@ class Core:
     name: str
     size: int
     recorder: Recorder
+    reserve: Reserve
     pool: SegmentPool
     appender: Appender
     commit: Commit
@@ -162,6 +176,8 @@ class Core:
     """Held while a point is composed from the layers below the overlay, and while they are exchanged."""
     base_name: str = ""
     """File name of the base map, exchanged together with it."""
+    unsynced_bytes_max: int = 0
+    """More than this unsynced starts a sync; twice that waits for one."""
     lost: set[int] = field(default_factory=set)
     """Blocks that points called lost, and that have not been overwritten since."""
     leases_given: int = 0
@@ -231,6 +247,7 @@ class Core:
     def close_files(self) -> None:
         """Let go of everything, the directory's lock last."""
         self.pool.close()
+        self.reserve.close()
         self.sums.close()
         if self.live.base is not None:
             self.live.base.close()

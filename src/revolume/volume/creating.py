@@ -15,7 +15,7 @@ from revolume.volume.sums import Sums
 
 BUDGET_SEGMENTS = 4
 OURS = {
-    layout.LOG, layout.MAPS, layout.IMAGE, layout.SUMS, layout.PAGES, layout.CONTROL_SOCKET,
+    layout.LOG, layout.MAPS, layout.IMAGE, layout.SUMS, layout.PAGES, layout.RESERVE, layout.CONTROL_SOCKET,
     layout.NBD_SOCKET, "lost+found", *(name + ".new" for name in NAMES),
 }  # fmt: skip
 

@@ -12,30 +12,35 @@ helper merges what changed since the last base into a new one.
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 
 from revolume.chain.mapfile import MapFile
-from revolume.chain.mapjob import MapSpec, make_map
+from revolume.chain.mapjob import MapMade, MapSpec, make_map
 from revolume.chain.point import Point
 from revolume.chain.versions import SegmentSpec, Stretch
-from revolume.errors import Damaged
+from revolume.errors import Damaged, NoSpace
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
 from revolume.volume.core import Core
-from revolume.volume.foldjob import FoldSpec, fold
+from revolume.volume.foldjob import FoldSpec, fold, growth
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.status import Holder
 
 REBASE_SEGMENTS = 48
 REBASE_PRESSURE = 0.5
+SMALL_FILES = 64 << 10
+FILES_MIN = 6
+"""Segment files that stay whatever the disk lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldPlan:
-    """Fold to ``target``, because of ``reason``."""
+    """Fold to ``target``, because of ``reason``; ``last`` is the farthest that may be folded to."""
 
     target: Point
     reason: str
+    last: Point
 
 
 def holders(core: Core) -> list[Holder]:
@@ -62,9 +67,11 @@ def plan_fold(
     budget_bytes: int,
     segment_bytes: int,
     pressed: bool,
+    room_bytes: int,
 ) -> FoldPlan | None:
     """How far to fold now, or None. Pure. A step takes at least an eighth of the budget where it can, so that
-    folds are few and sorted; under pressure anything that frees a segment will do."""
+    folds are few and sorted; under pressure anything that frees a segment will do. The image may grow by as much
+    as is folded, so a step stays within the disk's room if any can."""
     free_to = [
         p
         for p in points
@@ -79,16 +86,21 @@ def plan_fold(
     def frees(point: Point) -> int:
         return (point.address // segment_blocks - horizon.address // segment_blocks) * segment_bytes
 
+    def within(target: Point) -> Point:
+        useful = [p for p in free_to if segment_bytes <= frees(p) <= frees(target)]
+        fitting = [p for p in useful if frees(p) + segment_bytes <= room_bytes]
+        return fitting[-1] if fitting else useful[0]
+
     newest = free_to[-1]
     step = min(budget_bytes // 8, 1 << 30)
     expired = [p for p in free_to if p.time_ns <= keep_before_ns]
     if expired and frees(expired[-1]) >= max(segment_bytes, min(step, 8 * segment_bytes)):
         target = next((p for p in expired if frees(p) >= step), expired[-1])
-        return FoldPlan(target, "older than keep")
+        return FoldPlan(within(target), "older than keep", free_to[-1])
     if log_bytes >= budget_bytes - step or pressed:
         enough = next((p for p in free_to if frees(p) >= max(segment_bytes, step)), newest)
         if frees(enough) >= segment_bytes:
-            return FoldPlan(enough, "the log fills its budget")
+            return FoldPlan(within(enough), "the log fills its budget", newest)
     return None
 
 
@@ -98,7 +110,6 @@ class Folder:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._busy = asyncio.Lock()
-        self._rebasing = asyncio.Lock()
         self.folding = False
         self.folds = 0
         self.folded_blocks = 0
@@ -106,6 +117,8 @@ class Folder:
         state = core.manifest.state
         self.retired_write = max(state.horizon.write, state.folding)
         self.failure: str | None = None
+        self.starved = False
+        """The image had no room to grow: only zeroes, in a newer point, can make some."""
 
     @property
     def horizon(self) -> Horizon:
@@ -121,8 +134,20 @@ class Folder:
         return plan_fold(
             core.points, self.horizon, self.retired_write, held[0].write if held else None, keep_before,
             in_use + 2 * pool.segment_blocks * BLOCK, pool.limits.budget_bytes,
-            pool.segment_blocks * BLOCK, pressed,
+            pool.segment_blocks * BLOCK, pressed, self._room(),
         )  # fmt: skip
+
+    def _room(self) -> int:
+        """How much the image may grow by: what is free and what is kept back, less what sums take and what is left
+        for the manifest, whatever happens."""
+        reserve = self._core.reserve
+        room = self._core.directory.free_bytes() + reserve.held - reserve.slack
+        return max(0, room - room // 64 - SMALL_FILES)
+
+    async def tend_reserve(self) -> None:
+        """Keep back again what was used of the reserve. Not beside a fold, which may be using it."""
+        async with self._busy:
+            await self._core.host.work.call(self._core.reserve.fill)
 
     async def step(self, pressed: bool = False) -> bool:
         """Fold once if there is reason to; whether log was given back."""
@@ -135,33 +160,77 @@ class Folder:
                 return False
             self.folding = True
             try:
-                await self._fold(plan)
-                self.failure = None
+                await self._fold(await self._affordable(plan))
+                self.failure, self.starved = None, False
                 return True
             except Exception as error:  # whatever it was: the log is as it was, and the operator is told
                 self.failure = str(error)
+                self.starved = isinstance(error, NoSpace)
                 self._core.events.tell(f"folding failed: {error}")
                 return False
             finally:
                 self.folding = False
+                await self._core.host.work.call(self._core.reserve.fill)
 
-    async def _fold(self, plan: FoldPlan) -> None:
-        core, target = self._core, plan.target
-        state = core.manifest.state
+    async def _affordable(self, plan: FoldPlan) -> Point:
+        """How far to fold with the room there is: to the target, or farther where later zeroes take back what the
+        image would grow by. NoSpace: neither has room. No moment is retired for a fold that can't be done."""
+        room = self._room()
+        if self._stretch_bytes(plan.target) <= room:
+            return plan.target
+        await self._core.footers_written()
+        grows = 0
+        for target in (plan.target, plan.last):
+            grows = await self._core.host.work.job(growth, self._spec(target))
+            if grows <= room:
+                return target
+        raise NoSpace(
+            "image-no-space",
+            f"the image would grow by {grows} bytes, and the disk has room for {room}.",
+            "Free room on the disk; until then the log keeps what it has.",
+        )
+
+    def _stretch_bytes(self, target: Point) -> int:
+        return (target.record - self.horizon.address + 1) * BLOCK
+
+    def _spec(self, target: Point) -> FoldSpec:
+        core, horizon = self._core, self.horizon
+        return FoldSpec(
+            core.directory.path, core.volume_id, self._stretch(None, target), horizon.write, target.write,
+            target.number, target.address, core.size_at(target.write), horizon.pages_generation + 1,
+        )  # fmt: skip
+
+    async def _fold(self, target: Point) -> None:
+        core = self._core
         self.retired_write = target.write
         await core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
         await core.commit.wait_durable(target.position)
         await core.footers_written()
-        generation = state.horizon.pages_generation + 1
-        spec = FoldSpec(
-            core.directory.path, core.volume_id, self._stretch(None, target), state.horizon.write, target.write,
-            target.number, target.address, core.size_at(target.write), generation,
-        )  # fmt: skip
+        spec = self._spec(target)
+        await self._give_room(target)
         done = await core.host.work.job(fold, spec)
         self.folds += 1
         self.folded_blocks += done.blocks
         self.written_bytes += done.bytes_written
         await self._flip(target, spec)
+
+    async def _give_room(self, target: Point) -> None:
+        """Empty the reserve if the image might need it."""
+        core = self._core
+        stretch = self._stretch_bytes(target)
+        if core.directory.free_bytes() < stretch + stretch // 64 + SMALL_FILES:
+            await core.host.work.call(core.reserve.take)
+
+    async def _released(self, freed: dict[int, int]) -> None:
+        """Freed files make up for what a fold took of the reserve, and are used again where nothing lacks."""
+        core, pool = self._core, self._core.pool
+        lacks = core.reserve.missing + core.reserve.slack - core.directory.free_bytes()
+        files = -(-lacks // (pool.segment_blocks * BLOCK)) if core.reserve.missing else 0
+        gone = list(freed)[: max(0, min(files, pool.files + len(freed) - FILES_MIN))]
+        if gone:
+            await core.host.work.call(pool.remove, gone)
+        await core.host.work.call(core.reserve.fill)
+        pool.release({index: 0 for index in freed if index not in gone})
 
     def _stretch(self, base: MapFile | None, point: Point) -> Stretch:
         """Where versions between ``base`` (without one, the horizon) and the cut of ``point`` lie: up to the
@@ -202,7 +271,17 @@ class Folder:
         core.points[:] = [p for p in core.points if p.number >= target.number]
         core.recorder.stated.horizon = target.write
         core.pool.give_back([s.use for s in gone])
-        core.pool.release(freed)
+        await self._released(freed)
+
+    async def _made(self, spec: MapSpec) -> MapMade:
+        """With no room, once more with the room that was kept back: a new base gives memory, which folds need."""
+        work, reserve = self._core.host.work, self._core.reserve
+        try:
+            return await work.job(make_map, spec)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not await work.call(reserve.take):
+                raise
+            return await work.job(make_map, spec)
 
     async def _settled_place(self) -> Mark:
         """The log's end, once it is durable. A map file names addresses, and what recovery finds beyond the
@@ -227,7 +306,7 @@ class Folder:
         await self._core.maintenance.finished(self._rebase(force))
 
     async def _rebase(self, force: bool) -> None:
-        async with self._rebasing, self._busy:
+        async with self._busy:
             core = self._core
             newest = core.points[-1].address if core.points else 0
             if newest <= max(core.live.based, core.live.folded) or not (force or self.rebase_due()):
@@ -239,14 +318,13 @@ class Folder:
             state = core.manifest.state
             after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
             based = core.live.base is not None
-            based = core.live.base is not None
             spec = MapSpec(
                 core.log_directory.path, core.maps_directory.path, core.volume_id,
                 self._stretch(core.live.base, point),
                 core.base_name if based else "", after, point.write, core.live.folded, name,
                 point.address, point.number,
             )  # fmt: skip
-            made = await core.host.work.job(make_map, spec)
+            made = await self._made(spec)
             if made.fragments:
                 raise Damaged(
                     "point-damaged",

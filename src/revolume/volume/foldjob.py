@@ -14,7 +14,7 @@ block that a point calls lost nothing is written; its digest makes every read of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST, digest_array
 from revolume.blocks.extents import contiguous
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.versions import Newest, SegmentSpec, Stretch, load_stretch, newest, under_ranges
+from revolume.chain.versions import Newest, Stretch, load_stretch, newest, under_ranges
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, Disk, File
 from revolume.log.segment import segment_name
@@ -61,6 +61,34 @@ class Folded:
     bytes_written: int
 
 
+def growth(disk: Disk, spec: FoldSpec) -> int:
+    """The bytes by which this fold would make the image grow; negative if it would shrink. Zeroes come first, so
+    that their room can be used. Nothing is written."""
+    directory = disk.open(spec.path)
+    log = directory.child(layout.LOG)
+    sums = Sums.open(directory, spec.volume)
+    try:
+        state = _state(log, spec)
+        held = sums.get(state.blocks, False)
+        assert held is not None
+        zero = kinds(state.words) == ZERO
+        grows = int((~zero & (held == 0)).sum()) - int((zero & (held != 0)).sum())
+        for start, end, _ in state.zero_ranges():
+            grows -= sum(int((~np.isin(blocks, state.blocks)).sum()) for blocks, _ in sums.within(start, end))
+        return grows * BLOCK
+    finally:
+        sums.close()
+        log.close()
+        directory.close()
+
+
+def _state(log: Directory, spec: FoldSpec) -> Newest:
+    versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
+    state = under_ranges(newest(versions, spec.after, spec.upto))
+    assert not state.fragments, "at a point every block is whole"
+    return state
+
+
 def fold(disk: Disk, spec: FoldSpec) -> Folded:
     """See the module's text. Damaged: a block in the log is not what was written; nothing was flipped."""
     directory = disk.open(spec.path)
@@ -68,9 +96,7 @@ def fold(disk: Disk, spec: FoldSpec) -> Folded:
     image = directory.open(layout.IMAGE)
     sums = Sums.open(directory, spec.volume)
     try:
-        versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
-        state = under_ranges(newest(versions, spec.after, spec.upto))
-        assert not state.fragments, "at a point every block is whole"
+        state = _state(log, spec)
         return _Fold(spec, log, image, sums).run(state)
     finally:
         sums.close()
@@ -173,9 +199,3 @@ class _Fold:
         for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
             self._image.pwritev([view[start * BLOCK : (start + count) * BLOCK]], first * BLOCK)
         self._written += len(view)
-
-
-def specs_of(uses: Sequence[tuple[int, int]], blocks: int, ends: dict[int, int]) -> tuple[SegmentSpec, ...]:
-    """Specs of (file, use) pairs, oldest use first."""
-    ordered = sorted(uses, key=lambda pair: pair[1])
-    return tuple(SegmentSpec(index, use, blocks, ends.get(use)) for index, use in ordered)

@@ -7,6 +7,7 @@ MAPS = "maps"
 IMAGE = "image"
 SUMS = "image.sums"
 PAGES = "image.pages"
+RESERVE = "reserve"
 CONTROL_SOCKET = "control.sock"
 NBD_SOCKET = "nbd.sock"
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from revolume.blocks.overlay import Overlay
 from revolume.blocks.ranges import Ranges
-from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
+from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO
 from revolume.chain.mapfile import MapFile
 from revolume.log.columns import ramp
 from revolume.volume.interval import Interval
@@ -243,9 +243,3 @@ def over_base(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int)
     zero = (covering != 0) & ((words == 0) | ((covering & MASK) >= np.uint64(based)))
     words[zero] = covering[zero]
     digests[zero] = 0
-
-
-def is_partial(words: U64) -> npt.NDArray[np.bool_]:
-    """Which words say that the newest version lies in the partial buffer."""
-    chosen: npt.NDArray[np.bool_] = (words >> KIND) == PARTIAL
-    return chosen

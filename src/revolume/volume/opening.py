@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -60,9 +62,12 @@ from revolume.volume.options import OpenOptions
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
 from revolume.volume.replay import records_behind, replay
+from revolume.volume.reserve import Reserve
 from revolume.volume.secondary import Secondary
 from revolume.volume.sums import Sums
 from revolume.volume.volume import RESERVE_STEP, Volume
+
+Result = TypeVar("Result")
 
 
 async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
@@ -199,11 +204,12 @@ class _Opening:
         self._directory = directory
         self._options = options
         self._stated = Stated(horizon=manifest.state.horizon.write, edit=manifest.number)
-        self._recorder = Recorder(host, manifest, self._stated)
+        self._reserve = Reserve(directory)
+        self._recorder = Recorder(host, manifest, self._stated, self._reserve)
         self._held = held
         self._log, self._maps, self._image = _parts(directory)
         self._pool = self._make_pool()
-        for part in (self._log, self._maps, self._image, self._pool):
+        for part in (self._log, self._maps, self._image, self._pool, self._reserve):
             held.callback(part.close)
         self._events = Events(host.clock.wall_ns)
 
@@ -216,12 +222,14 @@ class _Opening:
         size = blocks * BLOCK
         budget = options.budget_bytes or self._state.budget
         budget = budget or default_budget(self._directory, len(self._state.uses) * size, size)
-        reserve = options.reserve_bytes
-        if reserve is None:
-            reserve = 2 * size + (16 << 20)
+        reserve = self._reserve
+        reserve.open()
+        reserve.resize(options.reserve_bytes, len(self._state.uses) * size, budget, size)
         ready = max(2, min(options.spare_bytes, budget // 4) // size)
-        limits = PoolLimits(ready, budget, reserve)
-        return SegmentPool(self._log, self._host.work, blocks, limits, self._register)
+        limits = PoolLimits(ready, budget, reserve.slack)
+        pool = SegmentPool(self._log, self._host.work, blocks, limits, self._register)
+        pool.owed_bytes = lambda: reserve.missing
+        return pool
 
     def _budget_edits(self) -> list[tuple[EditKind, bytes]]:
         """The budget, where it is another than the manifest holds."""
@@ -382,10 +390,19 @@ class _Opening:
     async def _accept(self) -> None:
         """The log has been found to agree with the manifest: only now may the manifest's number grow."""
         try:
-            await self._host.work.call_sync(self._recorder.manifest.renew)
+            await self._with_room(lambda: self._host.work.call_sync(self._recorder.manifest.renew))
         except OSError as error:
             raise self._no_room("its manifest", error) from error
         self._stated.edit = self._recorder.manifest.number
+
+    async def _with_room(self, step: Callable[[], Awaitable[Result]]) -> Result:
+        """With no room, once more with the room that was kept back."""
+        try:
+            return await step()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not await self._host.work.call(self._reserve.take):
+                raise
+            return await step()
 
     async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
         stated = (self._stated.durable, self._stated.edit, self._stated.horizon)
@@ -395,7 +412,7 @@ class _Opening:
                 if copies:
                     await self._host.work.call_sync(copies[-1].segment.file.datasync)
                 try:
-                    segment = await self._pool.fresh()
+                    segment = await self._with_room(self._pool.fresh)
                 except OSError as error:
                     raise self._no_room("the end of its log", error) from error
                 copies.append(TailCopy(segment, self._state.volume, stated))
@@ -422,7 +439,8 @@ class _Opening:
         maker = FirstBase(self._host, self._log, self._maps, [(p.segment, p.columns) for p in tail.pieces])
         base = self._base(self._state)
         try:
-            name, cut = await maker.make(self._state, base, self._recorder.manifest.number)
+            edit = self._recorder.manifest.number
+            name, cut = await self._with_room(lambda: maker.make(self._state, base, edit))
         except OSError as error:
             raise self._no_room("a map", error) from error
         finally:
@@ -490,10 +508,11 @@ class _Opening:
         admission = Admission(pool, writer.holds)
         core = Core(
             host, self._options, self._directory, self._log, self._maps, state.volume, state.name,
-            state.horizon.size, self._recorder, pool, appender, commit, live, partials, writer, store,
-            reader, sums, [], LastPoint(), self._events, admission, [(0, state.horizon.size)],
+            state.horizon.size, self._recorder, self._reserve, pool, appender, commit, live, partials, writer,
+            store, reader, sums, [], LastPoint(), self._events, admission, [(0, state.horizon.size)],
         )  # fmt: skip
         source.core = core
+        core.unsynced_bytes_max = self._reserve.unsynced_max(self._options.unsynced_bytes_max)
         core.base_name = state.base_map if live.base is not None else ""
         writer.partial_word = source.note_partial
         return core
@@ -536,7 +555,7 @@ class _Opening:
 
     async def _first_segment(self) -> Segment:
         try:
-            return await self._pool.fresh()
+            return await self._with_room(self._pool.fresh)
         except OSError as error:
             raise self._no_room("a segment of the log", error) from error
 

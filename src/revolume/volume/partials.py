@@ -14,7 +14,6 @@ from revolume.errors import Damaged
 
 BLOCK = 4096
 CUT_DUE = 1024
-FULL = 4096
 
 
 class Partial:
@@ -103,10 +102,6 @@ class Partials:
             return
         for block in range(first, first + count):
             self.blocks.pop(block, None)
-
-    def unmerged(self) -> list[int]:
-        """Blocks whose base has still to be read."""
-        return [block for block, partial in self.blocks.items() if partial.data is None]
 
     def copies(self) -> dict[int, Partial]:
         """All of them as they are now."""

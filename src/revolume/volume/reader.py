@@ -49,7 +49,7 @@ class Source(Protocol):
 
 
 class Store:
-    """The files that hold blocks, and who is reading them, so that none is closed under a reader."""
+    """The files that hold blocks. A segment that has been recycled meanwhile is a KeyError: look again."""
 
     def __init__(self, pool: SegmentPool, image: File) -> None:
         self.pool = pool

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.digest import block_digests, fragment_digest
+from revolume.blocks.geometry import fragments
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
-from revolume.log.columns import fragment_pieces
 from revolume.log.scan import Found, SegmentReader
 from revolume.log.segment import Segment
 from revolume.log.transfer import (
@@ -214,7 +214,7 @@ class _Salvage:
             whole = max(0, (offset + length) // BLOCK - first)
             self._whole(view[at : at + whole * BLOCK], first, digests[index : index + whole], t.position)
             at, index = at + whole * BLOCK, index + whole
-            for block, start, size in fragment_pieces(offset, length):
+            for block, start, size in fragments(offset, length):
                 part = view[piece : piece + size]
                 if fragment_digest(part) == digests[piece_index]:
                     self._out.pwritev([part], block * BLOCK + start)

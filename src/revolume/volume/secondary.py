@@ -152,7 +152,7 @@ class Secondary(Remembered):
                 address = payload - transfer.header_blocks
                 self._queue.append(_Queued(transfer.kind, transfer.position, address))
                 self._queued.set()
-        if core.commit.unsynced_bytes > core.options.unsynced_bytes_max:
+        if core.commit.unsynced_bytes > core.unsynced_bytes_max:
             core.commit.start()
         return core.appender.whole
 
@@ -362,6 +362,8 @@ class Secondary(Remembered):
                 if self.folder.rebase_due():
                     await self.folder.rebase()
                 await self.folder.step()
+                if self.core.reserve.missing:
+                    await self.folder.tend_reserve()
             except Exception as error:  # told, not fatal; what poisons has poisoned by itself
                 if not isinstance(error, Poisoned):
                     self.core.events.tell(str(error))

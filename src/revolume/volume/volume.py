@@ -37,6 +37,7 @@ SWEEP_PRESSURE = 0.4  # below it what the overlay need not know any more is stil
 PLENTY_BLOCKS = 1 << 17
 WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
+MANIFEST_BYTES = 2 << 20
 
 
 class Volume(Remembered):
@@ -88,7 +89,7 @@ class Volume(Remembered):
             raise self._closed()
         if self._tight or core.appender.write + len(ops) >= self._reserved or self._wants_room(ops):
             raise NoRoomNow
-        if commit.unsynced_bytes > 2 * core.options.unsynced_bytes_max:
+        if commit.unsynced_bytes > 2 * core.unsynced_bytes_max:
             raise NoRoomNow
         position = core.writer.append(ops)
         self._after_append()
@@ -107,11 +108,11 @@ class Volume(Remembered):
     def _after_append(self) -> None:
         core = self.core
         commit = core.commit
-        if commit.unsynced_bytes > core.options.unsynced_bytes_max:
+        if commit.unsynced_bytes > core.unsynced_bytes_max:
             commit.start()
         if commit.unsynced_bytes - self._unwritten > WRITEBACK_BYTES or commit.unsynced_bytes < self._unwritten:
             self._write_out(commit.unsynced_bytes)
-        if core.live.interval.count > CUT_BLOCKS:
+        if core.live.interval.count > CUT_BLOCKS or self._interval_fills_the_reserve():
             self.cutter.request()
         if core.appender.write > self._reserved - RESERVE_STEP // 2 and self._reserving is None:
             self._reserving = asyncio.create_task(self._reserve())
@@ -119,6 +120,13 @@ class Volume(Remembered):
             self._tight = core.live.overlay.room() < MAP_SLACK
             if self._tight:
                 self.cutter.request()
+
+    def _interval_fills_the_reserve(self) -> bool:
+        """A fold goes from point to point: no stretch between two may want more room than is kept back."""
+        core = self.core
+        size, spare = core.reserve.size, 2 * core.pool.segment_blocks * BLOCK
+        stretch = (core.appender.address - core.live.interval.begin) * BLOCK
+        return size > 0 and stretch > max(size - spare, spare)
 
     def _write_out(self, unsynced: int) -> None:
         """Have the kernel begin to write, so that dirty pages stay few and syncs short. A hint, in a thread,
@@ -158,7 +166,7 @@ class Volume(Remembered):
             core.live.overlay.sweep(1 << 30)
             self._tight = core.live.overlay.room() < MAP_SLACK
             await core.host.clock.sleep(0.01)
-        if core.commit.unsynced_bytes > core.options.unsynced_bytes_max:
+        if core.commit.unsynced_bytes > core.unsynced_bytes_max:
             await core.commit.wait_durable(self.position)
         if len(core.partials) > PARTIALS_MAX:
             await self.cutter.cut()
@@ -307,7 +315,7 @@ class Volume(Remembered):
         if not may_cut:
             return await self.mirrors.drop_hold() and await self.folder.step(True)
         newest = self.core.points[-1].address if self.core.points else 0
-        if self.core.appender.address - newest > self.core.pool.segment_blocks:
+        if self.folder.starved or self.core.appender.address - newest > self.core.pool.segment_blocks:
             with contextlib.suppress(RevolumeError):
                 await self.cutter.cut()
             if await self.folder.step(True):
@@ -339,6 +347,8 @@ class Volume(Remembered):
                 return
             if self.folder.rebase_due():
                 await self._guarded(self.folder.rebase)
+            if self.core.reserve.missing:
+                await self._guarded(self.folder.tend_reserve)
             if not await self._guarded(self.folder.step):
                 if self.core.live.overlay.pressure > SWEEP_PRESSURE:
                     self.core.live.overlay.sweep(8)
@@ -399,6 +409,8 @@ class Volume(Remembered):
         appender = core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
+        if core.directory.free_bytes() < MANIFEST_BYTES:
+            await core.host.work.call_sync(core.reserve.take)
         await core.host.work.call_sync(core.manifest.close_clean)
         if damaged is not None:
             raise damaged

@@ -1,0 +1,172 @@
+"""A disk that is full to the last byte: what makes room has room itself, so the log becomes image, a stretch at a
+time, and writing goes on; when nothing can be folded any more it is refused in words, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from revolume.errors import NoSpace
+from revolume.host import real_host
+from revolume.log.ops import OP_TRIM, OP_WRITE
+from revolume.volume.reserve import reserve_size
+
+from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
+from .store import payload
+from .test_space import Filling, MiB, place, run, small_disk
+
+__all__ = ["place", "small_disk"]
+
+SIZE = 4 << 20
+OPTIONS = replace(
+    SMALL, budget_bytes=64 * MiB, spare_bytes=4 * SEGMENT, sync_interval_s=0.1, keep_s=3600.0, reserve_bytes=None
+)
+
+
+def free(disk: Path) -> int:
+    status = os.statvfs(disk)
+    return status.f_bavail * status.f_frsize
+
+
+def fill(disk: Path) -> Path:
+    """Somebody else takes every byte that is left."""
+    filler = disk / "filler"
+    with open(filler, "ab") as file:
+        while left := free(disk):
+            file.write(bytes(left))
+            file.flush()
+    return filler
+
+
+async def rewrite(driver: Driver, seed: int) -> None:
+    """Every block of the volume once, in no order."""
+    for at in range(0, SIZE // BLOCK, 8):
+        block = (at * 37 + seed * 8) % (SIZE // BLOCK)
+        block -= block % 8
+        await driver.append([(OP_WRITE, block * BLOCK, 8 * BLOCK, memoryview(payload(seed + at, 8 * BLOCK)))])
+        driver.model.write(block * BLOCK, payload(seed + at, 8 * BLOCK))
+    driver.model.moments.clear()
+    driver.model.seal(driver.volume.write)
+
+
+def test_the_log_would_outgrow_the_disk(small_disk: Path) -> None:
+    """A budget of more than there is: history ends where the disk does, and writing goes on for ever."""
+    filling = Filling(real_host(), small_disk / "v", OPTIONS)
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        for seed in range(12):  # four times the disk
+            await rewrite(driver, seed)
+        assert driver.volume.folder.folds and not driver.volume.folder.failure
+        await driver.check_live()
+        await driver.crash()
+        await rewrite(driver, 50)
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_somebody_else_takes_the_last_byte(small_disk: Path) -> None:
+    """The image has hardly any blocks yet: each fold needs room for what it writes, and gives more back."""
+    filling = Filling(real_host(), small_disk / "v", OPTIONS)
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await rewrite(driver, 1)
+        await driver.volume.folder.tend_reserve()
+        assert not driver.volume.core.reserve.missing and not driver.volume.folder.folds
+        filler = fill(small_disk)
+        for seed in range(2, 8):
+            await rewrite(driver, seed)
+            fill(small_disk)
+        assert driver.volume.folder.folds and not driver.volume.folder.failure
+        assert os.stat(small_disk / "v" / "image").st_blocks * 512 > SIZE // 2
+        await driver.check_live()
+        await driver.volume.snapshot("also-the-manifest")
+        await driver.reopen()
+        await driver.check_live()
+        await driver.crash()
+        await driver.check_live()
+        await driver.volume.drop_snapshot("also-the-manifest")
+        await rewrite(driver, 20)
+        filler.unlink()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_volume_larger_than_the_disk(small_disk: Path) -> None:
+    """In the end the image itself has no room. Writes are refused before they have a number; trims go on as long
+    as there is room in the log, and what they free is written again."""
+    options = replace(OPTIONS, cp_interval_s=0.2, segment_bytes=4 * SEGMENT)
+    filling = Filling(real_host(), small_disk / "v", options)
+
+    async def play() -> None:
+        driver = filling.driver
+        driver.model.size = 64 << 20
+        await driver.open()
+        done = 0
+        with pytest.raises(NoSpace):
+            for at in range(0, 64 << 20, 16 * BLOCK):
+                before = driver.volume.write
+                await driver.change([(OP_WRITE, at, payload(at, 16 * BLOCK))])
+                done += 1
+        assert driver.volume.write == before and driver.volume.status().state == "full"
+        assert done * 16 * BLOCK > 6 * MiB, "most of the disk holds data"
+        await driver.check_live()
+        await driver.reopen()
+        await driver.check_live()
+        await driver.change([(OP_TRIM, 0, 4 * MiB)])
+        for at in range(0, MiB, 16 * BLOCK):
+            await driver.change([(OP_WRITE, 32 * MiB + at, payload(at, 16 * BLOCK))])
+        await driver.check_live()
+        await abandon(driver.volume)
+        await driver.open()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+@pytest.mark.parametrize("operation", ["pwritev", "rename"])
+def test_the_manifest_takes_of_the_reserve(place: Path, operation: str) -> None:
+    from .faulty import Faults, FaultyDisk
+    from .store import inline_host
+
+    faults = Faults()
+    filling = Filling(inline_host(FaultyDisk(faults)), place / "v", replace(OPTIONS, reserve_bytes=MiB))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        await driver.volume.folder.tend_reserve()
+        reserve = driver.volume.core.reserve
+        assert reserve.held == MiB
+
+        def no_room(called: str, name: str) -> OSError | None:
+            if called == operation and name.startswith("manifest") and reserve.held:
+                return OSError(errno.ENOSPC, "No space left on device")
+            return None
+
+        faults.fail = no_room
+        await driver.volume.snapshot("kept")
+        assert (reserve.held == 0) == (operation == "pwritev")
+        await driver.volume.folder.tend_reserve()
+        assert reserve.held == MiB
+        faults.never()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_how_much_is_kept_back() -> None:
+    mib, gib = 1 << 20, 1 << 30
+    assert reserve_size(1000 * gib, 500 * gib, 64 * mib) == gib
+    assert reserve_size(2 * gib, 1 * gib, 64 * mib) == 128 * mib
+    assert reserve_size(200 * mib, 100 * mib, 64 * mib) == 50 * mib, "never more than a quarter"
