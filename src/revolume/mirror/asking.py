@@ -1,0 +1,81 @@
+"""Blocks that a target asks its source for, whole, as of a consistency point: NEED and WHOLE.
+
+One request is under way at a time; an answer must hold exactly the blocks that were asked for. Their digests have
+been checked when it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from revolume.chain.point import Point
+from revolume.errors import NotFound, RevolumeError
+from revolume.log.transfer import BLOCK
+from revolume.mirror.frames import Broken, Type
+from revolume.mirror.link import Link
+from revolume.mirror.rows import GONE, ROWS_MAX, Rows, pack_need, unpack_whole
+
+FLAGS_AT = 5
+
+
+class Asking:
+    """See the module's text."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._turn = asyncio.Lock()
+        self._asked: tuple[int, list[int]] | None = None
+        self._answer: asyncio.Future[Rows] | None = None
+
+    async def ask(self, point: Point, blocks: Sequence[int]) -> dict[int, bytes | None]:
+        """Their content at the point; None reads as zeroes. NotFound: the source does not retain it any more."""
+        found: dict[int, bytes | None] = {}
+        wanted = sorted(blocks)
+        async with self._turn:
+            for at in range(0, len(wanted), ROWS_MAX):
+                rows = await self._ask(point.number, wanted[at : at + ROWS_MAX])
+                found.update(_contents(rows))
+        return found
+
+    async def _ask(self, point: int, blocks: list[int]) -> Rows:
+        if not self._link.open:
+            raise _lost()
+        self._asked = point, blocks
+        self._answer = asyncio.get_running_loop().create_future()
+        self._link.send_control(Type.NEED, pack_need(point, blocks))
+        try:
+            return await self._answer
+        finally:
+            self._asked = self._answer = None
+
+    def frame(self, frame: memoryview) -> None:
+        """WHOLE."""
+        point, rows = unpack_whole(frame)
+        if self._asked is None or self._answer is None or self._answer.done() or point != self._asked[0]:
+            raise Broken("Whole blocks that nobody asked for.")
+        if frame[FLAGS_AT] & GONE:
+            cause = f"The source does not retain point cp{point} any more."
+            self._answer.set_exception(NotFound("point-not-retained", cause))
+            return
+        if rows.blocks.tolist() != self._asked[1]:
+            raise Broken("Other whole blocks than those asked for.")
+        self._answer.set_result(Rows(rows.blocks, rows.digests, memoryview(bytes(rows.payload))))
+
+    def end(self) -> None:
+        """The link is gone: whoever waits hears of it."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(_lost())
+
+
+def _lost() -> RevolumeError:
+    return RevolumeError("link-lost", "The link to the source was lost.", "It is asked again when it is back.")
+
+
+def _contents(rows: Rows) -> dict[int, bytes | None]:
+    found: dict[int, bytes | None] = {}
+    at = 0
+    for block, digest in zip(rows.blocks.tolist(), rows.digests.tolist(), strict=True):
+        found[block] = bytes(rows.payload[at : at + BLOCK]) if digest else None
+        at += BLOCK if digest else 0
+    return found

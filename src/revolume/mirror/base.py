@@ -1,0 +1,107 @@
+"""The base of a new mirror, behind its log: blocks of a pinned point, as the log leaves room for them.
+
+A piece goes out when the log is on its way and little is queued; under a load that never pauses one goes out now
+and then all the same, so that it comes to an end. So many pieces are under way at most as the target is ready to
+hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from revolume.chain.point import Point
+from revolume.mirror.base_intake import FRAMES_AHEAD
+from revolume.mirror.counters import Counters
+from revolume.mirror.frames import Broken, Type
+from revolume.mirror.link import Link
+from revolume.mirror.messages import BASE_END
+from revolume.mirror.parts import Origin, PointReader
+from revolume.mirror.pump import HIGH_WATER, Pump
+from revolume.mirror.rows import ROWS_MAX, pack_base
+
+QUIET_BYTES: Final = 256 << 10
+PATIENCE_NS: Final = 200_000_000
+LOOK_SECONDS: Final = 0.005
+
+
+class BaseSender:
+    """See the module's text. ``done`` is called when the target says that it is right."""
+
+    def __init__(
+        self,
+        link: Link,
+        origin: Origin,
+        pump: Pump,
+        point: Point,
+        next_block: int,
+        counters: Counters,
+        done: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._origin = origin
+        self._pump = pump
+        self._point = point
+        self._counters = counters
+        self._done = done
+        self._blocks = max(1, -(-origin.size_at(point.write) // 4096))
+        self._sent_to: list[int] = []
+        self._acknowledged = asyncio.Event()
+        self._next = next_block
+        self.stored_to = next_block
+        self.sent_blocks = 0
+        self._ended = False
+
+    @property
+    def fraction(self) -> float:
+        """Of the volume, that the target has."""
+        return min(1.0, self.stored_to / self._blocks)
+
+    async def run(self) -> None:
+        """Send all of it."""
+        reader = await self._origin.open_point(self._point)
+        try:
+            while self._next < self._blocks:
+                await self._wait_for_turn()
+                await self._send_piece(reader)
+        finally:
+            reader.close()
+        self._ended = True
+        self._link.send_control(Type.BASE_END, BASE_END.pack(self._point.number, self.sent_blocks))
+
+    async def _send_piece(self, reader: PointReader) -> None:
+        blocks, digests, behind = await reader.next_rows(self._next, ROWS_MAX)
+        payload = await reader.read(blocks)
+        size = self._link.send_rows(Type.BASE, pack_base(blocks, digests, behind), [payload])
+        self._counters.base_bytes += size
+        self.sent_blocks += len(blocks)
+        self._sent_to.append(behind)
+        self._next = behind
+
+    async def _wait_for_turn(self) -> None:
+        clock = self._link.host.clock
+        while len(self._sent_to) >= FRAMES_AHEAD:
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+        since = clock.monotonic_ns()
+        while not self._quiet(clock.monotonic_ns() - since > PATIENCE_NS):
+            await clock.sleep(LOOK_SECONDS)
+
+    def _quiet(self, impatient: bool) -> bool:
+        backlog = self._link.backlog
+        return (self._pump.caught_up and backlog < QUIET_BYTES) or (impatient and backlog < HIGH_WATER)
+
+    def stored(self, next_block: int) -> None:
+        """BASE_AT."""
+        if not self._sent_to or self._sent_to[0] != next_block:
+            raise Broken("It acknowledges blocks of the base that were not sent.")
+        self._sent_to.pop(0)
+        self.stored_to = next_block
+        self._acknowledged.set()
+
+    def finished(self, point: int) -> None:
+        """BASE_DONE."""
+        if not self._ended or self._sent_to or point != self._point.number:
+            raise Broken("It says that the base is complete, which it cannot be.")
+        self._done()

@@ -1,0 +1,440 @@
+"""The control messages of a mirror link, as values and as bytes. No I/O.
+
+END, 64 bytes: where a log ends
+     0  Q  position      8 Q epoch     16 16s reign id     32 16s chain checksum     48 Q write     56 Q time, ns
+
+HELLO (source -> target)
+     0  H  protocol version, 1     2 B mode, 1 sync, 2 async     3 B zero
+     4  I  blocks of a segment     8 I blocks of the largest transfer
+    12  H  bytes of the volume's name     14 H bytes of the mirror's name
+    16 16s volume id     32 16s node id     48 16s reign id of this opening     64 Q its epoch
+    72  Q  size of the volume     80 Q oldest position: what lies at or before it is gone from the log
+    88     END     152 the volume's name, the mirror's name, UTF-8
+
+WELCOME (target -> source); its frame carries the session id that holds from here on
+     0  H  protocol version     2 B state, 0 empty, 1 base going on, 2 whole
+     3  B  1: the identity at 168 is known     4 I blocks of a segment
+     8  Q  highest epoch known     16 16s its reign id     32 16s node id
+    48 16s volume id, zero if empty     64 END     128 Q durable position
+   136  Q  agreed point     144 Q its position     152 Q volume root, low     160 Q high
+   168  Q  epoch     176 16s reign id     192 16s chain checksum: of the transfer in the target's log at the
+              position where the source's log ends
+   208  Q  base: number of its point     216 Q its position     224 16s its chain checksum
+   240  Q  base: first block that is not there
+
+BEGIN (source -> target)
+     0  H  rule (``decide.Rule``)     2 B 1: the identity at 8 is known, 2: the point at 64 is, 4: a birth follows
+     3 5x  zero
+     8  Q  epoch     16 16s reign id     32 16s chain checksum: of the transfer in the source's log at the
+              position where the target's log ends
+    48 16x zero
+    64  Q  pinned point F: number     72 Q position     80 16s chain checksum
+    96     birth, only of a base that begins: END of the log at F (the target's log continues it)
+   160  Q  number of F     168 Q write of F     176 Q time of F     184 Q size of the volume at F
+   192  Q  root, low     200 Q high     208 I epochs     212 I zero
+   216     epochs x (Q number, 16s reign id, Q position, Q write)
+
+REFUSED (both)
+     0  H  bytes of the code     2 H bytes of the cause     4 H bytes of the hint     6 the three, UTF-8
+
+EPOCH      0 Q epoch     8 16s reign id
+SYNC       0 Q position
+POSITIONS  0 Q received     8 Q durable     16 Q agreed point     24 Q its position
+BASE_AT    0 Q first block that is not stored
+BASE_END   0 Q number of the base's point     8 Q blocks sent since the beginning of this session
+BASE_DONE  0 Q number of the base's point
+PING       nothing
+
+FETCH (a primary -> its mirror)
+     0  H  protocol version     2 6x zero     8 16s volume id     24 16s node id     40 END
+TAIL       0 END of the mirror's log; its frame carries the session id
+TAIL_END   0 Q position     8 16s chain checksum: of the last transfer sent
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeVar
+
+from revolume.mirror.frames import Broken
+from revolume.volume.end import End
+
+VERSION: Final = 1
+
+END = struct.Struct("<QQ16s16sQQ")
+HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s")
+WELCOME = struct.Struct("<HBBIQ16s16s16s64sQQQQQQ16s16sQQ16sQ")
+BEGIN = struct.Struct("<HB5xQ16s16s16xQQ16s")
+BIRTH = struct.Struct("<64sQQQQQQII")
+BIRTH_EPOCH = struct.Struct("<Q16sQQ")
+REFUSED = struct.Struct("<HHH")
+EPOCH = struct.Struct("<Q16s")
+POSITIONS = struct.Struct("<QQQQ")
+BASE_END = struct.Struct("<QQ")
+NUMBER = struct.Struct("<Q")
+FETCH = struct.Struct("<H6x16s16s64s")
+TAIL_END = struct.Struct("<Q16s")
+
+assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 152, 248, 96, 120)
+
+NOWHERE: Final = End(0, 0, bytes(16), bytes(16), 0, 0)
+"""Where the log of an empty target ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which transfer lies at a position: equal, and the logs are the same up to there."""
+
+    epoch: int
+    reign: bytes
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A consistency point by what proves it to be the same one."""
+
+    number: int
+    position: int
+    chain: bytes
+
+
+class TargetState(IntEnum):
+    """What a target has of the volume."""
+
+    EMPTY = 0
+    BASE = 1
+    WHOLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who wants to mirror what, and where its log stands."""
+
+    mode: int
+    segment_blocks: int
+    largest_blocks: int
+    volume: bytes
+    node: bytes
+    reign: bytes
+    epoch: int
+    size: int
+    oldest: int
+    end: End
+    name: str
+    mirror: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What the target has."""
+
+    state: TargetState
+    segment_blocks: int
+    known_epoch: int
+    known_reign: bytes
+    node: bytes
+    volume: bytes
+    end: End
+    durable: int
+    agreed_point: int
+    agreed_position: int
+    agreed_root: tuple[int, int]
+    at_source_end: Identity | None
+    base: Pin | None
+    next_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One opening of the volume as primary, as a new mirror is told of it."""
+
+    number: int
+    reign: bytes
+    position: int
+    write: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a new mirror begins from: the point F of its base, ``end`` the log's transfer at F's position."""
+
+    end: End
+    number: int
+    write: int
+    time_ns: int
+    size: int
+    root: tuple[int, int]
+    epochs: tuple[Opening, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """How the target is brought up to date, with all that the source knew when it decided."""
+
+    rule: int
+    at_target_end: Identity | None
+    pin: Pin | None
+    start: Start | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why not, in words."""
+
+    code: str
+    cause: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """How far a target is."""
+
+    received: int
+    durable: int
+    agreed_point: int
+    agreed_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Who asks for a longer tail, and where its own log ends."""
+
+    volume: bytes
+    node: bytes
+    end: End
+
+
+def pack_end(end: End) -> bytes:
+    """END."""
+    return END.pack(end.position, end.epoch, end.reign, end.chain, end.write, end.time_ns)
+
+
+def unpack_end(data: bytes | memoryview) -> End:
+    """END."""
+    return End(*END.unpack(data))
+
+
+def pack_hello(hello: Hello) -> bytes:
+    """HELLO."""
+    name, mirror = hello.name.encode(), hello.mirror.encode()
+    return (
+        HELLO.pack(
+            VERSION, hello.mode, 0, hello.segment_blocks, hello.largest_blocks, len(name), len(mirror),
+            hello.volume, hello.node, hello.reign, hello.epoch, hello.size, hello.oldest, pack_end(hello.end),
+        )
+        + name
+        + mirror
+    )  # fmt: skip
+
+
+Message = TypeVar("Message")
+
+
+def _strict(unpack: Callable[[memoryview], Message]) -> Callable[[memoryview], Message]:
+    """What a body's bytes can't be made into is the peer's fault."""
+
+    def checked(body: memoryview) -> Message:
+        try:
+            return unpack(body)
+        except (struct.error, ValueError) as error:
+            raise Broken(f"A message is not what its type says: {error}.") from None
+
+    return checked
+
+
+def _versioned(version: int) -> None:
+    if version != VERSION:
+        raise Broken(f"It speaks version {version} of the mirror protocol, this node speaks {VERSION}.")
+
+
+def _exact(body: memoryview, size: int) -> None:
+    if len(body) != size:
+        raise ValueError(f"{len(body)} bytes instead of {size}")
+
+
+@_strict
+def unpack_hello(body: memoryview) -> Hello:
+    """HELLO."""
+    _versioned(NUMBER16.unpack_from(body)[0])
+    (
+        _, mode, _, segment_blocks, largest, name_size, mirror_size,
+        volume, node, reign, epoch, size, oldest, end,
+    ) = HELLO.unpack_from(body)  # fmt: skip
+    _exact(body, HELLO.size + name_size + mirror_size)
+    if mode not in (1, 2):
+        raise ValueError(f"{mode} is no mode")
+    names = bytes(body[HELLO.size :])
+    name, mirror = names[:name_size].decode(), names[name_size:].decode()
+    if not (name + mirror).isprintable() or not name or not mirror:
+        raise ValueError("a name that nobody can read")
+    return Hello(
+        mode, segment_blocks, largest, volume, node, reign, epoch, size, oldest, unpack_end(end), name, mirror
+    )
+
+
+NUMBER16 = struct.Struct("<H")
+
+
+def pack_welcome(w: Welcome) -> bytes:
+    """WELCOME."""
+    found = w.at_source_end or NOBODY
+    base = w.base or NO_PIN
+    return WELCOME.pack(
+        VERSION, w.state, w.at_source_end is not None, w.segment_blocks, w.known_epoch, w.known_reign,
+        w.node, w.volume, pack_end(w.end), w.durable, w.agreed_point, w.agreed_position, *w.agreed_root,
+        found.epoch, found.reign, found.chain, base.number, base.position, base.chain, w.next_block,
+    )  # fmt: skip
+
+
+NOBODY: Final = Identity(0, bytes(16), bytes(16))
+NO_PIN: Final = Pin(0, 0, bytes(16))
+
+
+@_strict
+def unpack_welcome(body: memoryview) -> Welcome:
+    """WELCOME."""
+    _versioned(NUMBER16.unpack_from(body)[0])
+    _exact(body, WELCOME.size)
+    (
+        _, state, known, segment_blocks, epoch, reign, node, volume, end, durable, point, position, low, high,
+        found_epoch, found_reign, found_chain, base, base_position, base_chain, next_block,
+    ) = WELCOME.unpack(body)  # fmt: skip
+    return Welcome(
+        TargetState(state), segment_blocks, epoch, reign, node, volume, unpack_end(end), durable, point, position,
+        (low, high), Identity(found_epoch, found_reign, found_chain) if known & 1 else None,
+        Pin(base, base_position, base_chain) if state == TargetState.BASE else None, next_block,
+    )  # fmt: skip
+
+
+_FOUND, _PINNED, _BORN = 1, 2, 4
+
+
+def pack_begin(begin: Begin) -> bytes:
+    """BEGIN."""
+    flags = (
+        _FOUND * (begin.at_target_end is not None)
+        | _PINNED * (begin.pin is not None)
+        | _BORN * (begin.start is not None)
+    )
+    found, pin = begin.at_target_end or NOBODY, begin.pin or NO_PIN
+    head = BEGIN.pack(
+        begin.rule, flags, found.epoch, found.reign, found.chain, pin.number, pin.position, pin.chain
+    )
+    return head if begin.start is None else head + _pack_start(begin.start)
+
+
+def _pack_start(start: Start) -> bytes:
+    head = BIRTH.pack(
+        pack_end(start.end), start.number, start.write, start.time_ns, start.size, *start.root,
+        len(start.epochs), 0,
+    )  # fmt: skip
+    rows = (BIRTH_EPOCH.pack(e.number, e.reign, e.position, e.write) for e in start.epochs)
+    return head + b"".join(rows)
+
+
+@_strict
+def unpack_begin(body: memoryview) -> Begin:
+    """BEGIN."""
+    rule, flags, epoch, reign, chain, number, position, pin_chain = BEGIN.unpack_from(body)
+    rest = body[BEGIN.size :]
+    if not flags & _BORN:
+        _exact(rest, 0)
+    return Begin(
+        rule,
+        Identity(epoch, reign, chain) if flags & _FOUND else None,
+        Pin(number, position, pin_chain) if flags & _PINNED else None,
+        _unpack_start(rest) if flags & _BORN else None,
+    )
+
+
+def _unpack_start(body: memoryview) -> Start:
+    end, number, write, time_ns, size, low, high, count, _ = BIRTH.unpack_from(body)
+    _exact(body, BIRTH.size + count * BIRTH_EPOCH.size)
+    epochs = tuple(Opening(*row) for row in BIRTH_EPOCH.iter_unpack(body[BIRTH.size :]))
+    return Start(unpack_end(end), number, write, time_ns, size, (low, high), epochs)
+
+
+_TEXT_MAX = 1000
+
+
+def pack_refusal(refusal: Refusal) -> bytes:
+    """REFUSED; what is too long is cut."""
+    texts = [text.encode()[:_TEXT_MAX] for text in (refusal.code, refusal.cause, refusal.hint)]
+    return REFUSED.pack(*map(len, texts)) + b"".join(texts)
+
+
+@_strict
+def unpack_refusal(body: memoryview) -> Refusal:
+    """REFUSED. It ends up in a log and before a person, so nothing in it moves a cursor."""
+    code, cause, hint = REFUSED.unpack_from(body)
+    _exact(body, REFUSED.size + code + cause + hint)
+    text = bytes(body[REFUSED.size :])
+    parts = text[:code], text[code : code + cause], text[code + cause :]
+    return Refusal(*(_printable(part.decode(errors="replace")) for part in parts))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def pack_positions(p: Positions) -> bytes:
+    """POSITIONS."""
+    return POSITIONS.pack(p.received, p.durable, p.agreed_point, p.agreed_position)
+
+
+@_strict
+def unpack_positions(body: memoryview) -> Positions:
+    """POSITIONS."""
+    return Positions(*POSITIONS.unpack(body))
+
+
+@_strict
+def unpack_number(body: memoryview) -> int:
+    """SYNC, BASE_AT, BASE_DONE."""
+    number: int = NUMBER.unpack(body)[0]
+    return number
+
+
+@_strict
+def unpack_epoch(body: memoryview) -> tuple[int, bytes]:
+    """EPOCH: number and reign id."""
+    epoch, reign = EPOCH.unpack(body)
+    return epoch, reign
+
+
+@_strict
+def unpack_base_end(body: memoryview) -> tuple[int, int]:
+    """BASE_END: number of the point, blocks sent."""
+    number, blocks = BASE_END.unpack(body)
+    return number, blocks
+
+
+def pack_fetch(fetch: Fetch) -> bytes:
+    """FETCH."""
+    return FETCH.pack(VERSION, fetch.volume, fetch.node, pack_end(fetch.end))
+
+
+@_strict
+def unpack_fetch(body: memoryview) -> Fetch:
+    """FETCH."""
+    _versioned(NUMBER16.unpack_from(body)[0])
+    _, volume, node, end = FETCH.unpack(body)
+    return Fetch(volume, node, unpack_end(end))
+
+
+@_strict
+def unpack_tail(body: memoryview) -> End:
+    """TAIL."""
+    return unpack_end(body)
+
+
+@_strict
+def unpack_tail_end(body: memoryview) -> tuple[int, bytes]:
+    """TAIL_END: position and chain checksum of the last transfer."""
+    position, chain = TAIL_END.unpack(body)
+    return position, chain

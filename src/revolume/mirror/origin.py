@@ -1,0 +1,78 @@
+"""An open volume as the source of its mirrors: what ``parts.Origin`` asks, answered by its parts."""
+
+from __future__ import annotations
+
+from revolume.chain.point import Point
+from revolume.log.transfer import BLOCK
+from revolume.mirror.messages import Opening
+from revolume.mirror.parts import Feed, Mirror, Mirrors, PointReader
+from revolume.mirror.reading import open_point
+from revolume.volume.end import End
+from revolume.volume.volume import Volume
+
+
+class VolumeOrigin:
+    """See the module's text."""
+
+    def __init__(self, volume: Volume, feed: Feed, mirrors: Mirrors) -> None:
+        self._volume = volume
+        self._mirrors = mirrors
+        self.feed = feed
+
+    @property
+    def name(self) -> str:
+        return self._volume.name
+
+    @property
+    def volume_id(self) -> bytes:
+        return self._volume.volume_id
+
+    @property
+    def size(self) -> int:
+        return self._volume.size
+
+    @property
+    def epoch(self) -> int:
+        return self._volume.epoch
+
+    @property
+    def reign(self) -> bytes:
+        return self._volume.core.appender.reign
+
+    @property
+    def segment_blocks(self) -> int:
+        return self._volume.core.pool.segment_blocks
+
+    @property
+    def blocks(self) -> int:
+        return -(-self._volume.size // BLOCK)
+
+    def end(self) -> End:
+        """See ``parts.Origin``. An opening's first transfer is its own fact, so the end is of this epoch."""
+        at = self._volume.core.appender
+        return End(at.position, at.epoch, at.reign, at.chain, at.write, at.time_ns)
+
+    def openings(self, position: int) -> tuple[Opening, ...]:
+        """See ``parts.Origin``."""
+        epochs = self._volume.core.manifest.state.epochs
+        return tuple(Opening(e.number, e.reign, e.position, e.write) for e in epochs if e.position < position)
+
+    def size_at(self, write: int) -> int:
+        """See ``parts.Origin``."""
+        return self._volume.core.size_at(write)
+
+    def point(self, number: int) -> Point | None:
+        """See ``parts.Origin``."""
+        return next((point for point in self._volume.points() if point.number == number), None)
+
+    async def pin_base(self, mirror: Mirror) -> Point:
+        """See ``parts.Origin``."""
+        return await self._mirrors.pin_base(mirror)
+
+    async def joined(self, mirror: Mirror) -> None:
+        """See ``parts.Origin``."""
+        await self._mirrors.joined(mirror)
+
+    async def open_point(self, point: Point) -> PointReader:
+        """See ``parts.Origin``."""
+        return await open_point(self._volume, point)

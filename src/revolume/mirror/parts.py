@@ -1,0 +1,228 @@
+"""What a mirror link asks of the storage at either end: a page for each.
+
+The real ones are ``volume/feed.py``, ``volume/mirrors.py`` and ``volume/secondary.py``. Whoever drives one end of
+a link alone provides the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.chain.point import Point
+from revolume.host.disk import Buffer
+from revolume.log.carried import Carried, Shipment
+from revolume.mirror.messages import Opening, Start
+from revolume.volume.end import End
+
+U64 = npt.NDArray[np.uint64]
+
+
+class Feed(Protocol):
+    """A log to be shipped."""
+
+    @property
+    def oldest(self) -> int:
+        """What lies at or before this position is gone."""
+
+    @property
+    def end(self) -> int:
+        """The newest complete position."""
+
+    def recent(self, after: int, max_bytes: int) -> list[Shipment] | None:
+        """What follows ``after``, from memory. []: nothing newer. None: ask ``older``."""
+
+    async def older(self, after: int, max_bytes: int) -> list[Shipment]:
+        """The same, read from the log."""
+
+    async def identity_at(self, position: int) -> tuple[int, bytes, bytes] | None:
+        """(epoch, reign id, chain checksum) of the transfer at a position, or of the horizon."""
+
+    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """``wake()`` after every append, from within it; returns what stops that."""
+
+
+class Mirror(Protocol):
+    """What a source knows of one mirror, durably and at this moment."""
+
+    name: str
+    mode: int
+    required: bool
+    received: int
+    durable: int
+    agreed_point: int
+    agreed_position: int
+    lost: bool
+    ask_durable: Callable[[int], None]
+
+    @property
+    def pin(self) -> Point | None:
+        """The base's point, held while the base is not complete."""
+
+    def acknowledged(self, received: int, durable: int, agreed_point: int, agreed_position: int) -> None:
+        """The mirror's own word; they only grow within a session."""
+
+
+class Mirrors(Protocol):
+    """A source's durable knowledge of its mirrors."""
+
+    async def pin_base(self, mirror: Mirror) -> Point:
+        """A point that is held until the mirror has joined: the same again while it is."""
+
+    async def joined(self, mirror: Mirror) -> None:
+        """Base and log have met there; durable."""
+
+
+class PointReader(Protocol):
+    """A consistency point opened for reading, block by block."""
+
+    async def next_rows(self, first: int, count: int) -> tuple[U64, U64, int]:
+        """At most ``count`` blocks from ``first`` on that hold anything but zeroes, with their digests, ascending;
+        and the block up to which that is all of them (the volume's end, at the end)."""
+
+    async def digests(self, blocks: U64) -> U64:
+        """Of these blocks; 0 for zeroes."""
+
+    async def read(self, blocks: U64) -> memoryview:
+        """Their content, one after the other, checked."""
+
+    def close(self) -> None: ...
+
+
+class Origin(Protocol):
+    """A volume as the source of its mirrors."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def volume_id(self) -> bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def reign(self) -> bytes: ...
+
+    @property
+    def segment_blocks(self) -> int: ...
+
+    @property
+    def feed(self) -> Feed: ...
+
+    @property
+    def blocks(self) -> int:
+        """Of the volume, now."""
+
+    def end(self) -> End:
+        """Where the log ends."""
+
+    def openings(self, position: int) -> tuple[Opening, ...]:
+        """Those that had begun when the log was at ``position``."""
+
+    def size_at(self, write: int) -> int:
+        """Of the volume as of a write."""
+
+    def point(self, number: int) -> Point | None:
+        """A retained point."""
+
+    async def pin_base(self, mirror: Mirror) -> Point:
+        """A point that is held until the mirror has joined: the same again while it is."""
+
+    async def joined(self, mirror: Mirror) -> None:
+        """Base and log have met there; durable."""
+
+    async def open_point(self, point: Point) -> PointReader:
+        """Open it for reading. NotFound: it is not retained."""
+
+
+class Keeper(Protocol):
+    """Where received transfers go."""
+
+    @property
+    def received(self) -> int:
+        """The last position stored."""
+
+    def keep(self, carried: Sequence[Carried]) -> int:
+        """Store them, in order, before it returns. NoRoomNow: those up to ``received`` are stored."""
+
+    async def room(self, blocks: int) -> None:
+        """Wait for room for so many blocks."""
+
+
+class BaseState(Protocol):
+    """An unfinished base."""
+
+    @property
+    def point(self) -> int: ...
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def chain(self) -> bytes: ...
+
+    @property
+    def next_block(self) -> int: ...
+
+
+class Secondary(Keeper, Protocol):
+    """A volume as the target of a source."""
+
+    on_durable: Callable[[int], None]
+    on_agreed: Callable[[Point], None]
+    ask_whole: Callable[[Point, list[int]], Awaitable[dict[int, bytes | None]]] | None
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def volume_id(self) -> bytes: ...
+
+    @property
+    def segment_blocks(self) -> int: ...
+
+    @property
+    def end(self) -> End: ...
+
+    @property
+    def durable(self) -> int: ...
+
+    @property
+    def agreed(self) -> Point | None: ...
+
+    @property
+    def base(self) -> BaseState | None: ...
+
+    @property
+    def feed(self) -> Feed: ...
+
+    async def make_durable(self, position: int) -> None:
+        """Return once everything up to there survives a power cut."""
+
+    async def put_base(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
+        """Store blocks of the base, after verifying them; the base is complete below ``next_block`` then."""
+
+    async def finish_base(self) -> None:
+        """That was all of it. Refused: it does not sum up to the point's root."""
+
+
+class Shelf(Protocol):
+    """The place where a target keeps a volume, or will."""
+
+    @property
+    def secondary(self) -> Secondary | None:
+        """None: it is empty."""
+
+    @property
+    def segment_blocks(self) -> int:
+        """Of the segments that an empty one will get."""
+
+    async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
+        """Begin a base here; an unfinished one gives way. Refused: what is here may not be replaced."""

@@ -1,0 +1,169 @@
+"""Shipping a log: what is newer than what was sent goes out, as long as the peer takes it.
+
+The pump is woken by every append, from within it, so that a lone write is on its way before anything else is done;
+by the wire when a backlog has shrunk; and by nothing else. It holds no transfer: what was not sent lies in the
+log.
+
+Small payloads are read from the page cache and sent together, many frames in one call; large ones are left to the
+kernel (``send_file``). Measured on a socket pair, sending and receiving: 4 KiB 5.0 µs against 8.4 by sendfile, 16
+KiB 6.0 and 5.9, 128 KiB 20.7 and 14.1. What memory does not hold is read in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from revolume.errors import Damaged, RevolumeError
+from revolume.host.disk import Buffer
+from revolume.log.carried import Shipment
+from revolume.mirror.compact import ERA, pack_log
+from revolume.mirror.counters import Counters
+from revolume.mirror.frames import Type, control
+from revolume.mirror.link import Link
+from revolume.mirror.messages import EPOCH
+from revolume.mirror.parts import Feed
+from revolume.volume.end import End
+
+HIGH_WATER: Final = 4 << 20
+BATCH_BYTES: Final = 1 << 20
+SMALL_BYTES: Final = 8192
+_ERA: Final = struct.Struct("<16sQ")
+
+
+class Pump:
+    """See the module's text. ``start``: the transfer behind which it begins; ``upto``: where it ends, if it does;
+    ``advanced`` is called after something was sent."""
+
+    def __init__(
+        self,
+        link: Link,
+        feed: Feed,
+        start: End,
+        counters: Counters,
+        *,
+        upto: int | None = None,
+        advanced: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._link = link
+        self._feed = feed
+        self._era = _ERA.pack(start.reign, start.epoch)
+        self._counters = counters
+        self._upto = upto
+        self._advanced = advanced
+        self._reading: asyncio.Task[None] | None = None
+        self._pumping = False
+        self.begun = start.position
+        self.sent = start.position
+
+    @property
+    def caught_up(self) -> bool:
+        """Nothing newer is there."""
+        return self.sent >= (self._feed.end if self._upto is None else self._upto)
+
+    def pump(self) -> None:
+        """Send what is there and fits. Never raises: it is called from within an append, and trouble with a mirror
+        is not the writer's."""
+        if self._reading is not None or self._pumping or not self._link.open:
+            return
+        self._pumping = True
+        before = self.sent
+        try:
+            self._pump()
+        except RevolumeError as error:
+            self._link.refuse(error)
+        except Exception as error:
+            self._link.break_off(f"The log could not be shipped: {error}.")
+        finally:
+            self._pumping = False
+        if self.sent != before:
+            self._advanced()
+
+    def _pump(self) -> None:
+        while not self.caught_up and self._link.backlog < HIGH_WATER:
+            found = self._feed.recent(self.sent, BATCH_BYTES)
+            if found is not None and not found:
+                return
+            if found is None or not self._ship(self._wanted(found)):
+                self._reading = self._link.spawn(self._read_older())
+                return
+
+    def _wanted(self, found: list[Shipment]) -> list[Shipment]:
+        upto = self._upto
+        return found if upto is None else [shipment for shipment in found if shipment.position <= upto]
+
+    def _ship(self, found: list[Shipment]) -> bool:
+        """False: what is next does not lie in memory."""
+        joined: list[Buffer] = []
+        for shipment in found:
+            length = shipment.length
+            if length > SMALL_BYTES:
+                self._send(joined)
+                self._link.send_file(self._head(shipment), shipment.file, shipment.offset, length)
+                continue
+            payload = bytearray(length)
+            if length and not shipment.file.preadv_nowait([payload], shipment.offset):
+                self._send(joined)
+                return False
+            joined += (self._head(shipment), payload) if length else (self._head(shipment),)
+        self._send(joined)
+        return True
+
+    def _send(self, joined: list[Buffer]) -> None:
+        if joined:
+            self._link.send(joined[:], sum(map(len, joined)))
+            joined.clear()
+
+    def _head(self, shipment: Shipment) -> bytes:
+        """What goes before the payload; from here on the transfer counts as sent."""
+        proper, session = shipment.proper, self._link.session
+        if shipment.position != self.sent + 1:
+            raise _gap(self.sent, shipment.position)
+        head = pack_log(session, proper, shipment.length)
+        self._counters.shipped(proper, shipment.length, len(head) + shipment.length)
+        self.sent = shipment.position
+        era = proper[ERA]
+        if era == self._era:
+            return head
+        self._era = era
+        reign, epoch = _ERA.unpack(era)
+        return control(Type.EPOCH, session, EPOCH.pack(epoch, reign)) + head
+
+    async def _read_older(self) -> None:
+        try:
+            found = self._wanted(await self._feed.older(self.sent, BATCH_BYTES))
+            if not found:
+                raise _gap(self.sent, self._feed.end)
+            payloads = await self._link.host.work.call(_read, found)
+        finally:
+            self._reading = None
+        joined: list[Buffer] = []
+        for shipment, payload in zip(found, payloads, strict=True):
+            joined += (self._head(shipment), payload)
+        self._send(joined)
+        self._advanced()
+        self.pump()
+
+
+def _read(found: list[Shipment]) -> list[memoryview]:
+    """Their payloads, in one piece of memory."""
+    whole = memoryview(bytearray(sum(shipment.length for shipment in found)))
+    payloads, at = [], 0
+    for shipment in found:
+        payload = whole[at : at + shipment.length]
+        if shipment.file.preadv([payload], shipment.offset) < shipment.length:
+            cause = f"The payload of position {shipment.position} is not in {shipment.file.name}."
+            raise Damaged("log-damaged", cause, "Run 'revolume check' on the stopped volume.")
+        payloads.append(payload)
+        at += shipment.length
+    return payloads
+
+
+def _gap(sent: int, found: int) -> RevolumeError:
+    return RevolumeError(
+        "log-gone",
+        f"The log behind position {sent} is not there any more (it goes on at {found}).",
+        "Create the mirror anew in an empty directory.",
+    )

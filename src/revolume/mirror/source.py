@@ -1,0 +1,163 @@
+"""One mirror, at its source: it is connected to, again and again for ever, and each connection is a session.
+
+After a loss it is tried again soon, and less often as it goes on failing; a refusal says that somebody has to do
+something, so it is tried rarely, and its sentence is the mirror's status. Nothing is told twice in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from revolume.errors import RevolumeError
+from revolume.host import Host
+from revolume.host.clock import within
+from revolume.host.network import Wire
+from revolume.mirror.counters import Counters
+from revolume.mirror.decide import Decision
+from revolume.mirror.parts import Mirror, Origin
+from revolume.mirror.source_session import SourceSession
+from revolume.mirror.status import MirrorState, MirrorStatus
+
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+REFUSED_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 10.0
+STEADY_SECONDS: Final = 5.0
+"""A session that has lasted this long was none that failed."""
+IN_SYNC_LAG_SECONDS: Final = 5.0
+MODES: Final = {1: "sync", 2: "async"}
+
+
+class MirrorSource:
+    """See the module's text. ``tell`` takes sentences for the event log."""
+
+    def __init__(
+        self,
+        host: Host,
+        origin: Origin,
+        mirror: Mirror,
+        address: str,
+        node: bytes,
+        context: ssl.SSLContext | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._origin = origin
+        self._mirror = mirror
+        self._address = address
+        self._node = node
+        self._context = context
+        self._tell = tell
+        self._told = ""
+        self._sentence = f"Connecting to {address}."
+        self._decision: Decision | None = None
+        self._refused = False
+        self._failures = 0
+        self._session: SourceSession | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.counters = Counters()
+
+    def start(self) -> None:
+        """Connect, and go on doing so."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End in order: what was sent arrives."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._session is not None:
+            await self._session.link.close()
+            await self._session.link.finished()
+
+    async def _run(self) -> None:
+        while True:
+            began = self._host.clock.monotonic_ns()
+            try:
+                await self._connect()
+            except (OSError, RevolumeError) as error:
+                self._say(f"Mirror {self._mirror.name} at {self._address} cannot be reached: {error}.")
+            lasted = (self._host.clock.monotonic_ns() - began) / 1e9
+            self._failures = 0 if lasted > STEADY_SECONDS else self._failures + 1
+            await self._host.clock.sleep(self._pause())
+
+    async def _connect(self) -> None:
+        connecting = self._host.network.connect(self._address, tls=self._context)
+        try:
+            wire = await within(self._host.clock, CONNECT_SECONDS, connecting)
+        except TimeoutError:
+            raise ConnectionError(f"no answer within {CONNECT_SECONDS:.0f} seconds") from None
+        await self._mirrored(wire)
+
+    async def _mirrored(self, wire: Wire) -> None:
+        """One session, until it ends."""
+        self._decision = None
+        session = SourceSession(
+            self._host, wire, self._origin, self._mirror, self._node, self.counters, self._decided
+        )
+        self._session = session
+        session.start()
+        reason = await session.ended_because
+        await session.link.finished()
+        self._session = None
+        self._refused = session.link.refusal is not None
+        verb = "refuses" if self._refused else "is lost"
+        self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
+
+    def _decided(self, decision: Decision) -> None:
+        self._decision = decision
+        if not decision.rule.refuses:
+            self._refused = False
+            self._say(f"Mirror {self._mirror.name} at {self._address}: {decision.rule.spoken}. {decision.reason}")
+
+    def _say(self, sentence: str) -> None:
+        self._sentence = sentence
+        if sentence != self._told:
+            self._told = sentence
+            self._tell(sentence)
+
+    def _pause(self) -> float:
+        """With a quarter of it left to chance, so that many mirrors do not come at once."""
+        step = min(max(self._failures - 1, 0), len(BACKOFF_SECONDS) - 1)
+        seconds = REFUSED_SECONDS if self._refused else BACKOFF_SECONDS[step]
+        return seconds * (0.75 + self._host.entropy.token(1)[0] / 1024)
+
+    # Status
+
+    def status(self) -> MirrorStatus:
+        """Plain values, now."""
+        mirror, counters, session = self._mirror, self.counters, self._session
+        base = session.base if session is not None else None
+        lag, state = self._lag(), self._state()
+        return MirrorStatus(
+            mirror.name, self._address, MODES.get(mirror.mode, "?"), state, self._sentence,
+            mirror.required, self._decision.rule.spoken if self._decision else "",
+            base.fraction if base else float(mirror.pin is None), lag, self._lag_bytes(),
+            mirror.received, mirror.durable, mirror.agreed_point, mirror.agreed_position,
+            counters.client_bytes, counters.log_bytes, counters.point_bytes, counters.saved_bytes,
+            counters.base_bytes, counters.whole_bytes,
+        )  # fmt: skip
+
+    def _state(self) -> MirrorState:
+        session = self._session
+        if session is None or session.pump is None:
+            return MirrorState.REFUSED if self._refused else MirrorState.CONNECTING
+        if self._mirror.pin is not None:
+            return MirrorState.BASE
+        near = session.pump.caught_up and self._lag() < IN_SYNC_LAG_SECONDS
+        return MirrorState.IN_SYNC if near else MirrorState.CATCHING_UP
+
+    def _lag(self) -> float:
+        session = self._session
+        return session.lag.seconds(self._host.clock.monotonic_ns()) if session is not None else 0.0
+
+    def _lag_bytes(self) -> int:
+        """What was sent and is not known to have arrived, and, by the average, what was not sent."""
+        session = self._session
+        if session is None or session.pump is None:
+            return 0
+        unsent = max(0, self._origin.feed.end - session.pump.sent)
+        average = self.counters.log_bytes // max(1, session.pump.sent - session.pump.begun)
+        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * average

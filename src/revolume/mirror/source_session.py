@@ -1,0 +1,265 @@
+"""The source's side of one connection, from HELLO to its end.
+
+    greeting    HELLO is out; WELCOME says what the target has
+    deciding    by which rule it is brought up to date (``decide``): BEGIN, or REFUSED
+    mirroring   ``Pump`` ships the log, ``BaseSender`` a base behind it, ``Answers`` blocks asked for whole;
+    positions
+                come back and are handed to the storage, which releases clients' answers by them
+
+A target's word is believed only within what it can know: it has not received more than was sent, it has not made
+durable more than it received, and nothing goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from revolume.errors import RevolumeError
+from revolume.host import Host
+from revolume.host.network import Wire
+from revolume.mirror.answers import Answers
+from revolume.mirror.base import BaseSender
+from revolume.mirror.counters import Counters, Lag
+from revolume.mirror.decide import Decision, Rule, Source, decide
+from revolume.mirror.frames import CHECK_SIZE, Broken, Type, body_of
+from revolume.mirror.link import PING_BODY, Link
+from revolume.mirror.messages import (
+    NUMBER,
+    POSITIONS,
+    WELCOME,
+    Begin,
+    Hello,
+    Identity,
+    Pin,
+    Positions,
+    Start,
+    TargetState,
+    Welcome,
+    pack_begin,
+    pack_hello,
+    unpack_number,
+    unpack_positions,
+    unpack_refusal,
+    unpack_welcome,
+)
+from revolume.mirror.parts import Mirror, Origin
+from revolume.mirror.pump import Pump
+from revolume.mirror.rows import NEED_BODY_MAX
+from revolume.mirror.target_session import REFUSED_BODY_MAX
+from revolume.volume.end import End
+
+GREETING: Final[dict[int, int]] = {
+    Type.WELCOME: WELCOME.size + CHECK_SIZE,
+    Type.REFUSED: REFUSED_BODY_MAX,
+    Type.PING: PING_BODY,
+}
+MIRRORING: Final[dict[int, int]] = {
+    Type.POSITIONS: POSITIONS.size + CHECK_SIZE,
+    Type.NEED: NEED_BODY_MAX,
+    Type.REFUSED: REFUSED_BODY_MAX,
+    Type.PING: PING_BODY,
+}
+WITH_BASE: Final[dict[int, int]] = {
+    Type.BASE_AT: NUMBER.size + CHECK_SIZE,
+    Type.BASE_DONE: NUMBER.size + CHECK_SIZE,
+}
+BUFFER: Final = 64 << 10
+
+_POSITIONS: Final = int(Type.POSITIONS)
+
+
+class SourceSession:
+    """See the module's text. ``told`` is called when it is known how it goes on."""
+
+    def __init__(
+        self,
+        host: Host,
+        wire: Wire,
+        origin: Origin,
+        mirror: Mirror,
+        node: bytes,
+        counters: Counters,
+        told: Callable[[Decision], None],
+    ) -> None:
+        self.link = Link(host, wire, GREETING)
+        self.link.naming = Type.WELCOME
+        self.ended_because: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.pump: Pump | None = None
+        self.base: BaseSender | None = None
+        self.lag = Lag()
+        self._origin = origin
+        self._mirror = mirror
+        self._node = node
+        self._counters = counters
+        self._told = told
+        self._hello: Hello | None = None
+        self._answers = Answers(self.link, origin, counters)
+        self._last = Positions(0, 0, 0, 0)
+        self._durable_wanted = 0
+        self._durable_asked = 0
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Say who we are."""
+        origin, mirror = self._origin, self._mirror
+        self._hello = Hello(
+            mirror.mode, origin.segment_blocks, origin.segment_blocks, origin.volume_id, self._node, origin.reign,
+            origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, mirror.name,
+        )  # fmt: skip
+        self.link.start(self)
+        self.link.send_control(Type.HELLO, pack_hello(self._hello))
+
+    # What arrives
+
+    def frame(self, kind: int, frame: memoryview) -> None:
+        """Positions first: everything else is rare."""
+        body = body_of(frame)
+        if kind == _POSITIONS:
+            self._believe(unpack_positions(body))
+        else:
+            self._rare(Type(kind), body)
+
+    def _rare(self, kind: Type, body: memoryview) -> None:
+        match kind:
+            case Type.WELCOME:
+                self.link.expected = {Type.PING: PING_BODY, Type.REFUSED: REFUSED_BODY_MAX}
+                self.link.welcome(BUFFER)
+                self.link.spawn(self._decide(unpack_welcome(body)))
+            case Type.REFUSED:
+                self.link.refused(unpack_refusal(body))
+            case Type.NEED:
+                self._answers.asked(body)
+            case Type.BASE_AT:
+                assert self.base is not None
+                self.base.stored(unpack_number(body))
+            case Type.BASE_DONE:
+                assert self.base is not None
+                self.base.finished(unpack_number(body))
+
+    def settled(self) -> None:
+        """Nothing is kept back."""
+
+    def writable(self) -> None:
+        if self.pump is not None:
+            self.pump.pump()
+
+    # Deciding
+
+    async def _decide(self, welcome: Welcome) -> None:
+        hello = self._hello
+        assert hello is not None
+        found = None
+        if welcome.state != TargetState.EMPTY and welcome.volume == hello.volume:
+            found = await self._origin.feed.identity_at(welcome.end.position)
+        pinned = self._mirror.pin
+        at_end = Identity(*found) if found else None
+        pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
+        decision = decide(Source(hello, at_end, pin), welcome)
+        self._told(decision)
+        if decision.rule.refuses:
+            raise RevolumeError(decision.rule.spoken, decision.reason, decision.hint)
+        if decision.rule == Rule.BASE:
+            await self._begin_base(at_end, pin)
+        else:
+            self._begin(Begin(decision.rule, at_end, pin, None), welcome.end)
+            self._settle_base(decision, welcome)
+
+    async def _begin_base(self, at_end: Identity | None, pin: Pin | None) -> None:
+        """What both ends decided by is what was known then: the point that is cut now comes with the birth."""
+        origin = self._origin
+        point = await origin.pin_base(self._mirror)
+        found = await origin.feed.identity_at(point.position)
+        if found is None:
+            raise RevolumeError("log-gone", f"The log at point cp{point.number} is not there.", "Try again.")
+        end = End(point.position, *found, point.write, point.time_ns)
+        size = origin.size_at(point.write)
+        openings = origin.openings(point.position)
+        start = Start(end, point.number, point.write, point.time_ns, size, point.root, openings)
+        self._begin(Begin(Rule.BASE, at_end, pin, start), end)
+        self._send_base(0)
+
+    def _begin(self, begin: Begin, end: End) -> None:
+        self._last = Positions(end.position, 0, 0, 0)
+        self.link.expected = MIRRORING
+        self.link.send_control(Type.BEGIN, pack_begin(begin))
+        feed = self._origin.feed
+        self.pump = Pump(self.link, feed, end, self._counters, advanced=self._advanced)
+        self._mirror.ask_durable = self.ask_durable
+        self._stop_listening = feed.listen(self._wake)
+        self._wake()
+
+    def _settle_base(self, decision: Decision, welcome: Welcome) -> None:
+        if decision.rule == Rule.RESUME_BASE:
+            self._send_base(welcome.next_block)
+        elif self._mirror.pin is not None:  # its base was complete before we could note it
+            self.link.spawn(self._origin.joined(self._mirror))
+
+    def _send_base(self, next_block: int) -> None:
+        point = self._mirror.pin
+        assert point is not None
+        assert self.pump is not None
+        self.link.expected = MIRRORING | WITH_BASE
+        self.base = BaseSender(
+            self.link, self._origin, self.pump, point, next_block, self._counters, self._base_done
+        )
+        self.link.spawn(self.base.run())
+
+    def _base_done(self) -> None:
+        self.base = None
+        self.link.expected = MIRRORING
+        self.link.spawn(self._origin.joined(self._mirror))
+
+    # Mirroring
+
+    def _wake(self) -> None:
+        """Something was appended."""
+        pump = self.pump
+        assert pump is not None
+        pump.pump()
+        self.lag.appended(self._origin.feed.end, self._counters.log_bytes, self.link.host.clock.monotonic_ns())
+
+    def _advanced(self) -> None:
+        if self._durable_wanted > self._durable_asked:
+            self._ask()
+
+    def ask_durable(self, position: int) -> None:
+        """A client waits for this: the target is to make it durable, once it has been sent."""
+        if position > self._durable_wanted:
+            self._durable_wanted = position
+            self._ask()
+
+    def _ask(self) -> None:
+        assert self.pump is not None
+        wanted = min(self._durable_wanted, self.pump.sent)
+        if wanted > self._durable_asked and self.link.open:
+            self._durable_asked = wanted
+            self.link.send_control(Type.SYNC, NUMBER.pack(wanted))
+
+    def _believe(self, now: Positions) -> None:
+        last, pump = self._last, self.pump
+        assert pump is not None
+        if (
+            not last.received <= now.received <= pump.sent
+            or not last.durable <= now.durable <= now.received
+            or not last.agreed_point <= now.agreed_point
+            or not last.agreed_position <= now.agreed_position <= now.received
+        ):
+            raise Broken("It says that it is where it cannot be.")
+        self._last = now
+        self.lag.received(now.received)
+        self._mirror.acknowledged(now.received, now.durable, now.agreed_point, now.agreed_position)
+
+    # The end
+
+    def ended(self, reason: str) -> None:
+        self._stop_listening()
+        if self._mirror.ask_durable == self.ask_durable:
+            self._mirror.ask_durable = _nobody_listens
+        if not self.ended_because.done():
+            self.ended_because.set_result(reason)
+
+
+def _nobody_listens(position: int) -> None:
+    """The next session asks for what is wanted then."""

@@ -1,0 +1,188 @@
+"""A target: it listens for the source of its volume, and lets one in at a time.
+
+One stream per volume. The *same* node that comes again (it restarted, or lost the connection before we noticed)
+replaces its old session: what that had already sent is stored, then it is cut off, and only then is it said how
+far we are. Another node is refused while the old one is alive, and always if its epoch is not newer than all that
+is known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from revolume.errors import Refused
+from revolume.host import Host
+from revolume.host.network import Listener, Wire
+from revolume.mirror.decide import Decision, unfit
+from revolume.mirror.messages import (
+    NOWHERE,
+    Fetch,
+    Hello,
+    Identity,
+    Pin,
+    TargetState,
+    Welcome,
+)
+from revolume.mirror.parts import Secondary, Shelf
+from revolume.mirror.target_session import TargetSession
+
+STRANGERS_MAX: Final = 16
+"""Connections that have not yet said who they are."""
+
+
+class Target:
+    """See the module's text. ``tell`` takes sentences for the event log."""
+
+    def __init__(
+        self,
+        host: Host,
+        node: bytes,
+        shelf: Shelf,
+        context: ssl.SSLContext | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._node = node
+        self._shelf = shelf
+        self._context = context
+        self._tell = tell
+        self._listeners: list[Listener] = []
+        self._sessions: dict[TargetSession, None] = {}
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._turn = asyncio.Lock()
+        self._known = (0, bytes(16))
+        self.current: TargetSession | None = None
+        self.state = "waiting for its source"
+
+    async def listen(self, address: str) -> list[str]:
+        """Take connections at an address; the addresses as bound."""
+        listener = await self._host.network.listen(address, self.accept)
+        self._listeners.append(listener)
+        return listener.addresses
+
+    def accept(self, wire: Wire) -> None:
+        """A connection. Encrypted from its first byte, if that is asked for at all."""
+        strangers = len(self._handshakes) + sum(1 for session in self._sessions if session.hello is None)
+        if strangers >= STRANGERS_MAX:
+            wire.abort()
+        elif self._context is None:
+            self._welcome(wire)
+        else:
+            task = asyncio.get_running_loop().create_task(self._secure(wire, self._context))
+            self._handshakes[task] = None
+            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    async def _secure(self, wire: Wire, context: ssl.SSLContext) -> None:
+        try:
+            await wire.start_tls(context)
+        except OSError as error:
+            self._tell(f"A connection from {wire.peer.address} could not be secured: {error}.")
+            return
+        self._welcome(wire)
+
+    def _welcome(self, wire: Wire) -> None:
+        session = TargetSession(self._host, wire, self._shelf, self)
+        self._sessions[session] = None
+        session.start()
+
+    # Admission
+
+    async def admit(self, session: TargetSession, hello: Hello) -> Welcome:
+        """See ``target_session.Admission``."""
+        async with self._turn:
+            self._refuse_second(hello.node, hello.volume)
+            reason = unfit(hello, await self._describe(hello))
+            if reason is not None:  # told before anybody is fenced for it
+                raise Refused(reason.rule.spoken, reason.reason, reason.hint)
+            await self._fence()
+            self.current = session
+            return await self._describe(hello)
+
+    async def admit_fetch(self, session: TargetSession, fetch: Fetch) -> Secondary:
+        """See ``target_session.Admission``."""
+        async with self._turn:
+            self._refuse_second(fetch.node, fetch.volume)
+            await self._fence()
+            secondary = self._shelf.secondary
+            if secondary is None or secondary.volume_id != fetch.volume:
+                raise Refused("other-volume", "This mirror holds nothing of that volume.", "Name its directory.")
+            return secondary
+
+    def _refuse_second(self, node: bytes, volume: bytes) -> None:
+        current = self.current
+        if current is None or current.hello is None:
+            return
+        if (current.hello.node, current.hello.volume) != (node, volume):
+            raise Refused(
+                "second-source",
+                f"This mirror is fed by another source, {current.hello.name} from {current.link.peer.address}.",
+                "Stop that one first, or wait until it is known to be gone.",
+            )
+
+    def _known_epoch(self) -> tuple[int, bytes]:
+        secondary = self._shelf.secondary
+        end = NOWHERE if secondary is None else secondary.end
+        return max(self._known, (end.epoch, end.reign), key=lambda known: known[0])
+
+    async def _fence(self) -> None:
+        """The session before: what it has sent is stored, what it sends from now on is not."""
+        old, self.current = self.current, None
+        if old is None:
+            return
+        old.link.drain()
+        old.link.break_off("It was replaced by a newer session of the same source.")
+        await old.link.finished()
+
+    async def _describe(self, hello: Hello) -> Welcome:
+        secondary = self._shelf.secondary
+        epoch, reign = self._known_epoch()
+        if secondary is None:
+            return Welcome(
+                TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._node, bytes(16),
+                NOWHERE, 0, 0, 0, (0, 0), None, None, 0,
+            )  # fmt: skip
+        found = None
+        if hello.volume == secondary.volume_id:
+            found = await secondary.feed.identity_at(hello.end.position)
+        agreed, base = secondary.agreed, secondary.base
+        return Welcome(
+            TargetState.WHOLE if base is None else TargetState.BASE,
+            secondary.segment_blocks, epoch, reign, self._node, secondary.volume_id,
+            secondary.end, secondary.durable,
+            agreed.number if agreed else 0, agreed.position if agreed else 0, agreed.root if agreed else (0, 0),
+            Identity(*found) if found else None,
+            Pin(base.point, base.position, base.chain) if base else None,
+            base.next_block if base else 0,
+        )  # fmt: skip
+
+    def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
+        """See ``target_session.Admission``."""
+        self._known = (hello.epoch, hello.reign)
+        self.state = "mirroring"
+        self._tell(
+            f"Source {session.link.peer.address} of {hello.name}: {decision.rule.spoken}. {decision.reason}"
+        )
+
+    def ended(self, session: TargetSession, reason: str) -> None:
+        """See ``target_session.Admission``."""
+        self._sessions.pop(session, None)
+        if self.current is session:
+            self.current = None
+            self.state = f"waiting for its source: {reason}"
+        who = "source" if session.hello is not None else "connection"
+        self._tell(f"The {who} {session.link.peer.address} is gone: {reason}")
+
+    async def stop(self) -> None:
+        """Take no more, close what is there."""
+        for listener in self._listeners:
+            listener.close()
+        for task in list(self._handshakes):
+            task.cancel()
+        for session in list(self._sessions):
+            await session.link.close()
+            await session.link.finished()
+        for listener in self._listeners:
+            await listener.wait_closed()
