@@ -28,7 +28,7 @@ class Admission:
         self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
         self.refused = 0
-        self.full = False
+        self._refused_least = 0
 
     def admits(self, blocks: int) -> bool:
         """Whether a client's so many blocks can be appended now; a segment is left for points."""
@@ -56,11 +56,17 @@ class Admission:
             hopeless += 1
             if hopeless >= ATTEMPTS:
                 self._refuse(blocks)
-        self.full = False
+        if blocks >= self._refused_least:
+            self._refused_least = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether something has been refused, and nothing as large has found room since."""
+        return self._refused_least > 0
 
     def _refuse(self, blocks: int) -> None:
         self.refused += 1
-        self.full = True
+        self._refused_least = min(self._refused_least or blocks, blocks)
         raise NoSpace(
             "no-space",
             f"The log can't grow by {blocks * 4096} bytes: {self._why()}.",
