@@ -154,6 +154,8 @@ def _discontinuity(source: Source, target: Welcome) -> Decision | None:
         )
     if source.at_target_end != identity(theirs):
         return _diverged(source, target)
+    if theirs.position == ours.position and identity(theirs) != identity(ours):
+        return _diverged(source, target)
     return None
 
 

@@ -1,0 +1,133 @@
+"""The decision, over every combination of what it looks at; and what must hold of it whatever the rule says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import product
+
+from revolume.mirror.decide import Decision, Rule, Source, decide, identity
+from revolume.mirror.messages import NOWHERE, Hello, Identity, Pin, TargetState, Welcome
+from revolume.volume.end import End
+
+OURS, THEIRS = b"a" * 16, b"b" * 16
+SAME, OTHER = b"s" * 16, b"o" * 16
+F = Pin(7, 2, SAME)
+
+
+def chain_at(position: int, branch: bytes) -> Identity:
+    return Identity(1, OURS, branch[:8] + position.to_bytes(8, "little"))
+
+
+def end_at(position: int, branch: bytes) -> End:
+    at = chain_at(position, branch)
+    return End(position, at.epoch, at.reign, at.chain, position, position)
+
+
+HELLO = Hello(1, 64, 64, OURS, b"n" * 16, OURS, 3, 1 << 20, 0, end_at(5, SAME), "vol", "m1")
+
+
+def cases() -> Iterator[tuple[Source, Welcome]]:
+    for volume, state, known, segment, theirs, branch, oldest, found, ahead, pin, base in product(
+        (OURS, THEIRS),
+        TargetState,
+        ((2, THEIRS), (3, OURS), (3, THEIRS), (4, OURS)),
+        (63, 64),
+        (2, 3, 5, 6),
+        (SAME, OTHER),
+        (0, 3, 4),
+        (None, SAME, OTHER),
+        (None, SAME, OTHER),
+        (None, F, Pin(7, 2, OTHER)),
+        (F, Pin(8, 2, SAME)),
+    ):
+        end = NOWHERE if state == TargetState.EMPTY else end_at(theirs, branch)
+        welcome = Welcome(
+            state, segment, known[0], known[1], b"t" * 16,
+            bytes(16) if state == TargetState.EMPTY else volume,
+            end, 0, 0, 0, (0, 0), chain_at(5, ahead) if ahead else None,
+            base if state == TargetState.BASE else None, 0,
+        )  # fmt: skip
+        hello = dataclasses.replace(HELLO, oldest=oldest)
+        yield Source(hello, chain_at(theirs, found) if found else None, pin), welcome
+
+
+def continued(source: Source, target: Welcome) -> bool:
+    """The source has everything that the target lacks, and the target nothing that the source has not."""
+    ours, theirs = source.hello.end, target.end
+    return (
+        source.hello.oldest <= theirs.position <= ours.position
+        and source.at_target_end == identity(theirs)
+        and (theirs.position < ours.position or theirs == ours)
+    )
+
+
+def expected(source: Source, target: Welcome) -> Rule:
+    """The rule, said the other way round: as a table from the most to the least particular."""
+    hello = source.hello
+    empty, whole = target.state == TargetState.EMPTY, target.state == TargetState.WHOLE
+    ahead = target.end.position > hello.end.position
+    table = [
+        (not empty and target.volume != hello.volume, Rule.OTHER_VOLUME),
+        (target.known_epoch > hello.epoch, Rule.STALE_EPOCH),
+        (target.known_epoch == hello.epoch and target.known_reign != hello.reign, Rule.RIVAL_EPOCH),
+        (target.segment_blocks < hello.largest_blocks, Rule.SEGMENTS_TOO_SMALL),
+        (empty, Rule.BASE),
+        (not whole and continued(source, target) and source.pin == target.base, Rule.RESUME_BASE),
+        (not whole, Rule.BASE),
+        (continued(source, target) and target.end == hello.end, Rule.NOTHING),
+        (continued(source, target), Rule.LOG),
+        (ahead and target.at_source_end == identity(hello.end), Rule.TARGET_AHEAD),
+        (not ahead and target.end.position < hello.oldest, Rule.LOG_GONE),
+        (True, Rule.DIVERGED),
+    ]
+    return next(rule for holds, rule in table if holds)
+
+
+def test_every_combination_gives_the_expected_rule() -> None:
+    seen = set()
+    count = 0
+    for source, target in cases():
+        decision = decide(source, target)
+        assert decision.rule == expected(source, target), (source, target, decision)
+        assert decision.reason.endswith(".")
+        assert bool(decision.hint) == decision.rule.refuses
+        seen.add(decision.rule)
+        count += 1
+    assert seen == set(Rule)
+    assert count > 20000
+
+
+def test_it_is_a_function_of_its_arguments() -> None:
+    for source, target in cases():
+        assert decide(source, target) == decide(dataclasses.replace(source), dataclasses.replace(target))
+
+
+def test_a_target_with_a_history_is_never_written_over() -> None:
+    for source, target in cases():
+        if target.state == TargetState.WHOLE:
+            assert decide(source, target).rule not in (Rule.BASE, Rule.RESUME_BASE)
+
+
+def test_a_position_alone_never_decides() -> None:
+    """Take the identity away, or change a part of it, and nothing goes on from there."""
+    going_on = (Rule.NOTHING, Rule.LOG, Rule.RESUME_BASE)
+    for source, target in cases():
+        if decide(source, target).rule not in going_on:
+            continue
+        found = source.at_target_end
+        assert found is not None
+        for wrong in (
+            None,
+            dataclasses.replace(found, chain=bytes(16)),
+            dataclasses.replace(found, reign=bytes(16)),
+            dataclasses.replace(found, epoch=found.epoch + 1),
+        ):
+            decision = decide(dataclasses.replace(source, at_target_end=wrong), target)
+            assert decision.rule in (Rule.DIVERGED, Rule.BASE)
+            assert (decision.rule == Rule.BASE) == (target.state == TargetState.BASE)
+
+
+def test_rules_are_told_apart_by_name() -> None:
+    assert Rule.TARGET_AHEAD.spoken == "target-ahead"
+    assert Decision(Rule.LOG, "x.").rule.refuses is False
