@@ -179,3 +179,20 @@ def test_no_memory_at_all_is_refused_before_anything_is_made(driver: Driver) -> 
         await driver.volume.close()
 
     run(driver, play)
+
+
+def test_many_large_trims_make_a_point_due(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a range in memory, copied whole at the next: they are not let grow for the whole interval."""
+    monkeypatch.setattr("revolume.volume.volume.CUT_RANGES", 20)
+
+    async def play() -> None:
+        await driver.open()
+        for at in range(60):
+            block = at % 12 * 300
+            await driver.change([(OP_ZERO, block * BLOCK, 299 * BLOCK)])
+            await asyncio.sleep(0.01)
+        assert len(driver.volume.points()) >= 2
+        assert len(driver.volume.core.live.ranges) <= 12, "what is covered is gone"
+        await driver.volume.close()
+
+    run(driver, play)

@@ -196,6 +196,18 @@ def test_a_wrong_page_is_damage_and_never_zeroes(directory: RealDirectory, case:
     assert got(sums, [PER_PAGE]) == [2]
 
 
+def test_pages_that_a_fold_has_overtaken_are_listed_too(directory: RealDirectory) -> None:
+    """It committed twice and was not flipped: what it did not change is the same in its pages."""
+    Sums.create(directory, VOLUME, BLOCKS).close()
+    folded(directory, {0: 1, PER_PAGE: 2}, 1)
+    sums = Sums.open(directory, VOLUME, 1)
+    for generation in (2, 3):
+        folded(directory, {1: generation}, generation)
+    found = listed(sums)
+    assert found[0] == 1 and found[PER_PAGE] == 2
+    sums.close()
+
+
 @pytest.mark.parametrize(
     ("name", "offset"), [(PAGES_NAME, 0), (PAGES_NAME, 40), (PAGES_NAME, 85), (PAGES_NAME, 89), (SUMS_NAME, 3)]
 )

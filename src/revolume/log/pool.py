@@ -73,8 +73,8 @@ class SegmentPool:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def adopt(self, uses: dict[int, int]) -> None:
-        """Open the files of a stopped volume: use number 0 means free."""
+    def adopt(self, uses: dict[int, int], next_use: int) -> None:
+        """Open the files of a stopped volume: use number 0 means free. Use numbers go on at ``next_use``."""
         for index, use in sorted(uses.items(), key=lambda pair: (pair[1], pair[0])):
             self.next_index = max(self.next_index, index + 1)
             if not self._directory.exists(segment_name(index)):
@@ -84,7 +84,7 @@ class SegmentPool:
                 continue
             file = self._directory.open(segment_name(index))
             self.by_use[use] = Segment(index, use, self.segment_blocks, file)
-        self.next_use = max([self.next_use, *(use + 1 for use in uses.values())])
+        self.next_use = next_use
 
     def segments(self) -> list[Segment]:
         """Every segment with a use number, oldest use first."""

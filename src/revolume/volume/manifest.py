@@ -58,6 +58,7 @@ class EditKind(IntEnum):
     BASE_MAP = 12  # the map file that the live map stands on
     STATE_END = 13  # the whole state has been written
     BUDGET = 14  # bytes of log on the disk, as decided at creation or since
+    NEXT_USE = 15  # use numbers below this have been given out; every USES counts too
     NODE = 32  # 16 random bytes: this copy among all copies of the volume
     ROLE = 33  # primary or secondary
     AGREED = 34  # the last point that this copy has proved equal to its source's
@@ -171,6 +172,7 @@ class State:
     snapshots: tuple[PinnedSnapshot, ...] = ()
     base_map: str = ""
     budget: int = 0  # 0 = not decided yet
+    next_use: int = 1
     node: bytes = bytes(16)
     role: Role = Role.PRIMARY
     agreed: Agreed = Agreed()
@@ -210,7 +212,7 @@ def pack_pairs(pairs: dict[int, int]) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """RESERVE, FOLDING, BUDGET."""
+    """RESERVE, FOLDING, BUDGET, NEXT_USE."""
     return _NUMBER.pack(number)
 
 
@@ -274,7 +276,9 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
         case EditKind.RESERVE:
             return replace(state, reserved=_NUMBER.unpack(body)[0])
         case EditKind.USES:
-            return replace(state, uses={**state.uses, **_pairs(body)})
+            uses = _pairs(body)
+            following = max([state.next_use, *(use + 1 for use in uses.values())])
+            return replace(state, uses={**state.uses, **uses}, next_use=following)
         case EditKind.ENDS:
             return replace(state, ends={**state.ends, **_pairs(body)})
         case EditKind.HORIZON:
@@ -298,6 +302,8 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, base_map=body.decode())
         case EditKind.BUDGET:
             return replace(state, budget=_NUMBER.unpack(body)[0])
+        case EditKind.NEXT_USE:
+            return replace(state, next_use=max(state.next_use, _NUMBER.unpack(body)[0]))
         case EditKind.STATE_END:
             return state
         case _:
@@ -334,6 +340,7 @@ def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
         yield EditKind.EPOCH, pack_epoch(epoch)
     yield EditKind.RESERVE, pack_number(state.reserved)
     yield EditKind.USES, pack_pairs(state.uses)
+    yield EditKind.NEXT_USE, pack_number(state.next_use)
     yield EditKind.HORIZON, pack_horizon(state.horizon)
     yield EditKind.ENDS, pack_pairs(state.ends)
     yield EditKind.FOLDING, pack_number(state.folding)

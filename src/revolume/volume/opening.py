@@ -243,7 +243,7 @@ class _Opening:
 
     async def _tail(self) -> _Tail:
         state = self._state
-        self._pool.adopt(state.uses)
+        self._pool.adopt(state.uses, state.next_use)
         if state.clean is None:
             return await self._unclean_tail()
         tail = await self._host.work.call(self._clean_tail, state.clean)

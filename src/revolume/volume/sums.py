@@ -170,14 +170,24 @@ class Sums:
         if start >= end:
             return
         first, last = start // PER_PAGE, ceil_div(end, PER_PAGE)
-        present = first + np.flatnonzero(held.tags[first:last])
-        for at in range(0, len(present), BATCH_PAGES):
-            pages = present[at : at + BATCH_PAGES]
-            digests = self._read(held, pages)[:, 1:].ravel()
+        for at in range(first, last, BATCH_PAGES):
+            pages, table = self._present(held, at, min(last, at + BATCH_PAGES))
+            digests = table[:, 1:].ravel()
             blocks = (pages[:, None] * PER_PAGE + np.arange(PER_PAGE)).ravel()
             chosen = np.flatnonzero((digests != 0) & (blocks >= start) & (blocks < end))
             if len(chosen):
                 yield blocks[chosen].astype(np.uint64), digests[chosen]
+
+    def _present(self, held: Held, first: int, last: int) -> tuple[I64, U64]:
+        """Numbers and content of the pages that there are, of those in [first, last)."""
+        pages = first + np.flatnonzero(held.tags[first:last])
+        try:
+            return pages, self._read(held, pages)
+        except Damaged:
+            if (newer := self._newer(held)) is None:
+                raise
+            pages = first + np.flatnonzero(newer.tags[first:last])
+            return pages, self._read(newer, pages)
 
     def chunks(self) -> Iterator[tuple[U64, U64]]:
         """``within`` the whole image."""

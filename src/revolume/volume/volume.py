@@ -32,6 +32,7 @@ from revolume.volume.status import Snapshot, VolumeStatus
 
 RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
+CUT_RANGES = 4096
 PARTIALS_MAX = 4096
 SWEEP_PRESSURE = 0.4  # below it what the overlay need not know any more is still worth having at hand
 PLENTY_BLOCKS = 1 << 17
@@ -112,7 +113,8 @@ class Volume(Remembered):
             commit.start()
         if commit.unsynced_bytes - self._unwritten > WRITEBACK_BYTES or commit.unsynced_bytes < self._unwritten:
             self._write_out(commit.unsynced_bytes)
-        if core.live.interval.count > CUT_BLOCKS or self._interval_fills_the_reserve():
+        interval = core.live.interval
+        if interval.count > CUT_BLOCKS or len(interval.ranges) > CUT_RANGES or self._interval_fills_the_reserve():
             self.cutter.request()
         if core.appender.write > self._reserved - RESERVE_STEP // 2 and self._reserving is None:
             self._reserving = asyncio.create_task(self._reserve())
