@@ -290,8 +290,21 @@ class VolumeExports:
         work = self._volume.core.host.work
         if isinstance(source, LiveMap):
             words, _ = source.lookup(blocks)
-            return await work.call(source.words_below, blocks, words)
+            return await self._words_below(source, blocks, words)
         return await work.call(source.words, blocks)  # type: ignore[attr-defined]
+
+
+    async def _words_below(
+        self, live: LiveMap, blocks: np.ndarray[tuple[int], np.dtype[np.uint64]],
+        words: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    ) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:  # fmt: skip
+        work = self._volume.core.host.work
+        for _ in range(3):
+            try:
+                return await work.call(live.words_below, blocks, words)
+            except OSError:  # the base was exchanged and closed meanwhile: look again
+                words, _ = live.lookup(blocks)
+        return await work.call(live.words_below, blocks, words)
 
 
 def identity(peer: Peer) -> str:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST
 from revolume.blocks.word import DATA, PARTIAL
 from revolume.chain.point import Point, References, Totals, pack_part, split_references
-from revolume.errors import Damaged
+from revolume.errors import Damaged, Refused
 from revolume.log.appender import Draft
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
@@ -64,6 +64,7 @@ class Cutter:
         self._core = core
         self._lock = asyncio.Lock()
         self.interval_due = asyncio.Event()
+        self.closed = False
 
     def request(self) -> None:
         """A cut is due before its time."""
@@ -77,6 +78,8 @@ class Cutter:
         async with self._lock:
             self.interval_due.clear()
             core = self._core
+            if self.closed:
+                raise Refused("closing", f"{core.name} is being closed.", "Open it again.")
             core.live.absorb()
             if core.live.interval.empty and not self._readable_again():
                 return core.points[-1] if core.points else None

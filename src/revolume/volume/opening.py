@@ -301,6 +301,7 @@ class _Opening:
 
     def _clean_tail(self, mark: Mark) -> _Tail:
         """The log as a clean stop left it; Damaged if it isn't."""
+        self._stated.durable = mark.position  # footers that are written now say so
         last_use = mark.address // self._pool.segment_blocks
         used = [s for s in self._log_segments() if s.use <= last_use]
         for segment in self._pool.segments():

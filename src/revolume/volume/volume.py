@@ -51,6 +51,7 @@ class Volume(Remembered):
         self._reserving: asyncio.Task[None] | None = None
         self._unreserved: RevolumeError | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.points_failure: str | None = None
         self._closing = False
         self._accepting = True
         self._tight = core.live.overlay.room() < MAP_SLACK
@@ -261,6 +262,8 @@ class Volume(Remembered):
         if size == core.size:
             return
         await self.room([(OP_RESIZE, size, 0, None)])
+        if not self._accepting:
+            raise self._closed()
         if size <= core.size:
             await self.grow(size)  # somebody else was faster
             return
@@ -283,6 +286,8 @@ class Volume(Remembered):
             state, reason = "full", "Writes are refused: no room for the log."
         elif self.folder.failure:
             state, reason = "degraded", f"The history can't be folded: {self.folder.failure}"
+        elif self.points_failure:
+            state, reason = "degraded", f"No consistency point can be made: {self.points_failure}"
         elif lost := sorted(filter(core.still_lost, core.lost)):
             state, reason = "degraded", lost_sentence(lost)
         return VolumeStatus(
@@ -359,10 +364,15 @@ class Volume(Remembered):
     async def _guarded(self, job: Callable[[], Awaitable[object]]) -> object:
         """One failed round of the clockwork is told, not fatal; what poisons has poisoned by itself."""
         try:
-            return await job()
+            done = await job()
+            if job == self.cutter.cut:
+                self.points_failure = None
+            return done
         except Exception as error:
             if not isinstance(error, Poisoned):
                 self.core.events.tell(str(error))
+                if job == self.cutter.cut:
+                    self.points_failure = str(error)
                 await self.core.host.clock.sleep(1.0)
             return None
 
@@ -400,6 +410,8 @@ class Volume(Remembered):
         core = self.core
         damaged = await self._last_point()
         self._accepting = False
+        self.cutter.closed = True
+        await core.maintenance.settled()  # a point that somebody else had begun
         since = core.appender.address - max(core.live.based, core.live.folded)
         if since > CLEAN_REPLAY_SEGMENTS * core.pool.segment_blocks:
             with contextlib.suppress(RevolumeError, OSError):  # without it the next opening reads more

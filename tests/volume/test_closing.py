@@ -1,0 +1,85 @@
+"""What comes while a volume is being closed, and what its clockwork can't do, is said; the stop stays clean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from revolume.errors import Damaged, Refused, RevolumeError
+from revolume.log.ops import OP_WRITE
+from revolume.volume.check import check
+
+from .driver import BLOCK, Driver
+from .store import inline_host, payload
+
+SIZE = 4 << 20
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    place = Path(tempfile.mkdtemp(prefix="revolume-closing-", dir="/dev/shm"))
+    yield Driver(inline_host(), place / "v", SIZE)
+    shutil.rmtree(place)
+
+
+def test_snapshots_points_and_sizes_asked_for_while_closing(driver: Driver) -> None:
+    """Each is made before the end of the log is written down, or refused; the end is where it says."""
+
+    async def play() -> None:
+        await driver.open()
+        for turn in range(0, 12, 2):
+            await driver.change([(OP_WRITE, turn * BLOCK, payload(turn, BLOCK)), (OP_WRITE, 99, payload(turn, 7))])
+            volume = driver.volume
+            closing = asyncio.ensure_future(volume.close())
+            asked: list[asyncio.Task[object]] = []
+            for step in range(6):
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                if closing.done():
+                    break
+                asked.append(asyncio.ensure_future(volume.cut()))
+                asked.append(asyncio.ensure_future(volume.snapshot(f"s{turn}-{step}")))
+            await closing
+            for answer in await asyncio.gather(*asked, return_exceptions=True):
+                assert not isinstance(answer, Exception) or isinstance(answer, RevolumeError | OSError)
+            report = check(driver.host, str(driver.path))
+            assert report.good, report.problems
+            await driver.open()
+            await driver.check_live()
+        await driver.volume.close()
+        with pytest.raises(Refused):
+            await driver.volume.cut()
+
+    asyncio.run(play())
+
+
+def test_points_that_fail_are_told_in_the_status(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        await driver.open()
+        volume = driver.volume
+        await driver.change([(OP_WRITE, 0, payload(1, BLOCK))])
+
+        def broken(*_: object) -> None:
+            raise Damaged("map-damaged", "A page is not what was written.", "Look at it.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("revolume.volume.cutter.compose", broken)
+            volume.cutter.request()
+            await asyncio.sleep(0.1)
+            status = volume.status()
+            assert status.state == "degraded" and "A page is not" in status.reason
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while volume.status().state != "online":
+                    volume.cutter.request()
+                    await asyncio.sleep(0.1)
+        assert volume.status().state == "online"
+        await volume.close()
+
+    asyncio.run(play())
