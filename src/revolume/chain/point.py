@@ -131,10 +131,13 @@ def pack_part(
 
 
 def _transfers_named(references: References) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
-    ids = np.empty(len(references.runs), TRANSFER_ROW)
-    ids["epoch"], ids["position"] = references.epochs, references.positions
-    names, index = np.unique(ids, return_inverse=True)
-    return names, index
+    """Each transfer once, and which of them each reference is into. References stand in the log's order, so
+    those into the same transfer are neighbours."""
+    begins = np.ones(len(references.runs), bool)
+    begins[1:] = (np.diff(references.positions) != 0) | (np.diff(references.epochs) != 0)
+    names = np.empty(int(begins.sum()), TRANSFER_ROW)
+    names["epoch"], names["position"] = references.epochs[begins], references.positions[begins]
+    return names, np.cumsum(begins) - 1
 
 
 def unpack_part(body: bytes) -> Part | None:

@@ -62,14 +62,14 @@ def received(
     blocks, words, digests = _resolved(parts, written, table)
     expected, expected_words = _data(own)
     good, refused = _judged(blocks, words, expected, expected_words)
-    refused = np.union1d(refused, np.setxor1d(partial[0], _partial_blocks(own)))
+    refused = _union(refused, np.setxor1d(partial[0], _partial_blocks(own), assume_unique=True))
     zeroes = _stated_zeroes(parts)
-    refused = np.union1d(refused, _zeroes_differ(zeroes, own))
+    refused = _union(refused, _zeroes_differ(zeroes, own))
     keep = good & ~np.isin(blocks, refused)
     held = ~np.isin(partial[0], refused)
     return Received(
         blocks[keep], words[keep], digests[keep], partial[0][held], partial[1][held], partial[2][held],
-        zeroes, refused, np.intersect1d(refused, np.union1d(expected, _partial_blocks(own))),
+        zeroes, refused, refused[np.isin(refused, expected) | np.isin(refused, _partial_blocks(own))],
         _address_behind(columns, parts[0].position),
     )  # fmt: skip
 
@@ -114,7 +114,14 @@ def _data(own: Newest) -> tuple[U64, U64]:
 
 
 def _partial_blocks(own: Newest) -> U64:
-    return np.unique(np.array([f.block for f in own.fragments], np.uint64))
+    return np.array(sorted({f.block for f in own.fragments}), np.uint64)
+
+
+def _union(one: U64, other: U64) -> U64:
+    """Of two sets of blocks, ascending. (Almost always one of them is empty.)"""
+    if not len(one) or not len(other):
+        return np.sort(one if len(one) else other)
+    return np.union1d(one, other)
 
 
 def _judged(blocks: U64, words: U64, expected: U64, expected_words: U64) -> tuple[npt.NDArray[np.bool_], U64]:
@@ -124,7 +131,7 @@ def _judged(blocks: U64, words: U64, expected: U64, expected_words: U64) -> tupl
     known = expected[at] == blocks if len(expected) else np.zeros(len(blocks), bool)
     good = known & (expected_words[at] == words) if len(expected) else known
     missing = np.setdiff1d(expected, blocks[good], assume_unique=True)
-    return good, np.union1d(missing, blocks[~good])
+    return good, _union(missing, blocks[~good])
 
 
 def _carried_whole(columns: Sequence[Columns], record: Sequence[int]) -> tuple[U64, U64, U64]:

@@ -33,7 +33,7 @@ U64 = npt.NDArray[np.uint64]
 Contents = dict[int, bytes | None]
 AskWhole = Callable[[Point, list[int]], Awaitable[Contents]]
 WORD = BLOCK | EntryKind.WRITE << KIND_SHIFT
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
