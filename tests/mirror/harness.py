@@ -62,6 +62,7 @@ async def world(folder: Path, transport: str = "unix", *, empty: bool = False) -
     host = real_host()
     log = Log(folder)
     origin, mirror = Origin(log), MirrorRecord()
+    mirror.joined = not empty
     shelf = Shelf(folder, None if empty else Secondary(folder, log.start))
     told: tuple[list[str], list[str]] = [], []
     server = client = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from revolume.blocks.digest import block_digests, fragment_digest
 from revolume.chain.point import Point, References, Totals, pack_part
-from revolume.errors import NotFound, Refused
+from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.host.real_disk import RealDisk
 from revolume.log.carried import Carried, Shipment
 from revolume.log.ops import NoRoomNow
@@ -155,16 +155,15 @@ class MirrorRecord:
 
     def __init__(self, name: str = "m1", mode: int = 1) -> None:
         self.name, self.mode = name, mode
-        self.required = self.lost = False
+        self.joined, self.lost = True, False
         self.received = self.durable = self.agreed_point = self.agreed_position = 0
         self.pin: Point | None = None
         self.ask_durable: Callable[[int], None] = lambda position: None
         self.acknowledgements = 0
 
-    def acknowledged(self, received: int, durable: int, agreed_point: int, agreed_position: int) -> None:
-        self.acknowledgements += 1
-        self.received, self.durable = received, durable
-        self.agreed_point, self.agreed_position = agreed_point, agreed_position
+    @property
+    def required(self) -> bool:
+        return self.joined and self.mode == 1
 
 
 class Reader:
@@ -205,6 +204,8 @@ class Origin:
         self.points: dict[int, Point] = {}
         self.joined_mirrors: list[str] = []
         self.readers: list[Reader] = []
+        self.passed_points: list[int] = []
+        self.waited_for = 0
 
     @property
     def epoch(self) -> int:
@@ -232,14 +233,31 @@ class Origin:
 
     async def pin_base(self, mirror: MirrorRecord) -> Point:
         if mirror.pin is None:
+            mirror.joined = False
             last = self.log.last
             mirror.pin = Point(7, 0, last.position, last.write, last.time_ns, last.epoch, 1, (2, 3), last.chain, 0)
             self.points[7] = mirror.pin
         return mirror.pin
 
+    def base_point(self, mirror: MirrorRecord) -> Point | None:
+        return mirror.pin
+
     async def joined(self, mirror: MirrorRecord) -> None:
         self.joined_mirrors.append(mirror.name)
-        mirror.pin, mirror.required = None, mirror.mode == 1
+        mirror.pin, mirror.joined = None, True
+
+    def acknowledged(
+        self, mirror: MirrorRecord, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        mirror.acknowledgements += 1
+        mirror.received, mirror.durable = received, durable
+        mirror.agreed_point, mirror.agreed_position = agreed_point, agreed_position
+
+    async def passed(self, mirror: MirrorRecord) -> None:
+        self.passed_points.append(mirror.agreed_point)
+
+    def durable_wanted(self, mirror: MirrorRecord) -> int:
+        return self.waited_for
 
     async def open_point(self, point: Point) -> Reader:
         if point.number not in self.points:
@@ -267,6 +285,9 @@ class Secondary:
         self.on_durable: Callable[[int], None] = lambda position: None
         self.on_agreed: Callable[[Point], None] = lambda point: None
         self.ask_whole: Callable[[Point, list[int]], Awaitable[dict[int, bytes | None]]] | None = None
+        self.on_failure: Callable[[RevolumeError], None] = lambda error: None
+        self.failure: RevolumeError | None = None
+        self.resumed = 0
         self.slow = 0.0
         self.wrong_root = False
 
@@ -279,11 +300,10 @@ class Secondary:
         return self.log.end
 
     def keep(self, carried: Sequence[Carried]) -> int:
-        stored = 0
+        if len(carried) > self.room_for:
+            raise NoRoomNow
         for one in carried:
             transfer = one.transfer
-            if self.room_for <= 0:
-                raise NoRoomNow
             if transfer.previous != self.log.last.chain or transfer.position != self.log.end + 1:
                 raise Refused("not-next", "It does not continue the log.")
             again = unpack_proper(memoryview(one.proper))
@@ -296,10 +316,15 @@ class Secondary:
                 transfer.position, transfer.epoch, transfer.reign, transfer.chain, transfer.write, transfer.time_ns
             )
             self.log.add(Kept(one.proper, bytes(payload), end, 0))
-            self.room_for -= 1
-            stored += 1
-        self.keeps.append(stored)
+        self.room_for -= len(carried)
+        self.keeps.append(len(carried))
         return self.received
+
+    def need(self, carried: Sequence[Carried]) -> int:
+        return sum(one.transfer.total_blocks for one in carried)
+
+    def resume(self) -> None:
+        self.resumed += 1
 
     async def room(self, blocks: int) -> None:
         self.room_asked.append(blocks)

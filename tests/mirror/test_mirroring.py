@@ -11,6 +11,7 @@ import pytest
 
 from revolume.mirror.status import MirrorState
 from tests.mirror.harness import TRANSPORTS, run, until, world
+from tests.mirror.storage import MirrorRecord
 
 pytestmark = pytest.mark.timeout(60)
 BLOCK = 4096
@@ -171,6 +172,8 @@ def test_an_agreed_point_is_told(folder: Path) -> None:
             w.secondary.agree(42)
             await until(lambda: w.mirror.agreed_point == 42)
             assert w.mirror.agreed_position == w.log.end
+            await until(lambda: w.origin.passed_points == [42])
+            assert w.mirror.durable == w.log.end  # not before
 
     run(scenario)
 
@@ -333,7 +336,7 @@ class TestWhole:
                 w.origin.content = {block: os.urandom(BLOCK) for block in range(0, 2000, 2)}
                 w.source.start()
                 await w.arrived()
-                point = await w.origin.pin_base(w.mirror)
+                point = await w.origin.pin_base(MirrorRecord())
                 assert w.secondary.ask_whole is not None
                 found = await w.secondary.ask_whole(point, list(range(1000)))
                 assert found == {block: w.origin.content.get(block) for block in range(1000)}
@@ -349,7 +352,7 @@ class TestWhole:
                 fill(w.log, 1, 3)
                 w.source.start()
                 await w.arrived()
-                point = await w.origin.pin_base(w.mirror)
+                point = await w.origin.pin_base(MirrorRecord())
                 w.origin.points.clear()
                 assert w.secondary.ask_whole is not None
                 with pytest.raises(NotFound):

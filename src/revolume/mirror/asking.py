@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from revolume.chain.point import Point
-from revolume.errors import NotFound, RevolumeError
+from revolume.errors import NotFound
 from revolume.log.transfer import BLOCK
 from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link
@@ -29,7 +29,8 @@ class Asking:
         self._answer: asyncio.Future[Rows] | None = None
 
     async def ask(self, point: Point, blocks: Sequence[int]) -> dict[int, bytes | None]:
-        """Their content at the point; None reads as zeroes. NotFound: the source does not retain it any more."""
+        """Their content at the point; None reads as zeroes. NotFound: the source does not retain it any more;
+        ConnectionError: it is gone, and may be asked again when it is back."""
         found: dict[int, bytes | None] = {}
         wanted = sorted(blocks)
         async with self._turn:
@@ -68,8 +69,8 @@ class Asking:
             self._answer.set_exception(_lost())
 
 
-def _lost() -> RevolumeError:
-    return RevolumeError("link-lost", "The link to the source was lost.", "It is asked again when it is back.")
+def _lost() -> ConnectionError:
+    return ConnectionError("the link to the source was lost")
 
 
 def _contents(rows: Rows) -> dict[int, bytes | None]:

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 from revolume.mirror.frames import Broken, Type
-from revolume.mirror.link import Link
+from revolume.mirror.link import Link, unbroken
 from revolume.mirror.messages import NUMBER
 from revolume.mirror.parts import Secondary
 from revolume.mirror.rows import Rows, unpack_base
@@ -58,10 +58,10 @@ class BaseIntake:
     async def _store(self) -> None:
         while self._waiting:
             rows, next_block = self._waiting[0]
-            await self._secondary.put_base(rows.blocks, rows.digests, rows.payload, next_block)
+            await unbroken(self._secondary.put_base(rows.blocks, rows.digests, rows.payload, next_block))
             self._waiting.popleft()
             self._link.send_control(Type.BASE_AT, NUMBER.pack(next_block))
         self._storing = None
         if self._ending:
-            await self._secondary.finish_base()
+            await unbroken(self._secondary.finish_base())
             self._link.send_control(Type.BASE_DONE, NUMBER.pack(self._point))

@@ -103,7 +103,7 @@ class Fetching:
 
     def _look(self) -> None:
         intake, mirror = self._intake, self._mirror
-        if not self._complete or intake is None or mirror is None or self._keeper.received < intake.position:
+        if not self._complete or intake is None or mirror is None or intake.stored < intake.position:
             return
         if not self.outcome.done():
             self.outcome.set_result(Fetched(mirror, self._keeper.received))

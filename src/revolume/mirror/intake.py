@@ -39,6 +39,7 @@ class Intake:
         self._unpacker = Unpacker(volume, end)
         self._kept = kept
         self._batch: list[Carried] = []
+        self.stored = end.position
         self._waiting: asyncio.Task[None] | None = None
 
     @property
@@ -67,26 +68,27 @@ class Intake:
         try:
             self._keeper.keep(self._batch)
         except NoRoomNow:
-            self._drop_stored()
             self._link.hold()
             self._waiting = self._link.spawn(self._wait())
-        else:
-            self._batch = []
+            return
+        self.stored = self._unpacker.position
+        self._batch = []
         self._kept()
 
-    def _drop_stored(self) -> None:
-        received = self._keeper.received
-        self._batch = [carried for carried in self._batch if carried.transfer.position > received]
-
     async def _wait(self) -> None:
-        """Store the rest as room comes; then receive again."""
-        while self._batch:
-            await self._keeper.room(self._batch[0].transfer.total_blocks)
-            try:
-                self._keeper.keep(self._batch)
-                self._batch = []
-            except NoRoomNow:
-                self._drop_stored()
+        """Store one after the other, as room comes; then receive again."""
+        for carried in self._batch:
+            await self._keep_one(carried)
+            self.stored = carried.transfer.position
             self._kept()
+        self._batch = []
         self._waiting = None
         self._link.go_on()
+
+    async def _keep_one(self, carried: Carried) -> None:
+        while True:
+            try:
+                self._keeper.keep([carried])
+                return
+            except NoRoomNow:
+                await self._keeper.room(self._keeper.need([carried]))

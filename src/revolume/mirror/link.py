@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from revolume.errors import RevolumeError
 from revolume.host import Host
@@ -40,6 +40,9 @@ FAREWELL_SECONDS: Final = 2.0
 PING_BODY: Final = CHECK_SIZE
 
 _PING: Final = int(Type.PING)
+
+
+Result = TypeVar("Result")
 
 
 class Session(Protocol):
@@ -332,3 +335,16 @@ class Link:
                 task.cancel()
         if self._user is not None:
             asyncio.get_running_loop().call_soon(self._user.ended, reason)
+
+
+async def unbroken(job: Coroutine[Any, Any, Result]) -> Result:
+    """``job``, done to its end even if the link that began it ends meanwhile: the next one's must not run beside
+    it."""
+    task = asyncio.ensure_future(job)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody is there any more to be told
+        raise

@@ -5,19 +5,22 @@ from __future__ import annotations
 from revolume.chain.point import Point
 from revolume.log.transfer import BLOCK
 from revolume.mirror.messages import Opening
-from revolume.mirror.parts import Feed, Mirror, Mirrors, PointReader
+from revolume.mirror.parts import Feed, Mirror, PointReader
 from revolume.mirror.reading import open_point
 from revolume.volume.end import End
+from revolume.volume.mirrors import Mirror as Known
 from revolume.volume.volume import Volume
 
 
 class VolumeOrigin:
     """See the module's text."""
 
-    def __init__(self, volume: Volume, feed: Feed, mirrors: Mirrors) -> None:
+    def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._mirrors = mirrors
-        self.feed = feed
+
+    @property
+    def feed(self) -> Feed:
+        return self._volume.feed
 
     @property
     def name(self) -> str:
@@ -65,13 +68,36 @@ class VolumeOrigin:
         """See ``parts.Origin``."""
         return next((point for point in self._volume.points() if point.number == number), None)
 
+    def _known(self, mirror: Mirror) -> Known:
+        return self._volume.mirrors.get(mirror.name)
+
+    def base_point(self, mirror: Mirror) -> Point | None:
+        """See ``parts.Origin``."""
+        known = self._known(mirror)
+        return None if known.joined or not known.state.point else self.point(known.state.point)
+
     async def pin_base(self, mirror: Mirror) -> Point:
         """See ``parts.Origin``."""
-        return await self._mirrors.pin_base(mirror)
+        return await self._volume.mirrors.pin_base(self._known(mirror))
 
     async def joined(self, mirror: Mirror) -> None:
         """See ``parts.Origin``."""
-        await self._mirrors.joined(mirror)
+        await self._volume.mirrors.joined(self._known(mirror))
+
+    def acknowledged(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """See ``parts.Origin``."""
+        known = self._known(mirror)
+        self._volume.mirrors.acknowledged(known, received, durable, agreed_point, agreed_position)
+
+    async def passed(self, mirror: Mirror) -> None:
+        """See ``parts.Origin``."""
+        await self._volume.mirrors.passed(self._known(mirror))
+
+    def durable_wanted(self, mirror: Mirror) -> int:
+        """See ``parts.Origin``."""
+        return max((position for position, _ in self._known(mirror).waiting), default=0)
 
     async def open_point(self, point: Point) -> PointReader:
         """See ``parts.Origin``."""

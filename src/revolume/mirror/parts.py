@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.chain.point import Point
+from revolume.errors import RevolumeError
 from revolume.host.disk import Buffer
 from revolume.log.carried import Carried, Shipment
 from revolume.mirror.messages import Opening, Start
@@ -48,32 +49,37 @@ class Feed(Protocol):
 class Mirror(Protocol):
     """What a source knows of one mirror, durably and at this moment."""
 
-    name: str
-    mode: int
-    required: bool
-    received: int
-    durable: int
-    agreed_point: int
-    agreed_position: int
-    lost: bool
     ask_durable: Callable[[int], None]
 
     @property
-    def pin(self) -> Point | None:
-        """The base's point, held while the base is not complete."""
+    def name(self) -> str: ...
 
-    def acknowledged(self, received: int, durable: int, agreed_point: int, agreed_position: int) -> None:
-        """The mirror's own word; they only grow within a session."""
+    @property
+    def mode(self) -> int: ...
 
+    @property
+    def joined(self) -> bool:
+        """Base and log have met there."""
 
-class Mirrors(Protocol):
-    """A source's durable knowledge of its mirrors."""
+    @property
+    def required(self) -> bool:
+        """Answers wait for it."""
 
-    async def pin_base(self, mirror: Mirror) -> Point:
-        """A point that is held until the mirror has joined: the same again while it is."""
+    @property
+    def lost(self) -> bool:
+        """Nothing of the log is kept for it any more."""
 
-    async def joined(self, mirror: Mirror) -> None:
-        """Base and log have met there; durable."""
+    @property
+    def received(self) -> int: ...
+
+    @property
+    def durable(self) -> int: ...
+
+    @property
+    def agreed_point(self) -> int: ...
+
+    @property
+    def agreed_position(self) -> int: ...
 
 
 class PointReader(Protocol):
@@ -132,11 +138,25 @@ class Origin(Protocol):
     def point(self, number: int) -> Point | None:
         """A retained point."""
 
+    def base_point(self, mirror: Mirror) -> Point | None:
+        """The point that is held for its base, while that is not complete."""
+
     async def pin_base(self, mirror: Mirror) -> Point:
         """A point that is held until the mirror has joined: the same again while it is."""
 
     async def joined(self, mirror: Mirror) -> None:
         """Base and log have met there; durable."""
+
+    def acknowledged(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """The mirror's own word."""
+
+    async def passed(self, mirror: Mirror) -> None:
+        """It has agreed on a newer point, durably: less of the log is kept for it."""
+
+    def durable_wanted(self, mirror: Mirror) -> int:
+        """The newest position for whose durability there somebody waits."""
 
     async def open_point(self, point: Point) -> PointReader:
         """Open it for reading. NotFound: it is not retained."""
@@ -147,10 +167,13 @@ class Keeper(Protocol):
 
     @property
     def received(self) -> int:
-        """The last position stored."""
+        """The newest position up to which every write is complete."""
 
     def keep(self, carried: Sequence[Carried]) -> int:
-        """Store them, in order, before it returns. NoRoomNow: those up to ``received`` are stored."""
+        """Store them, in order, before it returns. NoRoomNow: nothing was stored."""
+
+    def need(self, carried: Sequence[Carried]) -> int:
+        """Blocks that these take at most."""
 
     async def room(self, blocks: int) -> None:
         """Wait for room for so many blocks."""
@@ -177,7 +200,15 @@ class Secondary(Keeper, Protocol):
 
     on_durable: Callable[[int], None]
     on_agreed: Callable[[Point], None]
+    on_failure: Callable[[RevolumeError], None]
     ask_whole: Callable[[Point, list[int]], Awaitable[dict[int, bytes | None]]] | None
+
+    @property
+    def failure(self) -> RevolumeError | None:
+        """Why it takes no more points."""
+
+    def resume(self) -> None:
+        """There is a source to ask again."""
 
     @property
     def name(self) -> str: ...
@@ -189,7 +220,8 @@ class Secondary(Keeper, Protocol):
     def segment_blocks(self) -> int: ...
 
     @property
-    def end(self) -> End: ...
+    def end(self) -> End:
+        """The last transfer here; it may be part of a write."""
 
     @property
     def durable(self) -> int: ...

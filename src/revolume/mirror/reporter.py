@@ -46,10 +46,11 @@ class Reporter:
 
     def _positions(self) -> Positions:
         secondary = self._secondary
-        agreed = secondary.agreed
+        agreed, received = secondary.agreed, secondary.received
+        durable = min(secondary.durable, received)  # it may cover a part of a write
         if agreed is None:
-            return Positions(secondary.received, secondary.durable, 0, 0)
-        return Positions(secondary.received, secondary.durable, agreed.number, agreed.position)
+            return Positions(received, durable, 0, 0)
+        return Positions(received, durable, agreed.number, agreed.position)
 
     def want(self, position: int) -> None:
         """Make this position durable, as soon as it is stored."""

@@ -134,7 +134,7 @@ class MirrorSource:
         return MirrorStatus(
             mirror.name, self._address, MODES.get(mirror.mode, "?"), state, self._sentence,
             mirror.required, self._decision.rule.spoken if self._decision else "",
-            base.fraction if base else float(mirror.pin is None), lag, self._lag_bytes(),
+            base.fraction if base else float(mirror.joined), lag, self._lag_bytes(),
             mirror.received, mirror.durable, mirror.agreed_point, mirror.agreed_position,
             counters.client_bytes, counters.log_bytes, counters.point_bytes, counters.saved_bytes,
             counters.base_bytes, counters.whole_bytes,
@@ -144,7 +144,7 @@ class MirrorSource:
         session = self._session
         if session is None or session.pump is None:
             return MirrorState.REFUSED if self._refused else MirrorState.CONNECTING
-        if self._mirror.pin is not None:
+        if not self._mirror.joined:
             return MirrorState.BASE
         near = session.pump.caught_up and self._lag() < IN_SYNC_LAG_SECONDS
         return MirrorState.IN_SYNC if near else MirrorState.CATCHING_UP

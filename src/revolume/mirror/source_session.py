@@ -97,6 +97,8 @@ class SourceSession:
         self._hello: Hello | None = None
         self._answers = Answers(self.link, origin, counters)
         self._last = Positions(0, 0, 0, 0)
+        self._passed = 0
+        self._passing: asyncio.Task[None] | None = None
         self._durable_wanted = 0
         self._durable_asked = 0
         self._stop_listening: Callable[[], None] = lambda: None
@@ -153,7 +155,7 @@ class SourceSession:
         found = None
         if welcome.state != TargetState.EMPTY and welcome.volume == hello.volume:
             found = await self._origin.feed.identity_at(welcome.end.position)
-        pinned = self._mirror.pin
+        pinned = self._origin.base_point(self._mirror)
         at_end = Identity(*found) if found else None
         pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
         decision = decide(Source(hello, at_end, pin), welcome)
@@ -181,7 +183,6 @@ class SourceSession:
         self._send_base(0)
 
     def _begin(self, begin: Begin, end: End) -> None:
-        self._last = Positions(end.position, 0, 0, 0)
         self.link.expected = MIRRORING
         self.link.send_control(Type.BEGIN, pack_begin(begin))
         feed = self._origin.feed
@@ -189,15 +190,22 @@ class SourceSession:
         self._mirror.ask_durable = self.ask_durable
         self._stop_listening = feed.listen(self._wake)
         self._wake()
+        self.ask_durable(self._origin.durable_wanted(self._mirror))
 
     def _settle_base(self, decision: Decision, welcome: Welcome) -> None:
         if decision.rule == Rule.RESUME_BASE:
             self._send_base(welcome.next_block)
-        elif self._mirror.pin is not None:  # its base was complete before we could note it
-            self.link.spawn(self._origin.joined(self._mirror))
+        elif not self._mirror.joined or self._mirror.lost:
+            self.link.spawn(self._take_up())
+
+    async def _take_up(self) -> None:
+        """It is whole and we had not noted it (the link was lost at that moment), or had given it up."""
+        if self._origin.base_point(self._mirror) is None:
+            await self._origin.pin_base(self._mirror)
+        await self._origin.joined(self._mirror)
 
     def _send_base(self, next_block: int) -> None:
-        point = self._mirror.pin
+        point = self._origin.base_point(self._mirror)
         assert point is not None
         assert self.pump is not None
         self.link.expected = MIRRORING | WITH_BASE
@@ -249,7 +257,21 @@ class SourceSession:
             raise Broken("It says that it is where it cannot be.")
         self._last = now
         self.lag.received(now.received)
-        self._mirror.acknowledged(now.received, now.durable, now.agreed_point, now.agreed_position)
+        self._origin.acknowledged(self._mirror, now.received, now.durable, now.agreed_point, now.agreed_position)
+        if now.agreed_point > self._passed and now.durable >= now.agreed_position:
+            self._passed = now.agreed_point
+            if self._passing is None:
+                self._passing = self.link.spawn(self._pass())
+
+    async def _pass(self) -> None:
+        """Less of the log is kept for it; what it agrees on meanwhile is recorded next."""
+        recorded = 0
+        try:
+            while recorded < self._passed:
+                recorded = self._passed
+                await self._origin.passed(self._mirror)
+        finally:
+            self._passing = None
 
     # The end
 

@@ -15,6 +15,7 @@ from revolume.mirror.link import Link
 from revolume.mirror.messages import TAIL_END, Fetch, Identity, pack_end
 from revolume.mirror.parts import Secondary
 from revolume.mirror.pump import Pump
+from revolume.volume.end import End
 
 
 class Tail:
@@ -22,34 +23,38 @@ class Tail:
 
     def __init__(self, link: Link, secondary: Secondary) -> None:
         self._link = link
+        self._secondary = secondary
         self._end = secondary.end
         self._feed = secondary.feed
         self._pump: Pump | None = None
 
     async def begin(self, fetch: Fetch) -> None:
         """Answer, and start to send. Refused: it is not the same log."""
-        theirs = fetch.end
-        if theirs.position < self._end.position:
-            found = await self._feed.identity_at(theirs.position)
-        else:
-            found = (self._end.epoch, self._end.reign, self._end.chain)
-        if theirs.position > self._end.position:  # it has more than we have, and its own word for it
-            self._link.send_control(Type.TAIL, pack_end(self._end))
+        theirs, ours = fetch.end, self._feed.end
+        whole = await self._feed.identity_at(ours)
+        if whole is None:
+            raise Refused("log-gone", "The end of this mirror's log is not in its log.", "Run 'revolume check'.")
+        self._end = End(ours, *whole, self._secondary.end.write, self._secondary.end.time_ns)
+        if theirs.position > ours:  # it has more than we have: nothing to send, and nothing to compare
+            self._begin()
             self._finish()
             return
+        found = await self._feed.identity_at(theirs.position)
         if found is None or Identity(*found) != identity(theirs):
             raise Refused(
                 "diverged",
                 f"The log that ends at {theirs.position} is not the one that this mirror holds.",
                 "Look at both before one of them is opened.",
             )
-        self._link.send_control(Type.TAIL, pack_end(self._end))
-        end = self._end.position
-        if theirs.position == end:
+        self._begin()
+        if theirs.position == ours:
             self._finish()
             return
-        self._pump = Pump(self._link, self._feed, theirs, Counters(), upto=end, advanced=self._advanced)
+        self._pump = Pump(self._link, self._feed, theirs, Counters(), upto=ours, advanced=self._advanced)
         self._pump.pump()
+
+    def _begin(self) -> None:
+        self._link.send_control(Type.TAIL, pack_end(self._end))
 
     def pump(self) -> None:
         """The link takes more."""

@@ -24,7 +24,7 @@ from revolume.mirror.base_intake import BaseIntake
 from revolume.mirror.decide import Decision, Rule, Source, decide
 from revolume.mirror.frames import CHECK_SIZE, Broken, Type, body_of
 from revolume.mirror.intake import Intake, log_frames
-from revolume.mirror.link import PING_BODY, Link
+from revolume.mirror.link import PING_BODY, Link, unbroken
 from revolume.mirror.messages import (
     BASE_END,
     FETCH,
@@ -199,7 +199,7 @@ class TargetSession:
 
     async def _begin(self, hello: Hello, begin: Begin, decision: Decision) -> None:
         if begin.start is not None:
-            secondary = await self._shelf.create(hello.volume, hello.name, begin.start)
+            secondary = await unbroken(self._shelf.create(hello.volume, hello.name, begin.start))
         else:
             assert self._shelf.secondary is not None
             secondary = self._shelf.secondary
@@ -209,6 +209,8 @@ class TargetSession:
 
     def _mirror(self, hello: Hello, secondary: Secondary) -> None:
         """From here on the log is stored as it comes."""
+        if secondary.failure is not None:
+            raise secondary.failure
         link = self.link
         reporter = Reporter(link, secondary)
         self._secondary, self._reporter = secondary, reporter
@@ -219,8 +221,10 @@ class TargetSession:
             link.expected = link.expected | WITH_BASE
         secondary.on_durable = self._on_durable
         secondary.on_agreed = self._on_agreed
+        secondary.on_failure = link.refuse
         secondary.ask_whole = self._asking.ask
         reporter.start()
+        secondary.resume()
 
     def _on_durable(self, position: int) -> None:
         assert self._reporter is not None
@@ -249,6 +253,7 @@ class TargetSession:
         if secondary is not None and secondary.on_durable == self._on_durable:
             secondary.on_durable = _nobody_cares
             secondary.on_agreed = _nobody_cares
+            secondary.on_failure = _nobody_cares
             secondary.ask_whole = None
         self._admission.ended(self, reason)
 

@@ -1,0 +1,89 @@
+"""A target's directory: empty, or with the copy that it holds.
+
+A base begins in an empty directory, or where an unfinished one must begin anew: that was nobody's state, so its
+manifest goes and it is made again. A whole copy is never replaced here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from revolume.errors import Refused
+from revolume.host import Host
+from revolume.log.transfer import BLOCK
+from revolume.mirror.messages import Start
+from revolume.volume.creating import Birth
+from revolume.volume.manifest import NAMES, Epoch, Horizon
+from revolume.volume.opening import open_secondary
+from revolume.volume.options import OpenOptions
+from revolume.volume.secondary import Secondary
+
+
+class DirectoryShelf:
+    """See the module's text. ``opened`` is called with the copy that is here from now on."""
+
+    def __init__(
+        self,
+        host: Host,
+        path: str,
+        options: OpenOptions,
+        secondary: Secondary | None,
+        opened: Callable[[Secondary], None] = lambda secondary: None,
+    ) -> None:
+        self._host = host
+        self._path = path
+        self._options = options
+        self._opened = opened
+        self.secondary = secondary
+
+    @property
+    def segment_blocks(self) -> int:
+        """See ``parts.Shelf``."""
+        return self._options.segment_bytes // BLOCK
+
+    async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
+        """See ``parts.Shelf``."""
+        await self._clear()
+        self.secondary = await open_secondary(self._host, self._path, self._options, birth(volume, name, start))
+        self._opened(self.secondary)
+        return self.secondary
+
+    async def _clear(self) -> None:
+        unfinished = self.secondary
+        if unfinished is None:
+            return
+        if unfinished.base is None:
+            raise Refused(
+                "mirror-whole",
+                f"{self._path} holds a whole copy of {unfinished.name}: it is not written over.",
+                "Name an empty directory.",
+            )
+        self.secondary = None
+        await unfinished.close()
+        await self._host.work.call(self._forget)
+
+    def _forget(self) -> None:
+        """Without a manifest the directory holds no volume; making one empties the rest."""
+        directory = self._host.disk.open(self._path)
+        try:
+            for name in NAMES:
+                if directory.exists(name):
+                    directory.remove(name)
+            directory.sync()
+        finally:
+            directory.close()
+
+
+def birth(volume: bytes, name: str, start: Start) -> Birth:
+    """What the source says of the volume, as the storage takes it."""
+    horizon = Horizon(
+        point=start.number,
+        write=start.write,
+        position=start.end.position,
+        time_ns=start.time_ns,
+        size=start.size,
+        root_low=start.root[0],
+        root_high=start.root[1],
+        chain=start.end.chain,
+    )
+    return Birth(volume, name, horizon, tuple(Epoch(e.number, e.reign, e.position, e.write) for e in start.epochs))
