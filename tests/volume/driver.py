@@ -148,7 +148,7 @@ class Driver:
             view.close()
 
     async def check_moments(self, at_most: int = 1000) -> None:
-        exports = VolumeExports(self.volume)
+        exports = VolumeExports(self.volume, self.volume)
         oldest = exports.timeline.oldest.write
         numbers = [n for n in sorted(self.model.moments) if n >= oldest]
         assert numbers, "nothing is retained"

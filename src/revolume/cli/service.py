@@ -82,7 +82,7 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         ends.push_async_callback(host.work.close)
         volume = await open_volume(host, asked.directory, _options(asked))
         ends.push_async_callback(volume.close)
-        exports = VolumeExports(volume)
+        exports = VolumeExports(volume, volume)
         ends.callback(exports.close)
         limits = Limits(connections_max=asked.connections_max)
         offered = cast(Exports, exports)  # they get back only what they opened

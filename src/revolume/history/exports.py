@@ -4,6 +4,9 @@
     vm1@MOMENT          a view, fixed when it is opened
     vm1@MOMENT,rw       the same with a throw-away writable layer
 
+A mirror has nothing live to offer: there the plain name is a moving one too, and means the last point that the
+mirror has agreed on.
+
 A moving name (``@-10m``, ``@now``) resolves once per peer and name and stays what it was while any connection
 of that peer holds it, and for a minute after the last one has gone, so that a client which lost its link
 comes back to the same bytes. Such views and writable ones do not advertise multi-conn.
@@ -37,6 +40,7 @@ from revolume.host.network import Peer
 from revolume.log.ops import Op
 from revolume.volume.live import LiveMap
 from revolume.volume.reader import block_numbers
+from revolume.volume.remembered import Remembered
 from revolume.volume.volume import Volume
 
 ALLOCATION = "base:allocation"
@@ -180,20 +184,25 @@ async def warm(read: Callable[[int, memoryview], object], offset: int, length: i
 
 
 class VolumeExports:
-    """All exports of one volume."""
+    """All exports of one volume. ``live``: the same volume, where clients may write to it; without it, on a
+    mirror, the plain name opens the newest moment."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Remembered, live: Volume | None) -> None:
         self._volume = volume
+        self._live = live
         self.timeline = Timeline(volume)
         self._open: dict[tuple[str, str], _Open] = {}
         self._opening = asyncio.Lock()
         self._since: dict[str, ChangedSince] = {}
 
     def names(self) -> list[tuple[str, str]]:
-        """The live volume and its snapshots."""
+        """The volume and its snapshots, as far as they can be opened."""
         volume = self._volume
-        shots = [(f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in volume.snapshots()]
-        return [(volume.name, f"{volume.name}, live"), *shots]
+        plain = "live" if self._live is not None else "a mirror: as of its last agreed point"
+        newest, _ = volume.newest
+        shots = [s for s in volume.snapshots() if s.write <= newest]
+        told = [(f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in shots]
+        return [(volume.name, f"{volume.name}, {plain}"), *told]
 
     async def open(self, name: str, peer: Peer) -> LiveExport | ViewExport:
         """NotFound, UsageError: there is no such export, and why."""
@@ -203,7 +212,9 @@ class VolumeExports:
                 "no-export", f"There is no export {asked.volume}.", f"This server has {self._volume.name}."
             )
         if asked.moment is None:
-            return LiveExport(self._volume, self)
+            if self._live is not None:
+                return LiveExport(self._live, self)
+            asked = ExportName(self._volume.name, Now())
         async with self._opening:
             return await self._open_view(asked, peer)
 
@@ -257,7 +268,10 @@ class VolumeExports:
     # Metadata contexts
 
     async def contexts(self, export: LiveExport | ViewExport, query: str) -> list[str]:
-        """The contexts that a query names."""
+        """The contexts that a query names; they are the same for every export."""
+        return self._contexts(query)
+
+    def _contexts(self, query: str) -> list[str]:
         if query in (ALLOCATION, "base:"):
             return [ALLOCATION]
         if query in ("qemu:", BITMAP):
@@ -277,7 +291,7 @@ class VolumeExports:
     async def changed(self, context: str, source: object, offset: int, length: int, size: int) -> Extents:
         """Which blocks of a source changed since the context's moment."""
         if context not in self._since:
-            await self.contexts(LiveExport(self._volume, self), context)
+            self._contexts(context)
         since = self._since[context]
         first, count, length = span(offset, length, size)
         words = await self._raw_words(source, first, count)

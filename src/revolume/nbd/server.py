@@ -93,11 +93,15 @@ class Server:
         """A snapshot of all connections, oldest first."""
         return [session.connection for session in self._sessions]
 
+    async def dismiss(self, grace: float) -> None:
+        """End every connection there is, as ``stop`` does; new ones are taken all the same."""
+        await asyncio.gather(*[session.stop(grace) for session in list(self._sessions)])
+
     async def stop(self, grace: float) -> None:
         """Take no more; finish or fail what is in flight within ``grace`` seconds; close everything."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
-        await asyncio.gather(*[session.stop(grace) for session in list(self._sessions)])
+        await self.dismiss(grace)
         for listener in self._listeners:
             await listener.wait_closed()
