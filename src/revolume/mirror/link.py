@@ -40,6 +40,7 @@ FAREWELL_SECONDS: Final = 2.0
 PING_BODY: Final = CHECK_SIZE
 
 _PING: Final = int(Type.PING)
+_REFUSED: Final = int(Type.REFUSED)
 
 
 Result = TypeVar("Result")
@@ -169,9 +170,12 @@ class Link:
             inbox.shrink()
 
     def _acceptable(self, kind: int, session: int) -> bool:
-        """The frame that names the session; and a PING, which may have been under way before it had a name."""
+        """The frame that names the session; a refusal in its place; a PING, which may have been under way before
+        there was a name."""
         if kind == self.naming and not self.session and session:
             self.session = session
+        if kind == _REFUSED and not self.session:
+            return True
         return kind == _PING or session == self.session
 
     def _unexpected(self, kind: int, length: int, limit: int, session: int) -> Broken:
@@ -265,7 +269,12 @@ class Link:
         """Run beside the link; what it raises ends the link in order."""
         task = asyncio.get_running_loop().create_task(self._guarded(job))
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+        def over(done: asyncio.Task[None]) -> None:
+            self._tasks.pop(done, None)
+            job.close()  # cancelled before it began, it has not been awaited
+
+        task.add_done_callback(over)
         return task
 
     async def _guarded(self, job: Coroutine[Any, Any, None]) -> None:
