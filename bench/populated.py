@@ -34,6 +34,7 @@ Chunk = tuple[U64, U64, U64]
 
 BLOCK = 4096
 PIECE = 1 << 20
+SPARE_BYTES = 128 << 20
 SHARED_BYTES = 32 << 20  # of log that all entries point into
 BATCH = 1 << 20
 IMAGE_REGION_SHIFT = 18  # blocks in a GiB: whole ones belong to the image
@@ -61,7 +62,9 @@ async def populate(path: Path, name: str, size: int) -> int:
 
 async def _begin(host: Host, path: Path, name: str, size: int) -> None:
     """A volume with some log, and a base map of that log."""
-    volume = await open_volume(host, str(path), OpenOptions(name=name, size=size, cp_interval_s=3600.0))
+    volume = await open_volume(
+        host, str(path), OpenOptions(name=name, size=size, cp_interval_s=3600.0, spare_bytes=SPARE_BYTES)
+    )
     volume.start()
     content = memoryview(_content() * (PIECE // BLOCK))
     for offset in range(0, SHARED_BYTES, PIECE):
