@@ -120,7 +120,8 @@ class Log:
 
     def _after(self, after: int, max_bytes: int) -> list[Shipment]:
         found, size = [], 0
-        for kept in self.kept[after - self.start.position :]:
+        for index in range(after - self.start.position, len(self.kept)):
+            kept = self.kept[index]
             if found and size + len(kept.payload) > max_bytes:
                 break
             size += len(kept.payload)

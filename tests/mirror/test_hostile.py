@@ -344,7 +344,7 @@ class TestMirroring:
             assert w.target.current is not None
             inbox = w.target.current.link._inbox
             peer.send(FRAME.pack(1024 * BLOCK + 1, Type.LOG, 0, 0, peer.session) + bytes(100))
-            assert inbox.size <= MIB
+            assert inbox.size <= 4 * MIB
 
         self.spoilt(folder, "are allowed", say)
 

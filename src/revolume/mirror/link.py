@@ -30,7 +30,7 @@ from revolume.mirror.messages import Refusal, pack_refusal
 
 GREETING_BUFFER: Final = 8192
 """Until the peer is known it gets no more memory than this."""
-BUFFER: Final = 1 << 20
+BUFFER: Final = 4 << 20
 TICK_SECONDS: Final = 1.0
 SILENT_TICKS_MAX: Final = 10
 STUCK_TICKS_MAX: Final = 30
@@ -87,6 +87,7 @@ class Link:
         self._stuck_ticks = 0
         self._taken = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._leaving: asyncio.Task[None] | None = None
 
     def start(self, user: Session) -> None:
         """Receive, and keep the heart beating."""
@@ -292,6 +293,8 @@ class Link:
         """Nothing of it runs any more."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+        if self._leaving is not None:
+            await asyncio.wait([self._leaving])
 
     # Ending
 
@@ -302,7 +305,7 @@ class Link:
         self.send_control(Type.REFUSED, pack_refusal(Refusal(error.code, error.cause, error.hint)))
         self.refusal = Refusal(error.code, error.cause, error.hint)
         self._end(str(error))
-        asyncio.get_running_loop().create_task(self._leave())
+        self._leaving = asyncio.get_running_loop().create_task(self._leave())
 
     def refused(self, refusal: Refusal) -> None:
         """The peer has told us why, and ends."""

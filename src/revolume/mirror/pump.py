@@ -6,7 +6,7 @@ log.
 
 Small payloads are read from the page cache and sent together, many frames in one call; large ones are left to the
 kernel (``send_file``). Measured on a socket pair, sending and receiving: 4 KiB 5.0 µs against 8.4 by sendfile, 16
-KiB 6.0 and 5.9, 128 KiB 20.7 and 14.1. What memory does not hold is read in a thread.
+KiB 6.0 and 5.9, 128 KiB 20.7 and 14.1. What the feed has no longer at hand is read in a thread.
 """
 
 from __future__ import annotations
@@ -86,30 +86,26 @@ class Pump:
             found = self._feed.recent(self.sent, BATCH_BYTES)
             if found is not None and not found:
                 return
-            if found is None or not self._ship(self._wanted(found)):
+            if found is None:
                 self._reading = self._link.spawn(self._read_older())
                 return
+            self._ship(self._wanted(found))
 
     def _wanted(self, found: list[Shipment]) -> list[Shipment]:
         upto = self._upto
         return found if upto is None else [shipment for shipment in found if shipment.position <= upto]
 
-    def _ship(self, found: list[Shipment]) -> bool:
-        """False: what is next does not lie in memory."""
+    def _ship(self, found: list[Shipment]) -> None:
         joined: list[Buffer] = []
         for shipment in found:
-            length = shipment.length
-            if length > SMALL_BYTES:
+            head, length = self._head(shipment), shipment.length
+            payload = bytearray(length) if length <= SMALL_BYTES else None
+            if payload is not None and shipment.file.preadv_nowait([payload], shipment.offset):
+                joined += (head, payload)
+            else:  # large, or on a file system that cannot tell what lies in memory
                 self._send(joined)
-                self._link.send_file(self._head(shipment), shipment.file, shipment.offset, length)
-                continue
-            payload = bytearray(length)
-            if length and not shipment.file.preadv_nowait([payload], shipment.offset):
-                self._send(joined)
-                return False
-            joined += (self._head(shipment), payload) if length else (self._head(shipment),)
+                self._link.send_file(head, shipment.file, shipment.offset, length)
         self._send(joined)
-        return True
 
     def _send(self, joined: list[Buffer]) -> None:
         if joined:
