@@ -71,17 +71,24 @@ class Cutter:
         self.interval_due.set()
 
     async def cut(self) -> Point | None:
-        """The newest point, made now if anything has changed; None if there has never been anything."""
-        return await self._core.maintenance.finished(self._cut_in_turn())
+        """The newest point, made now if anything has changed; None if none is retained and nothing has."""
+        return await self._core.maintenance.finished(self._cut_in_turn(False))
 
-    async def _cut_in_turn(self) -> Point | None:
+    async def begin(self) -> Point:
+        """The same, but a point in any case: a mirror begins at one, of a volume that was never written too."""
+        point = await self._core.maintenance.finished(self._cut_in_turn(True))
+        assert point is not None
+        return point
+
+    async def _cut_in_turn(self, needed: bool) -> Point | None:
         async with self._lock:
             self.interval_due.clear()
             core = self._core
             if self.closed:
                 raise Refused("closing", f"{core.name} is being closed.", "Open it again.")
             core.live.absorb()
-            if core.live.interval.empty and not self._readable_again():
+            unchanged = core.live.interval.empty and not self._readable_again()
+            if unchanged and (core.points or not needed):
                 return core.points[-1] if core.points else None
             cut = self._cut()
             try:

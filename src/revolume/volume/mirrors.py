@@ -85,11 +85,11 @@ class Mirror:
 
 
 class Mirrors:
-    """All mirrors of an open primary. ``cut`` makes a point for a new one to begin at."""
+    """All mirrors of an open primary. ``begin`` makes a point for a new one to begin at."""
 
-    def __init__(self, core: Core, cut: Callable[[], Awaitable[Point]]) -> None:
+    def __init__(self, core: Core, begin: Callable[[], Awaitable[Point]]) -> None:
         self._core = core
-        self._cut = cut
+        self._begin = begin
         self._released: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
         self._mirrors = {state.name: Mirror(state) for state in core.manifest.state.mirrors}
@@ -123,7 +123,7 @@ class Mirrors:
             for point in self._core.points:
                 if point.number == mirror.state.point:
                     return point
-        point = await self._cut()
+        point = await self._begin()
         await self._change(mirror, replace(mirror.state, joined=False, point=point.number, write=point.write))
         return point
 

@@ -59,7 +59,7 @@ class Volume(Remembered):
         self._naming: set[str] = set()
         self._hint: asyncio.Future[None] | None = None
         self.feed = Feed(core)
-        self.mirrors = Mirrors(core, self.cut)
+        self.mirrors = Mirrors(core, cutter.begin)
 
     # What it is
 
