@@ -51,6 +51,7 @@ ALLOWED_MODULES: dict[tuple[str, str], str] = {
     ("blocks.overlay", "mmap"): "anonymous memory that stays untouched until used; no file is mapped",
     ("chain.pages", "threading"): "a lock around what threads of host/work.py share; it starts none",
     ("mirror.fetch", "ssl"): "names the type of a context that host/tls.py has built",
+    ("mirror.recovery", "ssl"): "names the type of a context that host/tls.py has built",
     ("mirror.source", "ssl"): "names the type of a context that host/tls.py has built",
     ("mirror.target", "ssl"): "names the type of a context that host/tls.py has built",
     ("nbd.client", "ssl"): "names the type of a context that host/tls.py has built",

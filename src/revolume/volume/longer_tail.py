@@ -1,0 +1,68 @@
+"""A primary's log after an unclean stop, open for what is missing at its end and lies at a mirror.
+
+The log is recovered as for any opening, takes transfers that continue it, and is left as after another unclean
+stop, only longer: the opening that follows finds them like its own. Nothing is served meanwhile, no epoch begins.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from revolume.errors import NotFound
+from revolume.host import Host
+from revolume.volume.folder import Folder
+from revolume.volume.manifest import EditKind, Manifest, Mark, Role, State, load, pack_mark
+from revolume.volume.opening import Durables, Sealer, _locked, _Opening, _point_of
+from revolume.volume.options import OpenOptions
+from revolume.volume.secondary import Secondary
+
+
+class LongerTail(Secondary):
+    """It keeps what it is sent like a secondary, which it is for the moment, and deals with nothing of it."""
+
+    async def _close_clean(self) -> None:
+        """What was kept is durable; the log was not closed."""
+        core, appender = self.core, self.core.appender
+        await core.footers_written()
+        await core.commit.synced()
+        if appender.whole != appender.position:  # a write is half there: the next opening cuts it off
+            return
+        mark = Mark(appender.position, 0, appender.chain, appender.write, appender.time_ns)
+        await core.recorder.record((EditKind.DURABLE, pack_mark(mark)))
+
+
+def left_behind(host: Host, path: str) -> State | None:
+    """The state of a primary that was not closed cleanly. None: there is nothing of the kind here."""
+    try:
+        directory = host.disk.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        state = load(directory).state
+    except NotFound:
+        return None
+    finally:
+        directory.close()
+    return state if state.role == Role.PRIMARY and state.clean is None and state.epochs else None
+
+
+async def open_longer_tail(host: Host, path: str, options: OpenOptions) -> LongerTail:
+    """Open the log of the primary in ``path``. ``close`` it before the volume is opened."""
+    directory = _locked(host, path, options)
+    with ExitStack() as held:
+        held.callback(directory.close)
+        manifest = await host.work.call(Manifest.opened, directory)
+        held.callback(manifest.close)
+        opening = _Opening(host, directory, manifest, options, held)
+        end = await opening._tail()
+        core = await opening._core(end)
+        core.appender.write = end.end.write  # nothing is numbered here
+        core.writer.on_seal = Sealer(core).seal
+        core.commit.on_durable = Durables(core).moved
+        points = core.points
+        tail = LongerTail(core, Folder(core), points[-1] if points else _point_of(manifest.state.horizon))
+        await opening._take_up_epoch(tail)
+        core.admission.failure = lambda: core.commit.failure
+        core.pool.start()
+        held.pop_all()
+        return tail
