@@ -55,6 +55,7 @@ class MirrorSource:
         self._decision: Decision | None = None
         self._refused = False
         self._failures = 0
+        self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
@@ -102,6 +103,8 @@ class MirrorSource:
         reason = await session.ended_because
         await session.link.finished()
         self._session = None
+        if session.pump is not None:
+            self._lost_ns = self._host.clock.monotonic_ns()
         self._refused = session.link.refusal is not None
         verb = "refuses" if self._refused else "is lost"
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
@@ -137,8 +140,16 @@ class MirrorSource:
             base.fraction if base else float(mirror.joined), lag, self._lag_bytes(),
             mirror.received, mirror.durable, mirror.agreed_point, mirror.agreed_position,
             counters.client_bytes, counters.log_bytes, counters.point_bytes, counters.saved_bytes,
-            counters.base_bytes, counters.whole_bytes,
+            counters.base_bytes, counters.whole_bytes, self._lost_seconds(),
         )  # fmt: skip
+
+    @property
+    def connected(self) -> bool:
+        """It is being mirrored to."""
+        return self._session is not None and self._session.pump is not None
+
+    def _lost_seconds(self) -> float:
+        return 0.0 if self.connected else (self._host.clock.monotonic_ns() - self._lost_ns) / 1e9
 
     def _state(self) -> MirrorState:
         session = self._session
@@ -151,7 +162,9 @@ class MirrorSource:
 
     def _lag(self) -> float:
         session = self._session
-        return session.lag.seconds(self._host.clock.monotonic_ns()) if session is not None else 0.0
+        if session is None or session.pump is None:  # it lacks something since it was lost, if anything
+            return self._lost_seconds() if self._mirror.received < self._origin.feed.end else 0.0
+        return session.lag.seconds(self._host.clock.monotonic_ns())
 
     def _lag_bytes(self) -> int:
         """What was sent and is not known to have arrived, and, by the average, what was not sent."""

@@ -40,3 +40,4 @@ class MirrorStatus:
     saved_bytes: int
     base_bytes: int
     whole_bytes: int
+    lost_seconds: float

@@ -56,6 +56,8 @@ class Target:
         self._known = (0, bytes(16))
         self.current: TargetSession | None = None
         self.state = "waiting for its source"
+        self.since_ns = host.clock.wall_ns()
+        """Since when it is in this state."""
 
     async def listen(self, address: str) -> list[str]:
         """Take connections at an address; the addresses as bound."""
@@ -162,6 +164,7 @@ class Target:
         """See ``target_session.Admission``."""
         self._known = (hello.epoch, hello.reign)
         self.state = "mirroring"
+        self.since_ns = self._host.clock.wall_ns()
         self._tell(
             f"Source {session.link.peer.address} of {hello.name}: {decision.rule.spoken}. {decision.reason}"
         )
@@ -172,6 +175,7 @@ class Target:
         if self.current is session:
             self.current = None
             self.state = f"waiting for its source: {reason}"
+            self.since_ns = self._host.clock.wall_ns()
         who = "source" if session.hello is not None else "connection"
         self._tell(f"The {who} {session.link.peer.address} is gone: {reason}")
 
