@@ -8,6 +8,8 @@ GET    /v1/snapshots               named moments
 POST   /v1/snapshots {"name"}      name the present (201)
 DELETE /v1/snapshots/NAME          forget a name (204)
 POST   /v1/grow {"size"}           make the volume larger; bytes
+POST   /v1/promote                 make a mirror a primary
+DELETE /v1/mirrors/NAME            give a mirror up (204)
 
 Errors are problem+json with the codes of the command line. A handler holds no logic of its own; all of
 them are ``async``, so that they run in the loop that owns the volume and never in a thread.
@@ -26,7 +28,7 @@ from starlette.exceptions import HTTPException
 from revolume import __version__
 from revolume.api.control import Control
 from revolume.api.problems import MEDIA_TYPE, problem
-from revolume.api.shapes import PointShape, PointsShape, SnapshotShape
+from revolume.api.shapes import PointShape, PointsShape, PromotedShape, SnapshotShape
 from revolume.errors import NotFound, RevolumeError, UsageError
 
 
@@ -54,6 +56,7 @@ def application(control: Control) -> FastAPI:
     _answer_errors(app)
     _answer_state(app, control)
     _answer_snapshots(app, control)
+    _answer_mirroring(app, control)
     return app
 
 
@@ -91,6 +94,16 @@ def _answer_snapshots(app: FastAPI, control: Control) -> None:
     @app.delete("/v1/snapshots/{name}", status_code=204)
     async def drop_snapshot(name: str) -> None:
         await control.drop_snapshot(name)
+
+
+def _answer_mirroring(app: FastAPI, control: Control) -> None:
+    @app.post("/v1/promote")
+    async def promote() -> PromotedShape:
+        return await control.promote()
+
+    @app.delete("/v1/mirrors/{name:path}", status_code=204)  # an address is a name too, and may hold slashes
+    async def detach(name: str) -> None:
+        await control.detach(name)
 
 
 # --- errors --------------------------------------------------------------------------------------------

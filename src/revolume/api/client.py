@@ -16,6 +16,8 @@ from revolume.errors import RevolumeError
 
 SOCKET_NAME: Final = "control.sock"
 _TIMEOUT_S: Final = 60.0
+_PROMOTION_S: Final = 3600.0
+"""A promotion reads all that the mirror has not dealt with yet."""
 
 
 def connect(directory: str) -> ControlClient | None:
@@ -79,6 +81,12 @@ class ControlClient:
 
     def grow(self, size: int) -> int:
         return int(self._object("POST", "/v1/grow", json={"size": size})["size"])
+
+    def promote(self) -> dict[str, Any]:
+        return self._object("POST", "/v1/promote", timeout=_PROMOTION_S)
+
+    def detach(self, name: str) -> None:
+        self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}")
 
     def _object(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         answer = self._ask(method, path, **more)

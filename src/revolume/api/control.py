@@ -8,19 +8,21 @@ volume that does the work and gives the answer its shape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from revolume.api.shapes import (
     PointShape,
     PointsShape,
     PointValues,
+    PromotedShape,
     SnapshotShape,
     SnapshotValues,
     moment_shape,
     point_shape,
     snapshot_shape,
 )
+from revolume.errors import Refused
 from revolume.history.moments import Moment, check_snapshot_name, parse_moment
 
 
@@ -43,10 +45,18 @@ class ControlledVolume(ReadVolume, Protocol):
     async def snapshot(self, name: str) -> SnapshotValues: ...
     async def drop_snapshot(self, name: str) -> None: ...
     async def grow(self, size: int) -> None: ...
+    async def detach(self, name: str) -> None: ...
 
 
 # The write that a moment means in this volume now, and its time. Raises NotFound naming the nearest moments.
 Resolve = Callable[[Moment], tuple[int, int]]
+
+
+def plain(value: Any) -> Any:
+    """A shape, or a list of shapes, as JSON has it."""
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 class Look:
@@ -58,8 +68,9 @@ class Look:
         self._serving = serving
 
     def status(self) -> dict[str, Any]:
-        """The volume's status and, where it is being served, addresses and connections."""
-        return {**dataclasses.asdict(self._read.status()), **self._serving()}
+        """The volume's status, its role and mirrors and, where it is being served, addresses and connections."""
+        more = {name: plain(value) for name, value in self._serving().items()}
+        return {**dataclasses.asdict(self._read.status()), **more}
 
     def points(self, at: str | None = None) -> PointsShape:
         """The retained points; with ``at``, also what that moment is. Raises UsageError, NotFound."""
@@ -78,10 +89,20 @@ class Control(Look):
     """The volume's face towards its operator."""
 
     def __init__(
-        self, volume: ControlledVolume, resolve: Resolve, serving: Callable[[], dict[str, Any]] = dict
+        self,
+        volume: ControlledVolume,
+        resolve: Resolve,
+        serving: Callable[[], dict[str, Any]] = dict,
+        promote: Callable[[], Awaitable[PromotedShape]] | None = None,
     ) -> None:
         super().__init__(volume, resolve, serving)
         self._volume = volume
+        self._promote = promote
+
+    def follow(self, volume: ControlledVolume, resolve: Resolve) -> None:
+        """The volume is this one from now on: it was opened anew, in another role."""
+        self._read = self._volume = volume
+        self._resolve = resolve
 
     async def cut(self) -> PointShape:
         """A consistency point now. Idempotent while nothing changes."""
@@ -99,3 +120,15 @@ class Control(Look):
         """The new size in bytes. Refused if it would shrink."""
         await self._volume.grow(size)
         return self._volume.size
+
+    async def promote(self) -> PromotedShape:
+        """Make a mirror a primary. Refused while its source lives, or while it is no whole copy."""
+        if self._promote is None:
+            raise Refused(
+                "is-primary", f"{self._volume.name} is a primary already.", "There is nothing to be done."
+            )
+        return await self._promote()
+
+    async def detach(self, name: str) -> None:
+        """Give a mirror up. NotFound if there is none."""
+        await self._volume.detach(name)

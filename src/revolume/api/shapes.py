@@ -93,6 +93,79 @@ class PointsShape:
     at: MomentShape | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MirrorShape:
+    """A mirror as its source sees it. ``waits`` is empty or says why clients' answers wait; ``held_from_point``:
+    the log behind it is kept for the mirror; bytes count since the source was opened: ``client_bytes`` were
+    written, ``log_bytes`` sent for them and for points, ``point_bytes`` of those for points, whose references
+    saved ``saved_bytes``; ``base_bytes`` and ``whole_bytes`` (blocks asked for whole) come on top."""
+
+    name: str
+    address: str
+    mode: str
+    state: str
+    reason: str
+    waits: str
+    required: bool
+    joined: bool
+    lost_seconds: float
+    lag_seconds: float
+    lag_bytes: int
+    received: int
+    durable: int
+    agreed_point: int
+    agreed_position: int
+    held_from_point: int
+    base_fraction: float
+    client_bytes: int
+    log_bytes: int
+    point_bytes: int
+    base_bytes: int
+    whole_bytes: int
+    saved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseShape:
+    """A base that is being received: of which point, and the blocks below ``next_block`` are here."""
+
+    point: int
+    next_block: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShape:
+    """A mirror's own position, and its source: connected, or not, ``since``; ``base`` is None once it is whole."""
+
+    listening: str
+    connected: bool
+    peer: str
+    source_epoch: int
+    since: str
+    since_ns: int
+    reason: str
+    received: int
+    durable: int
+    agreed_point: int
+    agreed_position: int
+    base: BaseShape | None
+    failure: str
+    promotable: bool
+    why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromotedShape:
+    """A mirror that has become a primary: its opening, and what it begins with."""
+
+    name: str
+    role: str
+    epoch: int
+    write: int
+    point: int
+
+
 def point_shape(volume: str, point: PointValues) -> PointShape:
     return PointShape(
         number=point.number,

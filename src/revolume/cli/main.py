@@ -23,8 +23,10 @@ from revolume.cli import (
     bisect,
     check,
     copy,
+    detach,
     grow,
     points,
+    promote,
     salvage,
     serve,
     snapshot,
@@ -35,7 +37,9 @@ from revolume.cli.output import print_error
 from revolume.errors import RevolumeError, UsageError
 
 INTERRUPTED: Final = 130
-_VERBS: Final = (serve, status, points, snapshot, grow, check, copy, salvage, bisect, version)
+_VERBS: Final = (
+    serve, status, points, snapshot, grow, promote, detach, check, copy, salvage, bisect, version,
+)  # fmt: skip
 
 
 def _application() -> typer.Typer:

@@ -1,5 +1,7 @@
 """``revolume serve DIR``: one volume in the foreground, as qemu-nbd and nbdkit do it.
 
+With ``--mirror-listen`` it serves a mirror: a copy that another node's ``--mirror-to`` feeds.
+
 Reads the command line into one ``Serving`` value, refuses what would be unsafe before anything is touched,
 and runs the service until a signal: SIGTERM and SIGINT are a clean stop and exit 0. Stdout has one ready
 line for each address, flushed, and nothing else; the log goes to stderr.
@@ -11,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from revolume.cli.mirror_to import check_lost_policy, mirror_address, parse_mirrors, refuse_plaintext
 from revolume.cli.options import VolumeArgument
 from revolume.cli.output import print_json_line, print_line
 from revolume.cli.serving import Serving
@@ -48,6 +51,25 @@ TlsOption = Annotated[
 ]
 PlainOption = Annotated[bool, typer.Option("--allow-plaintext", help="Serve other machines without TLS.")]
 ConnectionsOption = Annotated[int, typer.Option("--max-connections", min=1, max=10000, help="Clients at once.")]
+ListenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror-listen", metavar="ADDR", help="Be a mirror; its source connects here. unix:PATH or HOST[:10810]."
+    ),
+]
+MirrorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mirror-to", metavar="ADDR[,mode=M][,name=N]", help="Mirror to this address (HOST[:10810]); repeatable."
+    ),
+]
+ModeOption = Annotated[
+    str, typer.Option("--mode", help="sync: a write is answered when the mirror has it too; async: before.")
+]
+LostOption = Annotated[str, typer.Option("--on-lost", help="A lost sync mirror means: replies wait (block).")]
+AloneOption = Annotated[
+    bool, typer.Option("--alone", help="After a crash, open without asking required mirrors for what is missing.")
+]
 JsonReady = Annotated[bool, typer.Option("--json", help="Ready lines and errors in JSON.")]
 
 
@@ -72,12 +94,20 @@ def serve(
     tls_dir: TlsOption = None,
     allow_plaintext: PlainOption = False,
     max_connections: ConnectionsOption = 100,
+    mirror_listen: ListenOption = None,
+    mirror_to: MirrorOption = None,
+    mode: ModeOption = "sync",
+    on_lost: LostOption = "block",
+    alone: AloneOption = False,
     json: JsonReady = False,
 ) -> None:
     """Serve a volume over NBD until stopped."""
+    check_lost_policy(on_lost)
+    if mirror_listen is not None:
+        _refuse_of_source(name=name, size=size, mirror_to=mirror_to, alone=alone)
     asked = Serving(
         directory=volume,
-        name=wanted_name(volume, name),
+        name=wanted_name(volume, name) if mirror_listen is None else None,
         size=None if size is None else parse_size(size),
         addresses=_addresses(volume, nbd or []),
         cp_interval_s=_interval(cp_interval),
@@ -89,11 +119,27 @@ def serve(
         tls_dir=tls_dir,
         plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,
+        mirror_listen=None if mirror_listen is None else mirror_address(mirror_listen),
+        mirrors=parse_mirrors(mirror_to or [], mode),
+        alone=alone,
     )
     _refuse_plaintext(asked)
+    links = [mirror.address for mirror in asked.mirrors]
+    refuse_plaintext([*links, asked.mirror_listen] if asked.mirror_listen else links, tls_dir)
     from revolume.cli.service import run
 
     run(asked, lambda uri: _ready(uri, json=json))
+
+
+def _refuse_of_source(**given: object) -> None:
+    """A mirror's volume is what its source says."""
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                "mirror-option",
+                f"--{option.replace('_', '-')} does not go with --mirror-listen: that comes from its source.",
+                "Leave one of them out.",
+            )
 
 
 def _interval(text: str) -> float:

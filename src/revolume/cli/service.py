@@ -4,6 +4,9 @@ This is assembly and nothing else. What starts later stands on what started earl
 apart in the opposite order, however it ends: the control socket first, then the NBD server (what is in
 flight is answered), the views, then the volume (a consistency point, a clean stop).
 
+The volume is served in one of two roles, ``primary.py`` or ``mirror.py``; a promotion exchanges them behind the
+same listeners.
+
 TLS: where there are certificates TCP requires it, unix sockets offer it, and clients must show a certificate
 of the same authority.
 """
@@ -16,39 +19,56 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any
 
 import structlog
 
 from revolume.api.control import Control
 from revolume.cli.addresses import is_tcp, leaves_the_machine, own_address
 from revolume.cli.logs import configure
+from revolume.cli.mirror import SecondaryRole, open_mirror
+from revolume.cli.offered import Offered
+from revolume.cli.primary import open_primary
+from revolume.cli.promotion import Promotion
+from revolume.cli.role import Role
 from revolume.cli.serving import Serving
 from revolume.errors import Refused
-from revolume.history.exports import VolumeExports
-from revolume.history.moments import Moment
 from revolume.host import Host, real_host
-from revolume.nbd.export import Exports
 from revolume.nbd.limits import Limits
 from revolume.nbd.server import Server
 from revolume.nbd.session import Connection
 from revolume.nbd.uri import parse_uri, uri
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.volume import Volume
 
 _GRACE_S = 10.0
 log = structlog.get_logger("revolume")
 
 
-@dataclass(frozen=True, slots=True)
 class Service:
-    """A volume being served."""
+    """A volume being served, in the role that it has now."""
 
-    volume: Volume
-    control: Control
-    announced: tuple[str, ...]  # the URIs of the addresses that were asked for
+    def __init__(self, host: Host, asked: Serving, server: Server, offered: Offered, role: Role) -> None:
+        self.role = role
+        self._offered = offered
+        self._server = server
+        self.announced: tuple[str, ...] = ()  # the URIs of the addresses that were asked for
+        promotion = Promotion(host, asked, server, offered, self._become, _tell)
+        self.control = Control(role, role.resolve, self._serving, lambda: promotion.promote(lambda: self.role))
+        self._become(role)
+
+    def _become(self, role: Role) -> None:
+        self.role = role
+        self._offered.take(role)
+        self.control.follow(role, role.resolve)
+
+    async def close(self) -> None:
+        """A clean stop."""
+        await self.role.close()
+
+    def _serving(self) -> dict[str, Any]:
+        """What control tells of the service."""
+        connections = [_connection(each) for each in self._server.connections()]
+        return {**self.role.mirroring(), "nbd": list(self.announced), "connections": connections}
 
 
 def run(asked: Serving, ready: Callable[[str], None]) -> None:
@@ -67,10 +87,16 @@ async def _run(asked: Serving, ready: Callable[[str], None]) -> None:
         gc.freeze()
         for found in service.announced:
             ready(found)
-        log.info("serving", volume=service.volume.name, size=service.volume.size)
+        if isinstance(service.role, SecondaryRole):
+            ready(f"mirror {service.role.listening}")
+        log.info("serving", volume=service.role.name, size=service.role.size)
         await stop.wait()
-        log.info("stopping", volume=service.volume.name)
-    log.info("stopped", volume=service.volume.name)
+        log.info("stopping", volume=service.role.name)
+    log.info("stopped", volume=service.role.name)
+
+
+def _tell(text: str) -> None:
+    log.info(text)
 
 
 @asynccontextmanager
@@ -80,36 +106,17 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         context = _tls_context(asked)
         host = real_host()
         ends.push_async_callback(host.work.close)
-        volume = await open_volume(host, asked.directory, _options(asked))
-        ends.push_async_callback(volume.close)
-        exports = VolumeExports(volume, volume)
-        ends.callback(exports.close)
+        offered = Offered()
         limits = Limits(connections_max=asked.connections_max)
-        offered = cast(Exports, exports)  # they get back only what they opened
         server = Server(host, offered, limits, context, tls_required=context is not None)
+        opening = open_primary if asked.mirror_listen is None else open_mirror
+        service = Service(host, asked, server, offered, await opening(host, asked, _tell))
+        ends.push_async_callback(service.close)
         ends.push_async_callback(server.stop, _GRACE_S)
-        announced = await _listen(host, server, asked, volume.name)
-        control = Control(volume, lambda moment: _resolved(exports, moment), lambda: _serving(server, announced))
+        service.announced = await _listen(host, server, asked, service.role.name)
         if asked.control:
-            await _serve_control(control, asked.directory, ends)
-        yield Service(volume, control, announced)
-
-
-def _options(asked: Serving) -> OpenOptions:
-    """What was asked for; the volume's own defaults for the rest."""
-    given = {
-        "name": asked.name,
-        "size": asked.size,
-        "cp_interval_s": asked.cp_interval_s,
-        "keep_s": asked.keep_s,
-        "budget_bytes": asked.budget_bytes,
-        "budget_once": asked.budget_once,
-        "map_memory_bytes": asked.map_memory_bytes,
-        "segment_bytes": asked.segment_bytes,
-        "spare_bytes": asked.spare_bytes,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return OpenOptions(**chosen)
+            await _serve_control(service.control, asked.directory, ends)
+        yield service
 
 
 def _tls_context(asked: Serving) -> ssl.SSLContext | None:
@@ -157,18 +164,6 @@ async def _serve_control(control: Control, directory: str, ends: AsyncExitStack)
     server = ControlServer(directory, application(control))
     ends.push_async_callback(server.stop)
     await server.start()
-
-
-# --- what control tells of the service -----------------------------------------------------------------
-
-
-def _resolved(exports: VolumeExports, moment: Moment) -> tuple[int, int]:
-    spot = exports.timeline.resolve(moment)
-    return spot.write, spot.time_ns
-
-
-def _serving(server: Server, announced: tuple[str, ...]) -> dict[str, Any]:
-    return {"nbd": list(announced), "connections": [_connection(each) for each in server.connections()]}
 
 
 def _connection(connection: Connection) -> dict[str, Any]:

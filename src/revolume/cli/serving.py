@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from revolume.cli.mirror_to import MirrorTo
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -24,3 +26,6 @@ class Serving:
     plaintext_allowed: bool = False
     connections_max: int = 100
     control: bool = True  # whether the control socket is served
+    mirror_listen: str | None = None  # be a mirror, whose source comes to this address
+    mirrors: tuple[MirrorTo, ...] = ()
+    alone: bool = False  # don't ask required mirrors for a longer end of the log

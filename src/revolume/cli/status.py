@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from revolume.cli.mirror_status import mirroring, waiting
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import paint_state, print_fields, print_json
 from revolume.cli.values import show_size, show_time
@@ -28,13 +29,22 @@ def status(volume: VolumeArgument, json: JsonOption = False) -> None:
     if json:
         print_json(answer)
     else:
-        print_fields([*_state(answer), *_history(answer), *_room(answer), *_service(answer)])
+        fields = [*_state(answer), *mirroring(answer)]
+        if answer["volume_id"]:
+            fields += [*_history(answer), *_room(answer)]
+        print_fields([*fields, *_service(answer)])
 
 
 def _state(answer: Answer) -> Iterator[Field]:
-    yield "volume", f"{answer['name']} in {answer['directory']}"
+    yield "volume", f"{answer['name'] or 'none yet'} in {answer['directory']}"
     reason = "" if answer["state"] == "online" else f": {answer['reason']}"
     yield "state", f"{paint_state(answer['state'])}{reason}"
+    for sentence in waiting(answer):
+        yield "waiting", sentence
+    if "role" in answer:
+        yield "role", answer["role"]
+    if not answer["volume_id"]:
+        return
     yield "size", f"{show_size(answer['size'])} ({answer['size']} bytes)"
     yield "present", f"w{answer['write']} of {show_time(answer['time_ns'])}, epoch {answer['epoch']}"
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from revolume.api.control import Control, Look
+from revolume.cli.mirror_shapes import stopped_mirroring
 from revolume.history.stopped import look
 from revolume.host import real_host
 
@@ -16,7 +17,7 @@ from revolume.host import real_host
 def looked_at(directory: str) -> Asked:
     """One look at the volume in ``directory``. Nothing in it is changed."""
     volume = look(real_host(), directory)
-    return Asked(Look(volume, volume.resolve))
+    return Asked(Look(volume, volume.resolve, lambda: stopped_mirroring(volume.state)))
 
 
 @contextmanager

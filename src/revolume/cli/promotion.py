@@ -1,0 +1,109 @@
+"""A mirror becomes a primary: in a running service without its listeners going, or in its directory.
+
+    asked → refused while the source lives or the base is not whole
+          → nothing is offered, connections end, views close, the source's listener goes
+          → the copy is closed and opened as primary (``OpenOptions.promote``); it is offered
+
+If it can't be opened as primary it is served as the mirror that it was, and the error is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from revolume.api.shapes import PromotedShape
+from revolume.cli.mirror import SecondaryRole, open_mirror
+from revolume.cli.offered import Offered
+from revolume.cli.primary import PrimaryRole
+from revolume.cli.role import Role, open_options
+from revolume.cli.serving import Serving
+from revolume.errors import Refused, RevolumeError
+from revolume.history.moments import SPAN_SECONDS_MAX
+from revolume.host import Host, real_host
+from revolume.nbd.server import Server
+from revolume.volume.manifest import Role as Kept
+from revolume.volume.manifest import load
+from revolume.volume.opening import open_volume
+from revolume.volume.options import OpenOptions
+
+_GRACE_S: Final = 2.0
+_ALL_ROOM: Final = 1 << 60
+
+
+class Promotion:
+    """Of a running service's volume. ``become`` is called with the role that is served from then on."""
+
+    def __init__(
+        self,
+        host: Host,
+        asked: Serving,
+        server: Server,
+        offered: Offered,
+        become: Callable[[Role], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._asked = asked
+        self._server = server
+        self._offered = offered
+        self._become = become
+        self._tell = tell
+        self._turn = asyncio.Lock()
+
+    async def promote(self, current: Callable[[], Role]) -> PromotedShape:
+        """Make the mirror a primary. Refused, or why it can't be opened."""
+        async with self._turn:
+            role = current()
+            if not isinstance(role, SecondaryRole):
+                raise Refused("is-primary", f"{role.name} is a primary already.", "There is nothing to be done.")
+            role.refuse_promotion()
+            return await self._promoted(role)
+
+    async def _promoted(self, mirror: SecondaryRole) -> PromotedShape:
+        self._offered.withdraw(Refused("promoting", "The mirror is being promoted.", "Try again in a moment."))
+        await self._server.dismiss(_GRACE_S)
+        await mirror.close()
+        try:
+            options = open_options(self._asked, promote=True)
+            volume = await open_volume(self._host, self._asked.directory, options)
+        except BaseException:
+            await self._fall_back()
+            raise
+        primary = PrimaryRole(self._host, volume, self._tell)
+        self._become(primary)
+        self._tell(f"{volume.name} is a primary now, opening {volume.epoch}.")
+        return PromotedShape(volume.name, "primary", volume.epoch, volume.write, volume.core.last.number)
+
+    async def _fall_back(self) -> None:
+        try:
+            self._become(await open_mirror(self._host, self._asked, self._tell))
+        except (OSError, RevolumeError) as error:
+            self._become(SecondaryRole(self._host, self._asked, self._tell, f"It could not be opened: {error}"))
+
+
+async def promote_stopped(directory: str) -> PromotedShape:
+    """Open the mirror in ``directory`` as primary once, and close it cleanly. No history is let go."""
+    host = real_host()
+    try:
+        await host.work.call(_refuse_primary, host, directory)
+        options = OpenOptions(
+            keep_s=SPAN_SECONDS_MAX, budget_bytes=_ALL_ROOM, budget_once=True, spare_bytes=0, promote=True
+        )
+        volume = await open_volume(host, directory, options)
+        told = PromotedShape(volume.name, "primary", volume.epoch, volume.write, volume.core.last.number)
+        await volume.close()
+        return told
+    finally:
+        await host.work.close()
+
+
+def _refuse_primary(host: Host, path: str) -> None:
+    directory = host.disk.open(path)
+    try:
+        state = load(directory).state
+    finally:
+        directory.close()
+    if state.role == Kept.PRIMARY:
+        raise Refused("is-primary", f"{state.name} in {path} is a primary already.", "Serve it.")

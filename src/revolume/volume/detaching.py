@@ -1,0 +1,66 @@
+"""Giving up a mirror of a volume that is not open: an edit of its manifest, under the directory's lock."""
+
+from __future__ import annotations
+
+from revolume.errors import Damaged, NotFound, Refused
+from revolume.host import Host
+from revolume.host.disk import Directory
+from revolume.log.segment import Segment, segment_name
+from revolume.log.tail import stated_durable
+from revolume.volume import layout
+from revolume.volume.manifest import EditKind, Manifest
+
+
+def detach_stopped(host: Host, path: str, name: str) -> None:
+    """Nothing waits for this mirror, and nothing is kept for it, when the volume opens next."""
+    try:
+        directory = host.disk.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
+    try:
+        directory.lock()
+        _detach(directory, name)
+    except BlockingIOError:
+        raise Refused(
+            "dir-in-use", f"{path} is in use by another process.", "Ask again when it serves, or has stopped."
+        ) from None
+    finally:
+        directory.close()
+
+
+def _detach(directory: Directory, name: str) -> None:
+    manifest = Manifest.opened(directory)
+    state = manifest.state
+    if name not in {mirror.name for mirror in state.mirrors}:
+        known = ", ".join(mirror.name for mirror in state.mirrors) or "none"
+        raise NotFound("no-mirror", f"{state.name} has no mirror {name}.", f"It has: {known}.")
+    _judge(directory, manifest)
+    manifest.renew()
+    try:
+        manifest.record((EditKind.DROP_MIRROR, name.encode()))
+    except BaseException:
+        manifest.close()
+        raise
+    manifest.close_clean()
+
+
+def _judge(directory: Directory, manifest: Manifest) -> None:
+    """Damaged if the log knows a later edit: only a manifest that has its end may be written anew."""
+    state, log = manifest.state, directory.child(layout.LOG)
+    first = state.horizon.address // state.segment_blocks
+    segments = [
+        Segment(index, use, state.segment_blocks, log.open(segment_name(index), write=False))
+        for use, index in sorted((use, index) for index, use in state.uses.items() if use and use >= first)
+    ]
+    try:
+        _, edit = stated_durable(segments, state.volume)
+    finally:
+        for segment in segments:
+            segment.file.close()
+        log.close()
+    if edit > manifest.number:
+        raise Damaged(
+            "manifest-damaged",
+            f"The log knows manifest edit {edit}, the manifest ends with {manifest.number}.",
+            "Run 'revolume check', then open the volume, or restore it from a mirror.",
+        )

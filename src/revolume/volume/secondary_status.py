@@ -1,0 +1,49 @@
+"""What a mirror says about itself, in the same values as a volume: its present is its last agreed point."""
+
+from __future__ import annotations
+
+from revolume.log.transfer import BLOCK
+from revolume.volume.folder import holders
+from revolume.volume.secondary import Secondary
+from revolume.volume.status import VolumeStatus
+
+
+def secondary_status(secondary: Secondary) -> VolumeStatus:
+    """Plain values, now."""
+    core, state = secondary.core, secondary.core.manifest.state
+    pool = core.pool
+    per_segment = pool.segment_blocks * BLOCK
+    write, time_ns = secondary.newest
+    word, reason = _state(secondary)
+    return VolumeStatus(
+        core.name, core.directory.path, core.volume_id.hex(), secondary.size, core.appender.epoch, word, reason,
+        secondary.received, secondary.durable, write, time_ns,
+        secondary.agreed.number, len(core.points), secondary.folder.retired_write, state.horizon.time_ns,
+        (len(pool.by_use) - len(pool.ready)) * per_segment, pool.limits.budget_bytes,
+        (len(pool.ready) + len(pool.free)) * per_segment, core.image_bytes(), 0,
+        len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
+        tuple(secondary.snapshots()), secondary.folder.folding, secondary.folder.folds,
+        secondary.folder.folded_blocks, core.commit.syncs, core.writer.transfers, core.reader.mismatches,
+        core.events.texts(),
+    )  # fmt: skip
+
+
+def _state(secondary: Secondary) -> tuple[str, str]:
+    core = secondary.core
+    if core.commit.failure is not None:
+        return "poisoned", core.commit.failure.cause
+    if secondary.failure is not None:
+        return "degraded", secondary.failure.cause
+    if secondary.base is not None:
+        return "incomplete", "The base is being received."
+    if core.admission.full:
+        return "full", "No room for the log."
+    return "online", "Serving."
+
+
+def empty_status(directory: str, reason: str) -> VolumeStatus:
+    """Of a mirror that has no volume yet."""
+    return VolumeStatus(
+        "", directory, "", 0, 0, "empty", reason, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (), (), False, 0, 0,
+        0, 0, 0, (),
+    )  # fmt: skip
