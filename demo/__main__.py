@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.filesystem import Edits, apply, listed
-from demo.remote import scribble
+from demo.mirror import MirrorStory
+from demo.remote import scribble, write_differences
 from demo.stage import ClaimFailed, Stage, missing, same, sha256, stage
 
 SIZE = "96M"
@@ -32,13 +32,22 @@ def main() -> None:
     _need_e2fsprogs()
     with stage(_place()) as here:
         story = Story(here)
+        mirror = MirrorStory(here, story)
         story.make_file_system()
-        story.serve()
+        mirror.start()
+        story.serve(*mirror.options)
+        mirror.bring_up()
         story.copy_in()
         story.lose_files()
         story.read_the_past()
         story.scribble_and_bisect()
-        story.stop_and_check()
+        story.put_back()
+        mirror.cut_the_link()
+        mirror.compare()
+        mirror.read_its_past()
+        mirror.lose_the_primary()
+        mirror.promote()
+        story.check_what_is_left()
     print("\nEvery claim above was checked. Nothing that was written has been lost.")
 
 
@@ -85,11 +94,10 @@ class Story:
         self.here.run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", self.files, self.image, SIZE)
         self.here.say(f"{count} files in {self.image.name}")
 
-    def serve(self) -> None:
+    def serve(self, *options: str) -> None:
         self.here.chapter("A volume, served over NBD")
-        self.server = self.here.start(
-            REVOLUME, "serve", self.volume, "--size", SIZE, "--cp-interval", "1s", name="revolume"
-        )
+        words: tuple[str | Path, ...] = ("serve", self.volume, "--size", SIZE, "--cp-interval", "1s", *options)
+        self.server = self.here.start(REVOLUME, *words, name="revolume")
         assert self.server.stdout is not None
         ready = self.server.stdout.readline().split()
         self.here.claim("one ready line, with the URI to paste into any NBD client", ready[:1] == ["ready"])
@@ -153,12 +161,17 @@ class Story:
         after = self._pull("after.img", "after")
         self.here.claim("that moment is the file system as it was before the scribble", same(rescued, after))
 
-    def stop_and_check(self) -> None:
-        self.here.chapter("A clean stop; every structure and digest verified; the past is still there")
-        assert self.server is not None
-        self.here.claim("SIGTERM ends it with status 0", self.here.stop(self.server, signal.SIGTERM) == 0)
+    def put_back(self) -> None:
+        """What was good goes back over what was scribbled on; only the blocks that differ are written."""
+        write_differences(self.uri, self.here.directory / "rescued.img")
+        self.here.say("(the blocks that were scribbled on are written back from that moment)")
+
+    def check_what_is_left(self) -> None:
+        """The primary was killed: its directory holds together all the same."""
+        self.here.chapter("The primary that was killed: every structure and digest verified, the past still there")
         checked = self.revolume("check", self.volume)
         self.here.claim(f"check: {checked.stdout.strip()}", checked.stdout.startswith("good"))
+        self.revolume("detach", self.volume, "m")
         past = self._pull("past.img", "before", force=True)
         self.here.claim("vol1@before, from the stopped volume, is still the first image", same(past, self.image))
 

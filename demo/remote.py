@@ -54,3 +54,25 @@ async def _scribble(uri: str) -> int:
     await client.close()
     await host.work.close()
     return len(blocks)
+
+
+def churn(uri: str, writes: int, answered: list[int]) -> None:
+    """Write blocks behind the file system's reach one after the other, each again when the link fails; the number
+    of each is noted once it is answered."""
+    asyncio.run(_churn(uri, writes, answered))
+
+
+async def _churn(uri: str, writes: int, answered: list[int]) -> None:
+    """The last blocks of the volume are unused by the file system: each is written back as it was."""
+    host = real_host()
+    client = await Client.connect(host, uri)
+    last = client.size // BLOCK
+    for number in range(writes):
+        offset = (last - 1 - number % 64) * BLOCK
+        content = await client.read(offset, BLOCK)
+        await client.write(offset, content)
+        answered.append(number)
+        await asyncio.sleep(0.002)
+    await client.flush()
+    await client.close()
+    await host.work.close()

@@ -23,5 +23,5 @@ def test_every_claim_of_the_demo_holds(folder: Path) -> None:
         capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("✓") >= 15
+    assert ended.stdout.count("✓") >= 25
     assert not (folder / ".demo").exists(), "it clears up behind itself"
