@@ -137,9 +137,10 @@ class Reader:
 
     def _fill(self, first: int, view: memoryview, words: list[int], digests: list[int], nowait: bool) -> bool:
         """Fill ``view`` with the blocks from ``first`` on; False: something would have to wait, or a
-        digest was wrong (``read`` tells which)."""
+        digest was wrong (``read`` tells which). What was fetched is checked in stretches as long as may be:
+        a call for each run would cost more than the run."""
         count = len(words)
-        at = 0
+        at = fetched = 0  # blocks from ``fetched`` on are not checked yet
         while at < count:
             word, kind = words[at], words[at] >> 62
             end = at + 1
@@ -147,28 +148,37 @@ class Reader:
                 while end < count and words[end] == word + (end - at):
                     end += 1
                 address = word & ADDRESS_MASK
-            elif kind == PARTIAL:
-                content = self._source.partial(first + at)
-                if content is None:
-                    return False
-                view[at * BLOCK : end * BLOCK] = content
-                at = end
-                continue
-            else:
-                stored = digests[at] != 0
-                while end < count and not words[end] and (digests[end] != 0) == stored:
+            elif kind != PARTIAL and digests[at]:
+                while end < count and not words[end] and digests[end]:
                     end += 1
                 address = first + at
-                if not stored:
-                    zero_fill(view[at * BLOCK : end * BLOCK])
-                    at = end
-                    continue
+            else:
+                if not _checked(view, fetched, at, digests):
+                    return False
+                if kind != PARTIAL:
+                    while end < count and not words[end] and not digests[end]:
+                        end += 1
+                if not self._make(first + at, kind, view[at * BLOCK : end * BLOCK]):
+                    return False
+                at = fetched = end
+                continue
             part = view if end - at == count else view[at * BLOCK : end * BLOCK]
             if not self._store.pread(kind, address, [part], nowait):
                 return False
-            if block_digests(part, end - at) != (digests if end - at == count else digests[at:end]):
-                return False
             at = end
+        if not fetched:
+            return block_digests(view, count) == digests
+        return _checked(view, fetched, count, digests)
+
+    def _make(self, block: int, kind: int, view: memoryview) -> bool:
+        """What is fetched from no file: a partial block, or zeroes."""
+        if kind != PARTIAL:
+            zero_fill(view)
+            return True
+        content = self._source.partial(block)
+        if content is None:
+            return False
+        view[:] = content
         return True
 
     async def read(self, offset: int, view: memoryview) -> None:
@@ -240,6 +250,11 @@ class Reader:
             return bool(await self._work.call(fill))
         except (KeyError, OSError):
             return False  # recycled or closed meanwhile, or the disk failed: the caller looks again
+
+
+def _checked(view: memoryview, begin: int, end: int, digests: list[int]) -> bool:
+    """Whether the blocks [begin, end) of ``view`` are what was written."""
+    return begin == end or block_digests(view[begin * BLOCK : end * BLOCK], end - begin) == digests[begin:end]
 
 
 def zero_fill(view: memoryview) -> None:
