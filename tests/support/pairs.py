@@ -1,0 +1,200 @@
+"""A primary and its mirror as real processes, with a cable between them that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.servers import REVOLUME, Server, revolume
+
+MiB = 1 << 20
+
+
+class Cable(threading.Thread):
+    """Carries bytes from a unix socket of its own to another, until it is cut."""
+
+    def __init__(self, near: Path, far: Path) -> None:
+        super().__init__(daemon=True)
+        self.near, self.far = near, far
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(near))
+        self.listener.listen(8)
+        self.whole = True
+        self.ended = False
+        self.carried = 0
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended:
+            try:
+                taken, _ = self.listener.accept()
+            except OSError:
+                return
+            there = socket.socket(socket.AF_UNIX)
+            try:
+                if not self.whole:
+                    raise ConnectionRefusedError
+                there.connect(str(self.far))
+            except OSError:
+                taken.close()
+                there.close()
+                continue
+            with self._lock:
+                self._pairs.append((taken, there))
+            threading.Thread(target=self._carry, args=(taken, there), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(one, selectors.EVENT_READ, other)
+        selector.register(other, selectors.EVENT_READ, one)
+        with contextlib.suppress(OSError, ValueError):
+            while True:
+                for key, _ in selector.select():
+                    data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
+                    if not data:
+                        raise ConnectionResetError
+                    key.data.sendall(data)
+                    self.carried += len(data)
+        self._drop(one, other)
+
+    def _drop(self, *ends: socket.socket) -> None:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def cut(self) -> None:
+        """Everything connected is torn, nothing new gets through."""
+        self.whole = False
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            self._drop(*pair)
+
+    def mend(self) -> None:
+        self.whole = True
+
+    def close(self) -> None:
+        self.ended = True
+        self.cut()
+        self.listener.close()
+
+
+@dataclass
+class MirrorServer(Server):
+    """`revolume serve DIR --mirror-listen`: size and name come from its source."""
+
+    listen: str = ""
+
+    def _command_revolume(self) -> list[str]:
+        self._place(any_port=True)
+        command = [str(REVOLUME), "serve", str(self.directory), "--mirror-listen", self.listen]
+        command += ["--nbd", f"unix:{self.address}" if self.unix else self.address]
+        if "--segment-size" not in self.options:
+            command += ["--segment-size", "16MiB"]  # another than the primary's: no place can be assumed
+        return [*command, *self.options]
+
+
+@dataclass
+class Pair:
+    """A primary, a mirror, a cable. `start` starts both and waits until the mirror is whole."""
+
+    folder: Path
+    size: int = 64 * MiB
+    mode: str = "sync"
+    options: tuple[str, ...] = ("--cp-interval", "1s")
+    mirror_options: tuple[str, ...] = ()
+    primary: Server = field(init=False)
+    mirror: MirrorServer = field(init=False)
+    cable: Cable = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("p", "m"):
+            (self.folder / name).mkdir(mode=0o755)
+        listen = self.folder / "link"
+        self.cable = Cable(self.folder / "cable", listen)
+        to = f"unix:{self.cable.near},mode={self.mode},name=m"
+        self.primary = Server(
+            self.folder / "p", self.size, options=(*self.options, "--mirror-to", to), persistent=True
+        )
+        self.mirror = MirrorServer(
+            self.folder / "m", self.size, options=self.mirror_options, persistent=True, listen=f"unix:{listen}"
+        )
+
+    def start(self) -> Pair:
+        self.mirror.start()
+        self.primary.start()
+        self.until_joined()
+        return self
+
+    def until_joined(self, seconds: float = 60) -> None:
+        """The mirror has the base and the log."""
+        self.wait("the mirror joins", lambda: self.state()["joined"], seconds)
+
+    def state(self) -> dict[str, Any]:
+        """What the primary says of its mirror."""
+        found: dict[str, Any] = self.status(self.primary)["mirrors"][0]
+        return found
+
+    @staticmethod
+    def status(server: Server) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(revolume("status", server.directory, "--json"))
+        return told
+
+    def until_equal(self, seconds: float = 60) -> None:
+        """A point is made; the mirror agrees to it."""
+        self.wait("the mirror agrees to the last point", self._equal, seconds)
+
+    def _equal(self) -> bool:
+        here = self.status(self.primary)
+        mirror = here["mirrors"][0]
+        return bool(here["position"] == mirror["durable"]) and mirror["agreed_point"] == here["point"]
+
+    def wait(self, what: str, happened: Any, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not happened():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not within {seconds:.0f} s\n{self.said()}")
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return f"primary:\n{self.primary.said()}\nmirror:\n{self.mirror.said()}"
+
+    def promote(self) -> None:
+        revolume("promote", self.mirror.directory)
+
+    def lose_primary(self) -> None:
+        """The machine is gone, and its disk."""
+        if self.primary.process is not None:
+            self.primary.kill()
+        shutil.rmtree(self.primary.directory)
+
+    def close(self) -> None:
+        self.cable.close()
+        for server in (self.primary, self.mirror):
+            if server.process is not None:
+                server.kill()
+        print(self.said())  # shown with a failing test
+
+
+@contextlib.contextmanager
+def pair(folder: Path, **more: Any) -> Iterator[Pair]:
+    """A pair, started, and ended whatever happens."""
+    made = Pair(folder, **more)
+    try:
+        yield made.start()
+    finally:
+        made.close()
