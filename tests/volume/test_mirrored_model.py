@@ -45,7 +45,7 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
             await mirror_act(driver, name, int(what))  # type: ignore[call-overload]
         else:
             await act(driver, name, int(what))  # type: ignore[call-overload]
-    if driver.volume.write:
+    if await driver.volume.cutter.cut() is not None:
         await finish(driver)
     else:
         await driver.volume.close()
@@ -60,7 +60,7 @@ OURS = {
 async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
     there = driver.secondary
     if there is None:
-        if name == "begin" and driver.volume.write:
+        if name == "begin" and await driver.volume.cutter.cut() is not None:
             await driver.begin()
         return
     match name:

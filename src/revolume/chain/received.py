@@ -2,10 +2,17 @@
 
 The record names no place: it says which transfers carried the blocks that changed, and which blocks of them.
 This node looks each reference up in storage of its own: its transfer table gives the place where it stored that
-transfer, its own columns say what lies there. What comes out is compared with what the log itself says was
-written in the interval. A reference to a transfer that is not here, to a block that it does not have, to a
-version that is not the newest, or to the wrong block, and a block that was written but is not referenced, are
-refused: those blocks are to be asked for whole.
+transfer, its own columns say what lies there. What comes out is held against what the log itself says was
+written in the interval:
+
+    newest version whole      a reference must lead to exactly that version, else the block is asked for
+    modified in part          the record must carry the block, else it is asked for
+    zeroes                    the record must state exactly these runs, else it is not this log's record
+    not written               nothing is needed; a block that came whole all the same is taken (a primary tries
+                              again with a block that it could not read at the point before)
+
+So a reference to a transfer that is not here, to a block that it does not have, to a version that is not the
+newest, to another block, is dropped, and costs a question only where it leaves a block without one that holds.
 
 Pure: columns and record in, values out. Whether the whole is right is for the interval digest and the volume root
 to say; that comparison is the caller's.
@@ -35,8 +42,9 @@ MASK = np.uint64(ADDRESS_MASK)
 @dataclass(frozen=True, slots=True)
 class Received:
     """What a record amounts to here. ``blocks`` (ascending), their ``words`` and ``digests``: resolved references
-    that hold. ``partial_blocks`` came whole with the record. ``refused``: blocks to be asked for; ``holding``
-    those among them that by our own log hold data, be it zeroes."""
+    that hold. ``partial_blocks`` came whole with the record. ``refused``: blocks to be asked for. ``dropped``:
+    blocks referenced to no purpose. ``cut_address``: where the cut lies here. ``wrong``: why this is not a record
+    of this log at all, "" if it is."""
 
     blocks: U64
     words: U64
@@ -46,71 +54,124 @@ class Received:
     partial_digests: U64
     zeroes: tuple[U64, U64]
     refused: U64
-    holding: U64
+    dropped: int
     cut_address: int
+    wrong: str
 
 
 def received(
-    parts: Sequence[Part], columns: Sequence[Columns], table: TableView, after: int, record: Sequence[int]
+    parts: Sequence[Part],
+    columns: Sequence[Columns],
+    table: TableView,
+    before: tuple[int, int],
+    record: Sequence[int],
 ) -> Received:
-    """See the module's text. ``columns`` hold everything from the cut before to the record's end; ``after`` is
-    the write number of the cut before; ``record``: positions of the record's parts, in order."""
-    cut = parts[0].write
-    written = [only(c, c.rows["kind"] == Kind.WRITES).versions() for c in columns]
-    own = under_ranges(newest(written, after, cut))
-    partial = _carried_whole(columns, record)
-    blocks, words, digests = _resolved(parts, written, table)
-    expected, expected_words = _data(own)
-    good, refused = _judged(blocks, words, expected, expected_words)
-    refused = _union(refused, np.setxor1d(partial[0], _partial_blocks(own), assume_unique=True))
+    """See the module's text. ``columns`` hold everything from the cut before to the record's end; ``before`` is
+    position and write number of the cut before; ``record``: positions of the record's parts, in order."""
+    cut = parts[0]
+    written = [only(c, c.rows["kind"] == Kind.WRITES) for c in columns]
+    versions = [c.versions() for c in written]
+    own = under_ranges(newest(versions, before[1], cut.write))
     zeroes = _stated_zeroes(parts)
-    refused = _union(refused, _zeroes_differ(zeroes, own))
-    keep = good & ~np.isin(blocks, refused)
-    held = ~np.isin(partial[0], refused)
+    wrong = _not_one_cut(parts, written, before, record[0]) or _not_these_zeroes(zeroes, own)
+    in_part = _partial_blocks(own)
+    expected, expected_words, expected_digests = _whole(own, in_part)
+    addresses = _addresses(parts, table, sum(int(c.rows["blocks"].sum()) for c in written))
+    holds = _referenced(expected, expected_words, addresses, versions)
+    partial = _carried_whole(columns, record)
+    taken = np.isin(partial[0], in_part) | ~_touched(own, partial[0])
+    lacking = np.setdiff1d(in_part, partial[0], assume_unique=True)
     return Received(
-        blocks[keep], words[keep], digests[keep], partial[0][held], partial[1][held], partial[2][held],
-        zeroes, refused, refused[np.isin(refused, expected) | np.isin(refused, _partial_blocks(own))],
-        _address_behind(columns, parts[0].position),
+        expected[holds], expected_words[holds], expected_digests[holds],
+        partial[0][taken], partial[1][taken], partial[2][taken],
+        zeroes, np.union1d(expected[~holds], lacking), _stated_blocks(parts) - int(holds.sum()),
+        _address_behind(columns, cut.position), wrong,
     )  # fmt: skip
 
 
-def _resolved(parts: Sequence[Part], written: list[Versions], table: TableView) -> tuple[U64, U64, U64]:
-    """Block, word and digest of every reference that leads to a block in storage here, by block; of those that
-    lead to the same block one."""
-    addresses = np.concatenate([_addresses(part, table) for part in parts])
+def _not_one_cut(parts: Sequence[Part], written: list[Columns], before: tuple[int, int], record: int) -> str:
+    """Every part speaks of one cut, which lies between the point before and the record, and between writes."""
+    cut = parts[0]
+    if any(_totals(part) != _totals(cut) for part in parts):
+        return "its parts do not agree with each other"
+    if not (before[0] <= cut.position < record and before[1] <= cut.write):
+        return "its cut does not lie between the point before and its record"
+    for rows in (c.rows for c in written):
+        below = rows["position"] <= np.uint64(cut.position)
+        if ((rows["write"] + rows["entries"] - 1)[below] > np.uint64(cut.write)).any():
+            return "its cut leaves out writes that lie below it"
+        if (rows["write"][~below] <= np.uint64(cut.write)).any():
+            return "its cut takes in writes that lie behind it"
+    return ""
+
+
+def _totals(part: Part) -> tuple[object, ...]:
+    return (
+        part.number, part.previous, part.position, part.write, part.time_ns, part.parts, part.referenced,
+        part.partials, part.zero_runs, part.digest, part.root, part.chain,
+    )  # fmt: skip
+
+
+def _referenced(
+    expected: U64, expected_words: U64, addresses: U64, written: list[Versions]
+) -> npt.NDArray[np.bool_]:
+    """Which of the expected blocks a reference leads to. What lies at an address is looked up in the columns."""
     words = np.concatenate([NOTHING, *(v.words for v in written)])
     data = kinds(words) == DATA
     places = words[data] & MASK
+    if not len(places):
+        return np.zeros(len(expected), bool)
     blocks = np.concatenate([NOTHING, *(v.blocks for v in written)])[data]
-    digests = np.concatenate([NOTHING, *(v.digests for v in written)])[data]
     at = np.searchsorted(places, addresses)
     at[at == len(places)] = 0
-    found = at[places[at] == addresses] if len(places) else at[:0]
-    chosen, first = np.unique(blocks[found], return_index=True)
-    found = found[first]
-    return chosen, places[found] | np.uint64(DATA << 62), digests[found]
+    found = at[places[at] == addresses]
+    index = np.searchsorted(expected, blocks[found])
+    index[index == len(expected)] = 0
+    holds = np.zeros(len(expected), bool)
+    if len(expected):
+        newest_version = expected_words[index] & MASK == places[found]
+        holds[index[newest_version & (expected[index] == blocks[found])]] = True
+    return holds
 
 
-def _addresses(part: Part, table: TableView) -> U64:
-    """Where the referenced blocks lie here, as far as the transfers are here and have so many blocks."""
-    references = part.references
-    row = np.searchsorted(table.positions, references.positions)
-    row[row == len(table.positions)] = 0
+def _addresses(parts: Sequence[Part], table: TableView, most: int) -> U64:
+    """Where the referenced blocks lie here, as far as the transfers are here and have so many blocks. A record
+    that names more than ``most`` blocks is heard out no further: there are no more."""
     if not len(table.positions):
         return NOTHING
-    here = (table.positions[row] == references.positions) & (table.epochs[row] == references.epochs)
-    row, starts, runs = row[here], references.blocks[here], references.runs[here]
-    runs = np.minimum(runs, np.uint64(1 << 24))
-    addresses = np.repeat(table.addresses[row] + starts, runs.astype(np.int64)) + ramp(runs)
-    ends = np.append(table.addresses[1:], np.uint64(ADDRESS_MASK))
-    within: U64 = addresses[addresses < np.repeat(ends[row], runs.astype(np.int64))]
-    return within
+    joined = [
+        np.concatenate([getattr(part.references, column) for part in parts])
+        for column in ("epochs", "positions", "blocks", "runs")
+    ]
+    row = np.searchsorted(table.positions, joined[1])
+    row[row == len(table.positions)] = 0
+    here = (table.positions[row] == joined[1]) & (table.epochs[row] == joined[0])
+    row, starts, runs = row[here], table.addresses[row[here]] + joined[2][here], joined[3][here]
+    ends = np.append(table.addresses[1:], np.uint64(ADDRESS_MASK))[row]
+    runs = np.minimum(runs, np.where(starts < ends, ends - starts, np.uint64(0)))
+    runs = np.minimum(runs, np.uint64(most))
+    heard = np.cumsum(runs) <= np.uint64(most)
+    starts, runs = starts[heard], runs[heard]
+    addresses: U64 = np.repeat(starts, runs.astype(np.int64)) + ramp(runs)
+    return addresses
 
 
-def _data(own: Newest) -> tuple[U64, U64]:
-    """The blocks whose newest version is a whole one, and their words."""
-    chosen = (kinds(own.words) == DATA) & ~np.isin(own.blocks, _partial_blocks(own))
-    return own.blocks[chosen], own.words[chosen]
+def _stated_blocks(parts: Sequence[Part]) -> int:
+    return sum(sum(part.references.runs.tolist()) for part in parts)
+
+
+def _whole(own: Newest, in_part: U64) -> tuple[U64, U64, U64]:
+    """The blocks whose newest version is a whole one, their words and digests."""
+    chosen = (kinds(own.words) == DATA) & ~np.isin(own.blocks, in_part)
+    return own.blocks[chosen], own.words[chosen], own.digests[chosen]
+
+
+def _touched(own: Newest, blocks: U64) -> npt.NDArray[np.bool_]:
+    """Which of these blocks the interval wrote or zeroed whole."""
+    touched = np.isin(blocks, own.blocks)
+    for start, end, _, _ in own.ranges:
+        touched |= (blocks >= np.uint64(start)) & (blocks < np.uint64(end))
+    return touched
 
 
 def _partial_blocks(own: Newest) -> U64:
@@ -122,16 +183,6 @@ def _union(one: U64, other: U64) -> U64:
     if not len(one) or not len(other):
         return np.sort(one if len(one) else other)
     return np.union1d(one, other)
-
-
-def _judged(blocks: U64, words: U64, expected: U64, expected_words: U64) -> tuple[npt.NDArray[np.bool_], U64]:
-    """Which references are right, and which blocks are refused: wrong, or not referenced."""
-    at = np.searchsorted(expected, blocks)
-    at[at == len(expected)] = 0
-    known = expected[at] == blocks if len(expected) else np.zeros(len(blocks), bool)
-    good = known & (expected_words[at] == words) if len(expected) else known
-    missing = np.setdiff1d(expected, blocks[good], assume_unique=True)
-    return good, _union(missing, blocks[~good])
 
 
 def _carried_whole(columns: Sequence[Columns], record: Sequence[int]) -> tuple[U64, U64, U64]:
@@ -151,16 +202,15 @@ def _stated_zeroes(parts: Sequence[Part]) -> tuple[U64, U64]:
     return np.concatenate([p.zeroes[0] for p in parts]), np.concatenate([p.zeroes[1] for p in parts])
 
 
-def _zeroes_differ(stated: tuple[U64, U64], own: Newest) -> U64:
-    """Blocks that read as zeroes by the record and not by the log, or the other way round."""
+def _not_these_zeroes(stated: tuple[U64, U64], own: Newest) -> str:
+    """The record states the runs that the log has, as its digest covers them: sorted, each as long as can be."""
     starts = np.array([start for start, _, _, _ in own.ranges], np.uint64)
     ends = np.array([end for _, end, _, _ in own.ranges], np.uint64)
     single = np.setdiff1d(own.blocks[kinds(own.words) == ZERO], _partial_blocks(own), assume_unique=True)
-    here = _painted(np.append(starts, single), np.append(ends, single + np.uint64(1)))
-    there = _painted(stated[0], stated[0] + stated[1])
-    if np.array_equal(here[0], there[0]) and np.array_equal(here[1], there[1]):
-        return NOTHING
-    return _difference(here, there)
+    starts, ends = _painted(np.append(starts, single), np.append(ends, single + np.uint64(1)))
+    if np.array_equal(stated[0], starts) and np.array_equal(stated[1], ends - starts):
+        return ""
+    return "it does not state the zeroes that the log has"
 
 
 def _painted(starts: U64, ends: U64) -> tuple[U64, U64]:
@@ -175,28 +225,13 @@ def _painted(starts: U64, ends: U64) -> tuple[U64, U64]:
     return begins[index], stops[np.append(index[1:], len(begins)) - 1]
 
 
-def _difference(one: tuple[U64, U64], other: tuple[U64, U64]) -> U64:
-    """The blocks that lie in exactly one of two sets of intervals; at most ``DIFFERENCE_MAX`` of them."""
-    edges = np.unique(np.concatenate([*one, *other]))
-    inside = [np.searchsorted(s, edges, "right") > np.searchsorted(e, edges, "right") for s, e in (one, other)]
-    differs = np.flatnonzero(inside[0] != inside[1])
-    counts = edges[differs + 1] - edges[differs]
-    counts = np.minimum(counts, np.uint64(DIFFERENCE_MAX))
-    blocks = np.repeat(edges[differs], counts.astype(np.int64)) + ramp(counts)
-    found: U64 = blocks[:DIFFERENCE_MAX]
-    return found
-
-
-DIFFERENCE_MAX = 1 << 16
-
-
 def _address_behind(columns: Sequence[Columns], position: int) -> int:
     """The address of the first transfer behind a position."""
     for each in columns:
         behind = np.flatnonzero(each.rows["position"] > position)
         if len(behind):
             return each.base + int(each.rows["block"][behind[0]])
-    raise AssertionError("the record itself lies behind its cut")
+    return 0  # not a cut of this log
 
 
 def zeroed_elsewhere(zeroes: tuple[U64, U64], blocks: U64) -> tuple[U64, U64]:

@@ -88,12 +88,14 @@ def load_stretch(directory: Directory, stretch: Stretch, volume: bytes) -> Itera
     last, reached = stretch.after, 0
     for spec in stretch.segments:
         columns = load_columns(directory, spec, volume)
-        positions = columns.rows["position"][columns.rows["kind"] != Kind.FIXUP]
-        if not len(positions):
+        if not len(columns.rows):
             continue
-        if int(positions[0]) > last + 1 or (np.diff(positions) != 1).any():
-            raise _transfer_missing(f"behind position {last}")
-        last, reached = max(last, int(positions[-1])), end_address(columns)
+        positions = columns.rows["position"][columns.rows["kind"] != Kind.FIXUP]
+        if len(positions):
+            if int(positions[0]) > last + 1 or (np.diff(positions) != 1).any():
+                raise _transfer_missing(f"behind position {last}")
+            last = max(last, int(positions[-1]))
+        reached = end_address(columns)
         yield columns
     if reached < stretch.end:
         raise _transfer_missing(f"behind position {last}")

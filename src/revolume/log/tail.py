@@ -79,7 +79,9 @@ class _Walk:
         if first_block:
             before = self._before(reader, builder, first_block) or chain
         for found in reader.chain_from(first_block, chain, end_block):
-            if found.transfer.position > self.durable and not payload_holds(found):
+            # A local record shares its position with the transfer before it, which alone may be durable.
+            local = found.transfer.kind == Kind.FIXUP and found.transfer.position == self.durable
+            if (found.transfer.position > self.durable or local) and not payload_holds(found):
                 break
             taken = True
             self.end = end_after(found, self.end.write)

@@ -26,18 +26,20 @@ from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK
 from revolume.chain.mapfile import MapFile
 from revolume.chain.point import Part, unpack_part
+from revolume.chain.received import received
 from revolume.chain.versions import Newest, newest, under_ranges
 from revolume.errors import Damaged, NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
 from revolume.log.columns import Columns, ColumnsBuilder, only, ramp
-from revolume.log.scan import Found, SegmentReader, complete_prefix, payload_holds
+from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefix, payload_holds
 from revolume.log.segment import Segment, read_footer, segment_name
+from revolume.log.table import TableView
 from revolume.log.tail import stated_durable
 from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import layout
 from revolume.volume.compose import delta_digest
-from revolume.volume.manifest import NAMES, State, load, parse, read_file
+from revolume.volume.manifest import NAMES, Role, State, load, parse, read_file
 from revolume.volume.replay import addresses
 from revolume.volume.reports import CheckReport, Problem, Progress
 from revolume.volume.sums import Sums
@@ -45,6 +47,9 @@ from revolume.volume.sums import Sums
 U64 = npt.NDArray[np.uint64]
 MASK = np.uint64(ADDRESS_MASK)
 DIGESTS_BYTES = 512 << 20
+NOTHING = np.zeros(0, np.uint64)
+Fact = tuple[Part, Columns, bool]
+"""A part of a point's record, where it lies, and whether it is the last."""
 
 
 def check(host: Host, path: str, progress: Progress = lambda stage, done, total: None) -> CheckReport:
@@ -83,7 +88,8 @@ class _Check:
         self._problems: list[Problem] = []
         self._counts = _Counts()
         self._pieces: list[Columns] = []
-        self._facts: list[tuple[Part, Columns, bool]] = []
+        self._facts: list[Fact] = []
+        self._fixed: dict[int, list[Columns]] = {}
         self._held = ExitStack()
 
     def _say(self, where: str, what: str) -> None:
@@ -153,7 +159,7 @@ class _Check:
             self._progress("log", number, len(segments))
             taken = list(self._follow(segment, state, chain))
             if taken:
-                chain, position = taken[-1].transfer.chain, taken[-1].transfer.position
+                chain, position = chain_behind(taken[-1].transfer), taken[-1].transfer.position
                 walked = taken
                 self._segment_read(segment, taken, state)
         self._end(state, walked, position, durable)
@@ -197,16 +203,21 @@ class _Check:
 
     def _collect_points(self, segment: Segment, taken: list[Found]) -> None:
         for found in taken:
-            if found.transfer.kind != Kind.POINT:
-                continue
-            part = unpack_part(found.transfer.body)
-            if part is None:
-                self._say(f"position {found.transfer.position}", "a consistency point's record makes no sense")
-                continue
-            self._lost(part, found)
             builder = ColumnsBuilder(segment.base)
             builder.add_transfer(found.transfer, found.block)
-            self._facts.append((part, builder.freeze(), bool(found.transfer.flags & Flag.SEALS)))
+            if found.transfer.kind == Kind.FIXUP:
+                number = int.from_bytes(found.transfer.body, "little")
+                self._fixed.setdefault(number, []).append(builder.freeze())
+            if found.transfer.kind == Kind.POINT:
+                self._collect_part(found, builder.freeze())
+
+    def _collect_part(self, found: Found, columns: Columns) -> None:
+        part = unpack_part(found.transfer.body)
+        if part is None:
+            self._say(f"position {found.transfer.position}", "a consistency point's record makes no sense")
+            return
+        self._lost(part, found)
+        self._facts.append((part, columns, bool(found.transfer.flags & Flag.SEALS)))
 
     def _lost(self, part: Part, found: Found) -> None:
         digests = found.transfer.digests
@@ -279,7 +290,7 @@ class _Check:
     def _points(self, state: State) -> None:
         sums = Sums.open(self._directory, state.volume, state.horizon.pages_generation)
         try:
-            _Points(self, state, sums).run(self._pieces, self._facts)
+            _Points(self, state, sums, self._fixed).run(self._pieces, self._facts)
         finally:
             sums.close()
 
@@ -335,10 +346,13 @@ class _Check:
 
 
 class _Points:
-    """Rebuilds every point's delta map from its references and follows the volume root."""
+    """Rebuilds every point's delta map from its references and follows the volume root. A volume that is or was
+    a mirror has its log from elsewhere: references that don't hold are dropped, as they were when it agreed to the
+    point, and blocks that it was sent whole (``fixed``, by point) take their place."""
 
-    def __init__(self, owner: _Check, state: State, sums: Sums) -> None:
+    def __init__(self, owner: _Check, state: State, sums: Sums, fixed: dict[int, list[Columns]]) -> None:
         self._owner = owner
+        self._fixed = fixed
         self._state = state
         self._sums = sums
         self._now = Overlay(DIGESTS_BYTES)
@@ -346,13 +360,42 @@ class _Points:
         self._step = 1
         self._root = (state.horizon.root_low, state.horizon.root_high)
 
-    def run(self, pieces: list[Columns], facts: list[tuple[Part, Columns, bool]]) -> None:
+    def run(self, pieces: list[Columns], facts: list[Fact]) -> None:
         table = _Transfers(pieces)
+        h = self._state.horizon
+        self._pieces, self._before = pieces, (h.position, h.write)
         parts: list[tuple[Part, Columns]] = []
         for part, columns, seals in facts:
             parts = [*parts, (part, columns)] if part.part else [(part, columns)]
-            if seals and len(parts) == part.parts and part.number > self._state.horizon.point:
-                self._owner.point_checked(part.number, self._rebuild(parts, table))
+            if seals and len(parts) == part.parts and self._claimed(part.number):
+                rebuild = self._rebuild_received if self._state.agreed.point else self._rebuild
+                self._owner.point_checked(part.number, rebuild(parts, table))
+                self._before = part.position, part.write
+
+    def _claimed(self, number: int) -> bool:
+        """A mirror does not answer for points that it has not agreed to."""
+        state = self._state
+        return state.horizon.point < number and (state.role == Role.PRIMARY or number <= state.agreed.point)
+
+    def _rebuild_received(self, parts: list[tuple[Part, Columns]], table: _Transfers) -> str | None:
+        positions = [int(columns.rows["position"][0]) for _, columns in parts]
+        pieces = [c for c in self._pieces if _overlaps(c, self._before[0], positions[-1])]
+        got = received([part for part, _ in parts], pieces, table.view(), self._before, positions)
+        if got.wrong:
+            return got.wrong
+        fixed = [columns.versions() for columns in self._fixed.get(parts[0][0].number, [])]
+        blocks = np.concatenate([NOTHING, *(v.blocks for v in fixed)])
+        last = np.unique(blocks[::-1], return_index=True)  # asked twice: what came last holds
+        digests = np.concatenate([NOTHING, *(v.digests for v in fixed)])[::-1][last[1]]
+        if len(np.setdiff1d(got.refused, last[0])):
+            return "blocks have no reference that holds, and did not come whole either"
+        needed = np.isin(last[0], got.refused)
+        return self._follow(
+            parts[-1][0],
+            np.concatenate([got.blocks, got.partial_blocks, last[0][needed]]),
+            np.concatenate([got.digests, got.partial_digests, digests[needed]]),
+            got.zeroes,
+        )
 
     def _rebuild(self, parts: list[tuple[Part, Columns]], table: _Transfers) -> str | None:
         last = parts[-1][0]
@@ -366,12 +409,14 @@ class _Points:
             blocks += [found[0], partial.blocks]
             digests += [found[1], partial.digests]
         zeroes = tuple(np.concatenate([p.zeroes[i] for p, _ in parts]) for i in (0, 1))
-        all_blocks, all_digests = np.concatenate(blocks), np.concatenate(digests)
-        order = np.argsort(all_blocks)
-        all_blocks, all_digests = all_blocks[order], all_digests[order]
-        if delta_digest(all_blocks, all_digests, (zeroes[0], zeroes[1])) != last.digest:
+        return self._follow(last, np.concatenate(blocks), np.concatenate(digests), (zeroes[0], zeroes[1]))
+
+    def _follow(self, last: Part, blocks: U64, digests: U64, zeroes: tuple[U64, U64]) -> str | None:
+        order = np.argsort(blocks)
+        blocks, digests = blocks[order], digests[order]
+        if delta_digest(blocks, digests, zeroes) != last.digest:
             return "the interval digest of its references is not the one stated"
-        self._apply(all_blocks, all_digests, (zeroes[0], zeroes[1]))
+        self._apply(blocks, digests, zeroes)
         return None if self._root == last.root else "the volume root is not the one stated"
 
     def _apply(self, blocks: U64, digests: U64, zeroes: tuple[U64, U64]) -> None:
@@ -403,6 +448,11 @@ class _Points:
         self._zeroed = self._zeroed.with_range(start, end, self._step)
 
 
+def _overlaps(columns: Columns, first: int, last: int) -> bool:
+    positions = columns.rows["position"]
+    return bool(len(positions)) and int(positions[0]) <= last and first <= int(positions[-1])
+
+
 class _Transfers:
     """All transfers of the log by (epoch, position): their blocks and digests, for references."""
 
@@ -421,6 +471,10 @@ class _Transfers:
         self._places = place[order]
         self._blocks = np.concatenate([v.blocks for v in versions] or [empty])[data][order]
         self._digests = np.concatenate([v.digests for v in versions] or [empty])[data][order]
+
+    def view(self) -> TableView:
+        """The same as a mirror's own table."""
+        return TableView(self._payloads, self._positions, self._epochs)
 
     def resolve(self, part: Part) -> tuple[U64, U64] | None:
         """(blocks, digests) that the references mean; None if one resolves to nothing."""

@@ -29,7 +29,7 @@ from revolume.log.appender import Appender, LogEnd, Stated
 from revolume.log.columns import Columns, ColumnsBuilder
 from revolume.log.commit import Commit
 from revolume.log.pool import PoolLimits, SegmentPool
-from revolume.log.scan import Found
+from revolume.log.scan import Found, chain_behind
 from revolume.log.segment import Segment, write_footer
 from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable
 from revolume.log.transfer import BLOCK
@@ -73,6 +73,8 @@ Result = TypeVar("Result")
 async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
     """Open the volume in ``path``, or create it if ``options.size`` is given and nothing is there."""
     check_memory(options.map_memory_bytes)
+    if options.promote:
+        await _prove(host, path, options)
     directory = _locked(host, path, options)
     with ExitStack() as held:
         held.callback(directory.close)
@@ -83,6 +85,22 @@ async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
         volume = await _Opening(host, directory, manifest, options, held).run()
         held.pop_all()
         return volume
+
+
+async def _prove(host: Host, path: str, options: OpenOptions) -> None:
+    """A mirror that is to become a primary first deals with what it has received. What is none is left alone."""
+    directory = _locked(host, path, options)
+    try:
+        state = (await host.work.call(load, directory)).state
+    finally:
+        directory.close()
+    if state.role != Role.SECONDARY or state.base is not None:
+        return
+    secondary = await open_secondary(host, path, replace(options, size=None, promote=False))
+    try:
+        await secondary.prove()
+    finally:
+        await secondary.close()
 
 
 async def open_secondary(host: Host, path: str, options: OpenOptions, birth: Birth | None = None) -> Secondary:
@@ -384,7 +402,7 @@ class _Opening:
         for piece in pieces:
             if piece.builder is None:
                 continue
-            chains = (piece.chain_before, last_of(piece, volume).transfer.chain)
+            chains = (piece.chain_before, chain_behind(last_of(piece, volume).transfer))
             write_footer(piece.segment, volume, piece.builder, piece.end_block, chains, stated)
             piece.segment.file.datasync()
 
@@ -476,7 +494,7 @@ class _Opening:
         appender = Appender(state.volume, reign, number, tail.end, self._stated, self._host.clock.wall_ns)
         commit = Commit(self._host.work, lambda: appender.whole, tail.end.position)
         core = self._assemble(appender, commit, live, self._image, sums)
-        upto = state.agreed.point if state.role == Role.SECONDARY and not options.promote else None
+        upto = state.agreed.position if state.role == Role.SECONDARY and not options.promote else None
         last = await replay(core, [(p.segment, p.columns) for p in tail.pieces], state.horizon, upto)
         core.last.number, core.last.root = last.number, last.root
         core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests

@@ -37,12 +37,10 @@ def addresses(columns: Columns) -> U64:
 
 async def replay(core: Core, pieces: Pieces, horizon: Horizon, upto: int | None = None) -> LastPoint:
     """Fill ``core``'s live map, points, sizes, transfer table and partial buffer; what the next point
-    stands on. ``upto``: the last point that a secondary has agreed on; nothing behind it is applied."""
+    stands on. ``upto``: position of the last record that a secondary has agreed to; nothing behind that point is
+    applied."""
     call = core.host.work.call
-    points, records = await call(read_points, core.volume_id, pieces, horizon)
-    if upto is not None:
-        points = [point for point in points if point.number <= upto]
-        records = [record for record in records if record.point.number <= upto]
+    points, records = await call(read_points, core.volume_id, pieces, horizon, upto)
     core.points[:] = points
     last_cut = points[-1].address if points else horizon.address
     begin = max(horizon.address, core.live.base.meta.address if core.live.base else 0)
@@ -114,15 +112,21 @@ class Record:
         )
 
 
-def read_points(volume: bytes, pieces: Pieces, horizon: Horizon) -> tuple[list[Point], list[Record]]:
-    """All sealed points of the log, in order, with the partial blocks that their records carry."""
+def read_points(
+    volume: bytes, pieces: Pieces, horizon: Horizon, upto: int | None = None
+) -> tuple[list[Point], list[Record]]:
+    """All sealed points of the log, in order, with the partial blocks that their records carry. Records behind
+    position ``upto`` are not looked at: nobody has found them to be true."""
     points: list[Point] = []
     records: list[Record] = []
     parts: list[tuple[Part, Versions]] = []
     cuts = _CutPlaces(pieces)
     for segment, columns in pieces:
         reader = SegmentReader(segment, volume)
-        for row in np.flatnonzero(columns.rows["kind"] == Kind.POINT).tolist():
+        chosen = columns.rows["kind"] == Kind.POINT
+        if upto is not None:
+            chosen &= columns.rows["position"] <= np.uint64(upto)
+        for row in np.flatnonzero(chosen).tolist():
             part, versions, epoch, sealing = _part(reader, columns, row)
             parts = [*parts, (part, versions)] if part.part else [(part, versions)]
             if not sealing or len(parts) != part.parts:

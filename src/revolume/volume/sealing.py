@@ -1,8 +1,8 @@
 """Sealing a point at a secondary: from the record received to a state that is proved to be the source's.
 
-    segment durable → references resolved in storage of our own (``chain/received.py``) → what is refused asked for
-    whole and stored as a local record, durable → interval digest compared → live map → volume root compared →
-    AGREED, durable
+    segment durable → references resolved in storage of our own (``chain/received.py``), cut and zero runs compared
+    with the log → what is refused asked for whole and stored as a local record, durable → interval digest compared
+    → live map → volume root compared → AGREED, durable
 
 Nothing is believed before the digest has been compared, and nothing is said to be agreed before the root has. If
 the root differs the live map has moved to a state that is nobody's: the secondary stops here, says so, and stands
@@ -25,6 +25,7 @@ from revolume.chain.received import Received, received, zeroed_elsewhere
 from revolume.errors import Refused
 from revolume.log.appender import Draft
 from revolume.log.columns import RANGE_BLOCKS, Columns, ramp
+from revolume.log.scan import SegmentReader
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Kind
 from revolume.volume.compose import Below, delta_digest, moved_root
 from revolume.volume.core import Core
@@ -73,9 +74,12 @@ class Sealing:
         columns = await self._columns(before.address, arrived.record)
         table = core.writer.table.view()
         got = await core.host.work.call(
-            received, arrived.parts, columns, table, before.write, arrived.positions
+            received, arrived.parts, columns, table, (before.position, before.write), arrived.positions
         )
         point = _point(arrived, got.cut_address)
+        wrong = got.wrong or await core.host.work.call(self._not_this_log, point, before, columns)
+        if wrong:
+            raise _not_equal(point, wrong)
         self.referenced_blocks += len(got.blocks)
         delta, record = await self._whole(point, got, ask)
         if delta_digest(delta.blocks, delta.digests, got.zeroes) != point.digest:
@@ -86,6 +90,18 @@ class Sealing:
         self._moved(point, delta)
         return _point(arrived, got.cut_address, record)
 
+    def _not_this_log(self, point: Point, before: Point, columns: list[Columns]) -> str:
+        """The chain checksum at the cut must be this log's."""
+        pool, volume = self._core.pool, self._core.volume_id
+        chain = before.chain if point.position == before.position else None
+        for each in columns:
+            rows = each.rows
+            here = (rows["position"] == np.uint64(point.position)) & (rows["kind"] != Kind.FIXUP)
+            for block in rows["block"][here].tolist():
+                found = SegmentReader(pool.segment_at(each.base + block), volume).at(block)
+                chain = None if found is None else found.transfer.chain
+        return "" if chain == point.chain else "its cut is not one of this log"
+
     # Blocks asked for whole
 
     async def _whole(self, point: Point, got: Received, ask: AskWhole) -> tuple[Delta, int]:
@@ -94,6 +110,8 @@ class Sealing:
         digests = np.concatenate([got.digests, got.partial_digests])
         restated = np.repeat([False, True], [len(got.blocks), len(got.partial_blocks)])
         record = point.record
+        if got.dropped:
+            self._core.events.tell(f"cp{point.number}: {got.dropped} references lead nowhere and are dropped")
         if len(got.refused):
             fixed, record = await self._fixed(point, got, ask)
             blocks, words, digests = (
@@ -105,13 +123,15 @@ class Sealing:
 
     async def _fixed(self, point: Point, got: Received, ask: AskWhole) -> tuple[tuple[U64, U64, U64], int]:
         """Ask for these blocks whole and store them; (blocks, words, digests) and where the last record lies."""
-        core, refused, holding = self._core, got.refused.tolist(), set(got.holding.tolist())
-        core.events.tell(f"cp{point.number}: {len(refused)} references refused, their blocks asked for whole")
+        core, refused = self._core, got.refused.tolist()
+        core.events.tell(f"cp{point.number}: {len(refused)} blocks have no reference that holds: asked for whole")
         self.asked_blocks += len(refused)
         contents = await ask(point, refused)
         if set(contents) != set(refused):
             raise _not_equal(point, "the source did not send the blocks that were asked for")
-        held = [(b, c or bytes(BLOCK)) for b, c in sorted(contents.items()) if c is not None or b in holding]
+        if any(content is not None and len(content) != BLOCK for content in contents.values()):
+            raise _not_equal(point, "the source sent something that is no block")
+        held = [(block, content or bytes(BLOCK)) for block, content in sorted(contents.items())]
         step = max(1, min(256, core.pool.segment_blocks // 4))
         rows: list[tuple[int, int, int]] = []
         record = point.record

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.digest import ZERO_DIGEST
 from revolume.chain.point import Part, Point, unpack_part
 from revolume.errors import Damaged, Poisoned, Refused, RevolumeError
 from revolume.host.disk import Buffer
@@ -27,7 +28,7 @@ from revolume.log.carried import Carried
 from revolume.log.columns import resizes
 from revolume.log.ops import NoRoomNow
 from revolume.log.scan import Found, SegmentReader, payload_agrees
-from revolume.log.transfer import Flag, Kind
+from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import facts
 from revolume.volume.basefill import BaseFill
 from revolume.volume.core import Core
@@ -89,6 +90,7 @@ class Secondary(Remembered):
         self._fill = BaseFill(core) if core.manifest.state.base is not None else None
         self._queue: deque[_Queued] = deque()
         self._queued = asyncio.Event()
+        self._halted = asyncio.Event()
         self._parts: list[tuple[Part, Found]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
@@ -157,9 +159,13 @@ class Secondary(Remembered):
         return core.appender.whole
 
     def _judge(self, carried: Sequence[Carried]) -> None:
-        """Refused unless every payload is what its header says, and fits a segment here."""
+        """Refused unless every payload is what its header says, fits a segment here, and epochs only grow."""
+        epoch = self.core.appender.epoch, self.core.appender.reign
         for each in carried:
             transfer = each.transfer
+            if (transfer.epoch, transfer.reign) != epoch and transfer.epoch <= epoch[0]:
+                raise _bad(f"the transfer at position {transfer.position} is of an epoch that is over")
+            epoch = transfer.epoch, transfer.reign
             if transfer.volume != self.volume_id or transfer.kind not in SHIPPED:
                 raise _bad(f"the transfer at position {transfer.position} is not one of this volume's log")
             if transfer.total_blocks + 4 > self.segment_blocks:
@@ -213,10 +219,24 @@ class Secondary(Remembered):
         while not self._closing:
             await self._queued.wait()
             self._queued.clear()
+            self._halted.clear()
             while self._queue and self._fill is None and not self._closing and self.failure is None:
                 if not await self._dealt_with(self._queue[0]):
                     break
                 self._queue.popleft()
+            self._halted.set()
+
+    async def prove(self) -> None:
+        """Deal with what has arrived, before this becomes a primary. Refused: a point in its log can't be agreed
+        to; as a primary it would go on from a state that is not known to be anybody's."""
+        await self._halted.wait()
+        if self._queue:
+            why = self.failure.cause if self.failure else "its source would have to be asked."
+            raise Refused(
+                "not-promotable",
+                f"This mirror stands at cp{self.agreed.number} and can't agree to the point behind it: {why}",
+                "Promote another mirror, or serve this one as a mirror and copy its last point out.",
+            )
 
     async def _dealt_with(self, queued: _Queued) -> bool:
         try:
@@ -261,7 +281,8 @@ class Secondary(Remembered):
     async def _point(self, parts: list[tuple[Part, Found]]) -> None:
         core, last = self.core, parts[-1][1]
         number, position = parts[0][0].number, last.transfer.position
-        if number <= self.agreed.number:  # the point at which this log began
+        if number == self.agreed.number == core.manifest.state.horizon.point:
+            await core.host.work.call(self._same_as_base, parts)
             await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(self.agreed, position))))
             return
         if number != self.agreed.number + 1 or parts[0][0].previous != self.agreed.number:
@@ -276,6 +297,22 @@ class Secondary(Remembered):
         core.points.append(point)
         self.agreed = point
         self.on_agreed(point)
+
+    def _same_as_base(self, parts: list[tuple[Part, Found]]) -> None:
+        """The record of the point at which this log began: the base was proved to be that point, so it can only
+        say the same once more."""
+        part, base = parts[0][0], self.agreed
+        same = (part.position, part.write, part.root, part.chain) == (
+            base.position, base.write, base.root, base.chain
+        )  # fmt: skip
+        for _, found in parts:
+            blocks = found.transfer.offsets // np.uint64(BLOCK)
+            digests = self.core.sums.get(blocks, False)
+            assert digests is not None
+            stated = np.where(found.transfer.digests == np.uint64(ZERO_DIGEST), 0, found.transfer.digests)
+            same = same and np.array_equal(np.where(digests == np.uint64(ZERO_DIGEST), 0, digests), stated)
+        if not same:
+            raise _bad(f"the record of cp{part.number} does not say what its base was proved to be")
 
     @staticmethod
     def _agreed(point: Point, position: int) -> Agreed:
@@ -312,6 +349,8 @@ class Secondary(Remembered):
         fact = facts.unpack(found.transfer.body)
         match fact:
             case facts.EpochBegun(number, reign):
+                if (number, reign) != (found.transfer.epoch, found.transfer.reign):
+                    raise _bad(f"the epoch begun at position {found.transfer.position} is not the transfer's own")
                 if all(e.number != number for e in state.epochs):
                     t = found.transfer
                     epoch = Epoch(number, reign, t.position - 1, t.write)
