@@ -76,7 +76,9 @@ class Commit:
         try:
             while True:
                 await self._sync_once()
-                if self.failure is not None or not self._waiters:
+                # Who waits for what has not been written yet is answered by the sync that follows on it: going
+                # round for them would hold up the loop, and with it the very write that they wait for.
+                if self.failure is not None or all(p > self._position() for p, _ in self._waiters):
                     return
         finally:
             self._running = None

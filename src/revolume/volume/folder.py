@@ -285,9 +285,12 @@ class Folder:
 
     async def _settled_place(self) -> Mark:
         """The log's end, once it is durable. A map file names addresses, and what recovery finds beyond the
-        position that it knows to be durable gets new ones; so the manifest learns of it with the map."""
+        position that it knows to be durable gets new ones; so the manifest learns of it with the map. (Behind a
+        write that is half there nothing is promised, and no map names it.)"""
         appender = self._core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
+        if appender.whole != appender.position:
+            mark = Mark(appender.whole)
         await self._core.commit.wait_durable(mark.position)
         return mark
 
