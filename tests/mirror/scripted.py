@@ -133,6 +133,26 @@ class Script:
     def zero(self, block: int, blocks: int) -> Carried:
         return self.writes((EntryKind.ZERO, block * BLOCK, blocks * BLOCK))
 
+    def split(self, sent: Carried, blocks: int) -> list[Carried]:
+        """A transfer of one write, which has just been made, as two: the first goes on in the second."""
+        whole, offset = bytes(sent.payload), int(sent.transfer.offsets[0])
+        assert len(sent.transfer.offsets) == 1 and self.chain == sent.transfer.chain
+        self.position, self.chain = self.position - 1, sent.transfer.previous
+        made = []
+        for at, end, flags in ((0, blocks * BLOCK, Flag.CONTINUED), (blocks * BLOCK, len(whole), Flag.NONE)):
+            piece = whole[at:end]
+            digests = [fragment_digest(piece[i : i + BLOCK]) for i in range(0, len(piece), BLOCK)]
+            numbers = (
+                array("Q", [offset + at]),
+                array("Q", [len(piece) | EntryKind.WRITE << KIND_SHIFT]),
+                array("Q", digests),
+            )
+            made.append(self.transfer(Kind.WRITES, sent.transfer.write, numbers, (piece, b""), flags=flags))
+            self.sent.pop()
+            for i in range(len(digests)):
+                self._rows[(offset + at) // BLOCK + i] = (self.epoch, self.position, i)
+        return made
+
     def _entry(
         self, kind: EntryKind, offset: int, what: bytes | int, length: int, whole: list[bytes], pieces: list[bytes]
     ) -> None:
