@@ -46,7 +46,7 @@ from revolume.mirror.source import MirrorSource
 from revolume.mirror.status import MirrorState
 from revolume.mirror.target import STRANGERS_MAX
 from tests.mirror.harness import NODE, OTHER_NODE, TARGET_NODE, Raw, World, run, until, world
-from tests.mirror.storage import REIGN, VOLUME, Kept
+from tests.mirror.storage import REIGN, VOLUME, Kept, MirrorRecord
 
 pytestmark = pytest.mark.timeout(60)
 BLOCK = 4096
@@ -244,6 +244,17 @@ class TestAdmission:
 
         against_target(scenario, folder)
 
+    def test_what_lies_in_the_kernel_is_taken_before_the_fence(self, folder: Path) -> None:
+        async def scenario(w: World, old: Scripted) -> None:
+            first = w.log.write(0, os.urandom(BLOCK))
+            await old.begin(w)
+            old.ship(w.log.kept[0])
+            await w.target._fence()  # no turn of the loop in between
+            assert w.secondary.received == first
+            await old.ended.wait()
+
+        against_target(scenario, folder)
+
     def test_a_peer_that_is_not_encrypted_is_not_listened_to(self, folder: Path) -> None:
         async def scenario() -> None:
             async with world(folder, "tcp-tls") as w:
@@ -364,6 +375,23 @@ class TestMirroring:
             peer.say(Type.WHOLE, pack_whole(5, none, none))
 
         self.spoilt(folder, "nobody asked for", say)
+
+    @pytest.mark.parametrize(("point", "blocks"), [(7, [1, 3]), (7, [1]), (8, [1, 2])])
+    def test_other_whole_blocks_than_those_asked_for(self, point: int, blocks: list[int], folder: Path) -> None:
+        async def scenario(w: World, peer: Scripted) -> None:
+            w.log.write(0, os.urandom(BLOCK))
+            await peer.begin(w)
+            asked = await w.origin.pin_base(MirrorRecord())
+            assert w.secondary.ask_whole is not None
+            asking = asyncio.ensure_future(w.secondary.ask_whole(asked, [1, 2]))
+            assert (await peer.frame())[0] == Type.NEED
+            zeroes = np.zeros(len(blocks), np.uint64)
+            peer.say(Type.WHOLE, pack_whole(point, np.array(blocks, np.uint64), zeroes))
+            await broken_off(w, peer, "hole blocks")
+            with pytest.raises(ConnectionError):
+                await asking
+
+        against_target(scenario, folder)
 
     def test_a_position_far_beyond_is_made_durable_when_it_comes(self, folder: Path) -> None:
         async def scenario(w: World, peer: Scripted) -> None:

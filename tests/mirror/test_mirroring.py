@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from revolume.mirror import reporter
 from revolume.mirror.status import MirrorState
 from tests.mirror.harness import TRANSPORTS, run, until, world
 from tests.mirror.storage import MirrorRecord
@@ -151,6 +152,21 @@ def test_a_position_is_made_durable_when_asked_for(folder: Path) -> None:
             assert len(w.secondary.syncs) < 20
 
     run(scenario)
+
+
+def test_what_a_client_waits_for_is_asked_again_when_the_link_is_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "SYNC_SECONDS", 3600.0)  # not by itself
+
+    async def scenario() -> None:
+        async with world(folder) as w:
+            position = w.log.write(0, os.urandom(BLOCK))
+            w.origin.waited_for = position  # asked of nobody: there was no link
+            w.source.start()
+            await until(lambda: w.mirror.durable >= position)
+
+    run(scenario, 10)
 
 
 def test_the_target_syncs_by_itself(folder: Path) -> None:
