@@ -155,16 +155,20 @@ class Feed:
         return await core.host.work.call(self._find, position)
 
     def _find(self, position: int) -> Segment | None:
-        """Segments are asked by their first transfer, in halves."""
+        """Segments are asked by their first transfer, in halves. One in which nothing lies (a crash left it
+        unused) is passed over."""
         core = self._core
         ready = {segment.use for segment in core.pool.ready}
         segments = [s for s in core.pool.segments() if s.use not in ready]
         low, high = 0, len(segments)
         while low < high:
-            middle = (low + high) // 2
+            middle = ahead = (low + high) // 2
             first = self._first_position(segments[middle])
+            while first is None and ahead + 1 < high:
+                ahead += 1
+                first = self._first_position(segments[ahead])
             if first is not None and first <= position:
-                low = middle + 1
+                low = ahead + 1
             else:
                 high = middle
         return segments[low - 1] if low else None

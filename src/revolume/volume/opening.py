@@ -381,6 +381,7 @@ class _Opening:
         first = self._state.horizon.address // self._pool.segment_blocks
         freed = self._pool.give_back([s.use for s in stale if s.use >= first])
         freed |= self._pool.give_back([s.use for s in stale if s.use < first])
+        unused = {index: 0 for index in spare if index in self._pool.free}  # the manifest must not call them used
         self._pool.ready.clear()
         pieces = found.pieces + [
             Piece(c.segment, c.builder.freeze(), c.next_block, c.chain_before, c.builder) for c in copies
@@ -389,7 +390,7 @@ class _Opening:
         end = found.end
         mark = Mark(end.position, 0, end.chain, end.write, end.time_ns)
         await self._recorder.record(
-            (EditKind.ENDS, pack_pairs(ends)), (EditKind.USES, pack_pairs(freed)),
+            (EditKind.ENDS, pack_pairs(ends)), (EditKind.USES, pack_pairs(freed | unused)),
             (EditKind.DURABLE, pack_mark(mark)),
         )  # fmt: skip
         self._pool.release(freed)

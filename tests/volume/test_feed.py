@@ -1,0 +1,60 @@
+"""The log read back for a mirror, where crashes left segments unused between those in use."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+from revolume.host import real_host
+from revolume.log.ops import OP_WRITE
+from revolume.log.pool import SegmentPool
+
+from .driver import BLOCK, Driver
+from .test_model import MEMORY, payload
+
+
+async def ready(pool: SegmentPool, count: int) -> None:
+    pool.demand(count)
+    async with asyncio.timeout(20):
+        while len(pool.ready) < count:
+            await pool.wait_ready(0.1)
+
+
+def test_every_transfer_is_found_and_no_segment_stays_behind_unused() -> None:
+    async def run(folder: Path) -> None:
+        host = real_host()
+        driver = Driver(host, folder / "v", 4 << 20)
+        await driver.open()
+        written = 0
+        for seed in range(4):
+            for number in range(12):
+                await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(seed * 100 + number, 7 * BLOCK))])
+                written += 1
+            await ready(driver.volume.core.pool, 12)  # for somebody who then does not come
+            await driver.crash()
+        await driver.change([(OP_WRITE, 0, payload(9, BLOCK))])
+        await driver.reopen()
+        pool, feed = driver.volume.core.pool, driver.volume.feed
+        found: list[int] = []
+        while not found or found[-1] < feed.end:
+            shipments = await feed.older(found[-1] if found else 0, 1 << 20)
+            assert shipments, f"nothing behind {found[-1:]}"
+            found += [shipment.position for shipment in shipments]
+        assert found == list(range(1, feed.end + 1))
+        for position in found:
+            identity = await feed.identity_at(position)
+            assert identity is not None and identity[0] <= driver.volume.epoch
+        standing = {segment.use for segment in pool.ready}
+        empty = [s.use for s in pool.segments() if s.use not in standing and feed._first_position(s) is None]
+        assert empty == [], "segments are held in which nothing lies"
+        await driver.check_live()
+        await driver.volume.close()
+        await host.work.close()
+
+    folder = Path(tempfile.mkdtemp(prefix="revolume-feed-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        asyncio.run(run(folder))
+    finally:
+        shutil.rmtree(folder)
