@@ -220,13 +220,22 @@ class Appender:
 
     def keeps(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:
         """Whether the open segment takes this transfer behind others of so many blocks and footer bytes."""
-        columns_size += ROW_STRUCT.size + 16 * len(transfer.offsets) + 8 * len(transfer.digests)
-        return blocks + transfer.total_blocks <= self.blocks_left(columns_size)
+        return blocks + transfer.total_blocks <= self.blocks_left(columns_size + columns_bytes(transfer))
 
     def _first_write(self, draft: Draft) -> int:
         if draft.asof is not None:
             return draft.asof
         return self.write + 1 if draft.writes else self.write
+
+
+def columns_bytes(transfer: Transfer) -> int:
+    """Bytes that a transfer adds to its segment's footer."""
+    return ROW_STRUCT.size + 16 * len(transfer.offsets) + 8 * len(transfer.digests)
+
+
+def fits_segment(transfer: Transfer, segment_blocks: int) -> bool:
+    """Whether an empty segment of so many blocks takes it."""
+    return transfer.total_blocks + footer_blocks(columns_bytes(transfer)) <= segment_blocks
 
 
 def _does_not_follow(position: int, here: int) -> Refused:

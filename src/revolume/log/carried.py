@@ -17,7 +17,7 @@ from revolume.host.disk import Buffer, File
 from revolume.log.transfer import Transfer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Carried:
     """A transfer that has arrived. ``payload`` is blocks x 4096 + fragment bytes, without padding."""
 
@@ -26,7 +26,7 @@ class Carried:
     payload: Buffer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shipment:
     """A transfer in our own log, ready to travel: its payload is ``length`` bytes at ``offset`` of ``file``."""
 

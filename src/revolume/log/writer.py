@@ -18,7 +18,7 @@ from revolume.blocks.digest import block_digests, fragment_digest
 from revolume.blocks.geometry import fragments
 from revolume.blocks.word import DATA, ZERO
 from revolume.host.disk import Buffer
-from revolume.log.appender import Appender, Draft
+from revolume.log.appender import Appender, Draft, columns_bytes
 from revolume.log.carried import Carried
 from revolume.log.columns import RANGE_BLOCKS
 from revolume.log.commit import Commit
@@ -182,7 +182,7 @@ class Writer:
             if not appender.keeps(each.transfer, blocks, columns_size):
                 return count
             blocks += each.transfer.total_blocks
-            columns_size += 64 + 16 * len(each.transfer.offsets) + 8 * len(each.transfer.digests)
+            columns_size += columns_bytes(each.transfer)
         return len(carried) - at
 
     def _keep_run(self, carried: Sequence[Carried]) -> list[int]:

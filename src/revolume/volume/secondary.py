@@ -24,6 +24,7 @@ from revolume.blocks.digest import ZERO_DIGEST
 from revolume.chain.point import Part, Point, unpack_part
 from revolume.errors import Damaged, Poisoned, Refused, RevolumeError
 from revolume.host.disk import Buffer
+from revolume.log.appender import fits_segment
 from revolume.log.carried import Carried
 from revolume.log.columns import resizes
 from revolume.log.ops import NoRoomNow
@@ -168,7 +169,7 @@ class Secondary(Remembered):
             epoch = transfer.epoch, transfer.reign
             if transfer.volume != self.volume_id or transfer.kind not in SHIPPED:
                 raise _bad(f"the transfer at position {transfer.position} is not one of this volume's log")
-            if transfer.total_blocks + 4 > self.segment_blocks:
+            if not fits_segment(transfer, self.segment_blocks):
                 raise Refused(
                     "segments-too-small",
                     f"The transfer at position {transfer.position} takes {transfer.total_blocks} blocks, more "
