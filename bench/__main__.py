@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 
 from bench.chart import chart
-from bench.peers import PEERS
 from bench.plan import FULL, SCALES, rows, targets
 from bench.report import costs, judge, save, table, verdicts
-from bench.run import Bench
+from bench.run import KNOWN, Bench
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +38,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="rvb-") as sockets:
         bench = Bench(options.data, Path(sockets), scale, options.peer, lambda text: print(text, flush=True))
-        for kind in PEERS:
+        for kind in KNOWN:
             if not bench.make(kind).available():
                 bench.notes.append(f"{kind.name}: {kind.program} is not installed")
                 print(bench.notes[-1])
@@ -62,7 +61,7 @@ def main() -> int:
                     bench.notes.append(f"{key}: {error}")
                     print(f"  {error}")
 
-    peers = [kind.name for kind in PEERS if not options.peer or kind.name in options.peer]
+    peers = [kind.name for kind in KNOWN if not options.peer or kind.name in options.peer]
     judged = judge(targets(scale), bench.results)
     print("\n" + table(plan, peers, bench.results))
     print("\n" + costs(plan, peers, bench.results))

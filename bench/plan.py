@@ -21,6 +21,7 @@ KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 STORES = ("revolume", "nbdkit file", "qemu-nbd")
 ALL = (*STORES, "nbdkit memory", "fio on a file")
 SERVERS = ALL[:-1]
+MIRRORED = ("revolume sync", "revolume async", "revolume sync TLS", "revolume async TLS", "qemu mirror job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,24 @@ def rows(scale: Scale) -> list[Row]:
             "4 KiB random write, depth 32, burst",
             Fio("randwrite", 4 * KiB, 32, short),
             "iops",
+            (*ALL, *MIRRORED),
         ),
-        Row("randwrite-1", "4 KiB random write, depth 1", Fio("randwrite", 4 * KiB, 1, short), "iops"),
+        Row(
+            "randwrite-1",
+            "4 KiB random write, depth 1",
+            Fio("randwrite", 4 * KiB, 1, short),
+            "iops",
+            (*ALL, *MIRRORED),
+        ),
         Row("randread-32", "4 KiB random read, depth 32, cached", Fio("randread", 4 * KiB, 32, short), "iops"),
         Row("randread-1", "4 KiB random read, depth 1, cached", Fio("randread", 4 * KiB, 1, short), "iops"),
-        Row("seqwrite", "256 KiB sequential write, depth 8, burst", Fio("write", 256 * KiB, 8, short), "MB/s"),
+        Row(
+            "seqwrite",
+            "256 KiB sequential write, depth 8, burst",
+            Fio("write", 256 * KiB, 8, short),
+            "MB/s",
+            (*ALL, *MIRRORED),
+        ),
         Row("seqread", "256 KiB sequential read, depth 8", Fio("read", 256 * KiB, 8, short), "MB/s"),
         Row(
             "agedread",
@@ -131,7 +145,7 @@ def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
     def rate(row: str, peer: str = "revolume") -> tuple[str, str, str]:
         return (row, peer, "rate")
 
-    ours = "revolume"
+    ours, sync = "revolume", "revolume sync"
     return [
         Target(
             "random write burst / nbdkit memory",
@@ -189,5 +203,41 @@ def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
             10.0,
             at_least=False,
             unit="s",
+        ),
+        Target(
+            "mirrored (sync) random write / nbdkit memory",
+            rate("randwrite-32", sync),
+            rate("randwrite-32", "nbdkit memory"),
+            0.6,
+        ),
+        Target(
+            "mirrored (sync) random write / nbdkit file",
+            rate("randwrite-32", sync),
+            rate("randwrite-32", "nbdkit file"),
+            1.0,
+        ),
+        Target(
+            "mirrored (sync) random write / qemu-nbd",
+            rate("randwrite-32", sync),
+            rate("randwrite-32", "qemu-nbd"),
+            2.0,
+        ),
+        Target(
+            "mirrored (sync) 256 KiB write / qemu-nbd", rate("seqwrite", sync), rate("seqwrite", "qemu-nbd"), 2.5
+        ),
+        Target(
+            "mirrored (sync) depth 1 write p50 / alone",
+            ("randwrite-1", sync, "p50"),
+            ("randwrite-1", ours, "p50"),
+            2.0,
+            at_least=False,
+        ),
+        Target("link bytes per client byte, depth 1", ("randwrite-1", sync, "link"), None, 1.03, at_least=False),
+        Target(
+            "consistency points' share of the link, whole blocks",
+            ("randwrite-32", sync, "points"),
+            None,
+            0.01,
+            at_least=False,
         ),
     ]

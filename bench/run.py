@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.load import Fio, Measured
+from bench.mirrored import MIRRORED, Mirrored, QemuMirror
 from bench.peers import PEERS, BareFile, Peer, Revolume
 from bench.plan import MiB, Row, Scale
 from bench.populated import populate
@@ -18,6 +19,7 @@ from bench.process import PeakMemory, cost, device_bytes, settle
 
 GiB = 1 << 30
 Say = Callable[[str], None]
+KNOWN: tuple[type[Peer], ...] = (*PEERS, *MIRRORED, QemuMirror)
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Result:
 class Bench:
     def __init__(self, root: Path, sockets: Path, scale: Scale, only: Sequence[str], say: Say) -> None:
         self.root, self.sockets, self.scale, self.say = root, sockets, scale, say
-        self.peers = [kind for kind in PEERS if not only or kind.name in only]
+        self.peers = [kind for kind in KNOWN if not only or kind.name in only]
         self.results: dict[tuple[str, str], Result] = {}
         self.notes: list[str] = []
 
@@ -83,6 +85,7 @@ class Bench:
             before = cost(peer.pid) if bare else settle(peer.pid, self.scale.quiet_seconds)
             os.sync()
             device = device_bytes(self.root)
+            linked = peer.told() if isinstance(peer, Mirrored) else None
             measured = row.load.run(peer.uri, peer.size, seed=repetition + 1)
             cpu = cost(peer.pid).cpu - before.cpu
             spent = cost(peer.pid) - before if bare else settle(peer.pid, self.scale.quiet_seconds) - before
@@ -101,10 +104,12 @@ class Bench:
             rss=None if bare else memory.server,
             rss_helper=None if bare or not memory.helper else memory.helper,
         )
+        if linked is not None and isinstance(peer, Mirrored):
+            result.add(**_link_figures(linked, peer.told(), measured.client_bytes))
         return measured
 
     def _bring_to(self, state: str, peer: Peer, repetition: int) -> None:
-        if peer.name in ("revolume", "nbdkit memory"):  # the others' files are written already
+        if isinstance(peer, Revolume) or peer.name == "nbdkit memory":  # the others' files are written already
             Fio("write", MiB, 8, 600, amount=peer.size).run(peer.uri, peer.size, 99)
         if state == "aged":
             Fio("randwrite", 4096, 32, 600, amount=peer.size).run(peer.uri, peer.size, 77 + repetition)
@@ -172,3 +177,9 @@ class Bench:
             peer.stop()
             peer.clear()
         self.result("crash-open", peer.name).add(seconds=took)
+
+
+def _link_figures(before: dict[str, float], after: dict[str, float], client_bytes: float) -> dict[str, float]:
+    """What the link carried for what the clients wrote; points' share of it."""
+    log, points = (after[name] - before[name] for name in ("log_bytes", "point_bytes"))
+    return {"link": log / client_bytes, "points": points / max(1, log)}
