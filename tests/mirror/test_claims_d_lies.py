@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from revolume.blocks.digest import fragment_digest
+from revolume.chain.point import Part, References
+from revolume.chain.received import _addresses
 from revolume.errors import Refused
 from revolume.log.carried import Carried
+from revolume.log.table import TableView
 from revolume.log.transfer import unpack_proper
 from revolume.volume.compose import delta_digest
 from tests.mirror.scripted import Claim, Lie, Stage, columns, content, stage
@@ -83,6 +86,12 @@ def of_another_epoch(claim: Claim) -> None:
     claim.rows[12] = [(2, 7, 0)]
 
 
+def stretched(claim: Claim) -> None:
+    """One reference whose run goes on over the transfers behind its own."""
+    claim.rows = {10: [(1, 6, 0)]}
+    claim.runs = 12
+
+
 def endless(claim: Claim) -> None:
     claim.rows = {block: rows * 200 for block, rows in claim.rows.items()}
     claim.runs = (1 << 32) - 1
@@ -111,6 +120,7 @@ CURED: list[tuple[Lie, list[int]]] = [
     (beyond_the_transfer, [12]),
     (far_beyond_the_transfer, [12]),
     (of_another_epoch, [12]),
+    (stretched, [12, 310]),
     (by_reference_what_was_written_in_part, [20]),
     (partial_left_out, [5]),
     (all_partials_left_out, [5, 20]),
@@ -154,6 +164,14 @@ def test_d2_a_record_without_end_is_heard_out_in_bounded_memory() -> None:
         await made.lives_on()
 
     on_stage(scenario)
+
+
+def test_d2_no_record_makes_more_addresses_than_there_are_blocks() -> None:
+    many = [np.full(1000, number, np.uint64) for number in (1, 6, 0, (1 << 32) - 1)]
+    none = np.zeros(0, np.uint64)
+    part = Part(2, 1, 6, 11, 1, 0, 1, 1000, 0, 0, 5, (6, 7), bytes(16), References(*many), (none, none))
+    table = TableView(*(np.array([number], np.uint64) for number in (100, 6, 1)))
+    assert 0 < len(_addresses([part], table, 5000)) <= 5000
 
 
 def test_d2_honest_references_cost_no_question() -> None:
