@@ -57,15 +57,21 @@ def export_as_file(uri: str, folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def file_as_disk(file: Path) -> Iterator[Path]:
+    """The file as a block device."""
+    device = run("losetup", "--direct-io=on", "--show", "-f", file).stdout.strip()
+    try:
+        yield Path(device)
+    finally:
+        _try_until("free the loop device", "losetup", "-d", device)
+        _try_until("see it freed", "sh", "-c", f"! losetup {device} 2>/dev/null", seconds=5)
+
+
+@contextlib.contextmanager
 def disk(uri: str, folder: Path) -> Iterator[Path]:
     """The export as a block device."""
-    with export_as_file(uri, folder) as file:
-        device = run("losetup", "--direct-io=on", "--show", "-f", file).stdout.strip()
-        try:
-            yield Path(device)
-        finally:
-            _try_until("free the loop device", "losetup", "-d", device)
-            _try_until("see it freed", "sh", "-c", f"! losetup {device} 2>/dev/null", seconds=5)
+    with export_as_file(uri, folder) as file, file_as_disk(file) as device:
+        yield device
 
 
 @contextlib.contextmanager

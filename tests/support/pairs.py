@@ -21,14 +21,33 @@ from tests.support.servers import REVOLUME, Server, revolume
 MiB = 1 << 20
 
 
-class Cable(threading.Thread):
-    """Carries bytes from a unix socket of its own to another, until it is cut."""
+Place = Path | tuple[str, int]
+"""Of a socket: a unix socket's path, or a TCP address."""
 
-    def __init__(self, near: Path, far: Path) -> None:
+
+def socket_for(place: Place) -> socket.socket:
+    return socket.socket(socket.AF_UNIX if isinstance(place, Path) else socket.AF_INET)
+
+
+def address_of(place: Place) -> str:
+    """As the command line has it."""
+    return f"unix:{place}" if isinstance(place, Path) else f"{place[0]}:{place[1]}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cable(threading.Thread):
+    """Carries bytes from a socket of its own to another, until it is cut."""
+
+    def __init__(self, near: Place, far: Place) -> None:
         super().__init__(daemon=True)
         self.near, self.far = near, far
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(near))
+        self.listener = socket_for(near)
+        self.listener.bind(str(near) if isinstance(near, Path) else near)
         self.listener.listen(8)
         self.whole = True
         self.ended = False
@@ -43,11 +62,11 @@ class Cable(threading.Thread):
                 taken, _ = self.listener.accept()
             except OSError:
                 return
-            there = socket.socket(socket.AF_UNIX)
+            there = socket_for(self.far)
             try:
                 if not self.whole:
                     raise ConnectionRefusedError
-                there.connect(str(self.far))
+                there.connect(str(self.far) if isinstance(self.far, Path) else self.far)
             except OSError:
                 taken.close()
                 there.close()
@@ -110,29 +129,38 @@ class MirrorServer(Server):
 
 @dataclass
 class Pair:
-    """A primary, a mirror, a cable. `start` starts both and waits until the mirror is whole."""
+    """A primary, a mirror, a cable. `start` starts both and waits until the mirror is whole. With `pki` the link
+    is TCP under mutual TLS; `transport` is the primary's clients'."""
 
     folder: Path
     size: int = 64 * MiB
     mode: str = "sync"
     options: tuple[str, ...] = ("--cp-interval", "1s")
     mirror_options: tuple[str, ...] = ()
+    transport: str = "unix"
+    pki: Path | None = None
     primary: Server = field(init=False)
     mirror: MirrorServer = field(init=False)
     cable: Cable = field(init=False)
+    to: str = field(init=False)  # as --mirror-to has it
 
     def __post_init__(self) -> None:
         for name in ("p", "m"):
             (self.folder / name).mkdir(mode=0o755)
-        listen = self.folder / "link"
-        self.cable = Cable(self.folder / "cable", listen)
-        to = f"unix:{self.cable.near},mode={self.mode},name=m"
-        self.primary = Server(
-            self.folder / "p", self.size, options=(*self.options, "--mirror-to", to), persistent=True
-        )
+        near: Place = self.folder / "cable"
+        far: Place = self.folder / "link"
+        tls: tuple[str, ...] = ()
+        if self.pki is not None:
+            near, far = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+            tls = ("--tls-dir", str(self.pki))
+        self.cable = Cable(near, far)
+        self.to = f"{address_of(near)},mode={self.mode},name=m"
+        options = (*self.options, *tls, "--mirror-to", self.to)
+        self.primary = Server(self.folder / "p", self.size, self.transport, options=options, persistent=True)
         self.mirror = MirrorServer(
-            self.folder / "m", self.size, options=self.mirror_options, persistent=True, listen=f"unix:{listen}"
-        )
+            self.folder / "m", self.size, options=(*self.mirror_options, *tls), persistent=True,
+            listen=address_of(far),
+        )  # fmt: skip
 
     def start(self) -> Pair:
         self.mirror.start()
@@ -173,8 +201,8 @@ class Pair:
     def said(self) -> str:
         return f"primary:\n{self.primary.said()}\nmirror:\n{self.mirror.said()}"
 
-    def promote(self) -> None:
-        revolume("promote", self.mirror.directory)
+    def promote(self, *words: str) -> None:
+        revolume("promote", self.mirror.directory, *words)
 
     def lose_primary(self) -> None:
         """The machine is gone, and its disk."""

@@ -26,6 +26,7 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
     "fio": "fio",
     "nbd-client": "nbd-client",
     "fusermount3": "fuse3",

@@ -8,7 +8,7 @@ GET    /v1/snapshots               named moments
 POST   /v1/snapshots {"name"}      name the present (201)
 DELETE /v1/snapshots/NAME          forget a name (204)
 POST   /v1/grow {"size"}           make the volume larger; bytes
-POST   /v1/promote                 make a mirror a primary
+POST   /v1/promote [{"nbd"}]       make a mirror a primary, which also listens at these addresses
 DELETE /v1/mirrors/NAME            give a mirror up (204)
 
 Errors are problem+json with the codes of the command line. A handler holds no logic of its own; all of
@@ -42,6 +42,12 @@ class GrowRequest(BaseModel):
     """The size that the volume shall have, in bytes."""
 
     size: int = Field(ge=0, le=2**60)
+
+
+class PromoteRequest(BaseModel):
+    """Where clients shall find the new primary as well: ``unix:PATH``, ``HOST:PORT``."""
+
+    nbd: list[Annotated[str, Field(max_length=4096)]] = Field(default=[], max_length=64)
 
 
 class SizeAnswer(BaseModel):
@@ -98,8 +104,8 @@ def _answer_snapshots(app: FastAPI, control: Control) -> None:
 
 def _answer_mirroring(app: FastAPI, control: Control) -> None:
     @app.post("/v1/promote")
-    async def promote() -> PromotedShape:
-        return await control.promote()
+    async def promote(asked: PromoteRequest | None = None) -> PromotedShape:
+        return await control.promote(asked.nbd if asked is not None else ())
 
     @app.delete("/v1/mirrors/{name:path}", status_code=204)  # an address is a name too, and may hold slashes
     async def detach(name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -82,8 +83,8 @@ class ControlClient:
     def grow(self, size: int) -> int:
         return int(self._object("POST", "/v1/grow", json={"size": size})["size"])
 
-    def promote(self) -> dict[str, Any]:
-        return self._object("POST", "/v1/promote", timeout=_PROMOTION_S)
+    def promote(self, addresses: Sequence[str] = ()) -> dict[str, Any]:
+        return self._object("POST", "/v1/promote", json={"nbd": list(addresses)}, timeout=_PROMOTION_S)
 
     def detach(self, name: str) -> None:
         self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}")

@@ -93,7 +93,7 @@ class Control(Look):
         volume: ControlledVolume,
         resolve: Resolve,
         serving: Callable[[], dict[str, Any]] = dict,
-        promote: Callable[[], Awaitable[PromotedShape]] | None = None,
+        promote: Callable[[Sequence[str]], Awaitable[PromotedShape]] | None = None,
     ) -> None:
         super().__init__(volume, resolve, serving)
         self._volume = volume
@@ -121,13 +121,14 @@ class Control(Look):
         await self._volume.grow(size)
         return self._volume.size
 
-    async def promote(self) -> PromotedShape:
-        """Make a mirror a primary. Refused while its source lives, or while it is no whole copy."""
+    async def promote(self, addresses: Sequence[str] = ()) -> PromotedShape:
+        """Make a mirror a primary, which listens at ``addresses`` too. Refused while its source lives, or while
+        it is no whole copy."""
         if self._promote is None:
             raise Refused(
                 "is-primary", f"{self._volume.name} is a primary already.", "There is nothing to be done."
             )
-        return await self._promote()
+        return await self._promote(addresses)
 
     async def detach(self, name: str) -> None:
         """Give a mirror up. NotFound if there is none."""

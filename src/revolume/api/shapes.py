@@ -157,13 +157,15 @@ class SourceShape:
 
 @dataclass(frozen=True, slots=True)
 class PromotedShape:
-    """A mirror that has become a primary: its opening, and what it begins with."""
+    """A mirror that has become a primary: its opening, what it begins with, and the URIs where it is found from
+    now on besides those where the mirror was."""
 
     name: str
     role: str
     epoch: int
     write: int
     point: int
+    nbd: tuple[str, ...] = ()
 
 
 def point_shape(volume: str, point: PointValues) -> PointShape:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterable
 
+from revolume.errors import Refused
 from revolume.host.address import TcpAddress, UnixAddress, parse_address
 
 
@@ -16,6 +18,12 @@ def own_address(directory: str) -> str:
 def normalised(text: str) -> str:
     """``text`` as an address is written. Raises UsageError."""
     return str(parse_address(text))
+
+
+def absolute(text: str) -> str:
+    """``normalised``, and meaning the same in a process with another working directory."""
+    address = parse_address(text)
+    return str(UnixAddress(os.path.abspath(address.path)) if isinstance(address, UnixAddress) else address)
 
 
 def is_tcp(text: str) -> bool:
@@ -31,3 +39,11 @@ def leaves_the_machine(text: str) -> bool:
         return not ipaddress.ip_address(address.host).is_loopback
     except ValueError:
         return True
+
+
+def refuse_plaintext(addresses: Iterable[str], *, allowed: bool) -> None:
+    """Refused where clients on other machines would be served without TLS, unless that is ``allowed``."""
+    for address in () if allowed else addresses:
+        if leaves_the_machine(address):
+            cause = f"{address} can be reached from other machines, and there is no TLS."
+            raise Refused("plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted.")

@@ -1,37 +1,63 @@
-"""``revolume promote DIR``: a mirror becomes a primary, in the process that serves it or in its directory."""
+"""``revolume promote DIR``: a mirror becomes a primary, in the process that serves it or in its directory.
+
+With ``--nbd`` the running one also listens at the addresses where clients knew the old primary."""
 
 from __future__ import annotations
+
+from typing import Annotated, Any
 
 import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line
 from revolume.cli.target import existing
+from revolume.errors import UsageError
+
+NbdOption = Annotated[
+    list[str] | None,
+    typer.Option("--nbd", metavar="ADDR", help="Listen there too: the old primary's address. Repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
     app.command()(promote)
 
 
-def promote(volume: VolumeArgument, json: JsonOption = False) -> None:
+def promote(volume: VolumeArgument, nbd: NbdOption = None, json: JsonOption = False) -> None:
     """Make a mirror the primary.
 
-    Refused while its source is connected. A stopped mirror is served without --mirror-listen afterwards.
+    Refused while its source is connected, or while somebody listens at an --nbd address still. Serve a mirror that
+    was stopped without --mirror-listen afterwards.
     """
     from revolume.api.client import connect
+    from revolume.cli.addresses import absolute
 
+    addresses = [absolute(text) for text in nbd or []]
+    if len(set(addresses)) < len(addresses):
+        raise UsageError("address-twice", "An --nbd address is given twice.", "Leave one out.")
     client = connect(existing(volume))
     if client is not None:
         with client:
-            told = client.promote()
+            told = client.promote(addresses)
     else:
-        import asyncio
-        import dataclasses
-
-        from revolume.cli.promotion import promote_stopped
-
-        told = dataclasses.asdict(asyncio.run(promote_stopped(volume)))
+        told = _promoted_in_its_directory(volume, addresses)
     if json:
         print_json(told)
     else:
         print_line(f"{told['name']} is a primary now: epoch {told['epoch']}, w{told['write']}, cp{told['point']}")
+        for uri in told["nbd"]:
+            print_line(f"ready {uri}")
+
+
+def _promoted_in_its_directory(volume: str, addresses: list[str]) -> dict[str, Any]:
+    import asyncio
+    import dataclasses
+
+    from revolume.cli.promotion import promote_stopped
+
+    if addresses:
+        raise UsageError(
+            "not-running", f"{volume} is not being served, so it listens nowhere.",
+            "Leave --nbd out, and give it to 'revolume serve' afterwards.",
+        )  # fmt: skip
+    return dataclasses.asdict(asyncio.run(promote_stopped(volume)))

@@ -1,8 +1,10 @@
 """A mirror becomes a primary: in a running service without its listeners going, or in its directory.
 
-    asked → refused while the source lives or the base is not whole
+    asked → the addresses that it takes over are bound, or it is refused
+          → refused while the source lives or the base is not whole
           → nothing is offered, connections end, views close, the source's listener goes
           → the copy is closed and opened as primary (``OpenOptions.promote``); it is offered
+          → the addresses are served
 
 If it can't be opened as primary it is served as the mirror that it was, and the error is the answer.
 """
@@ -10,7 +12,8 @@ If it can't be opened as primary it is served as the mirror that it was, and the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from revolume.api.shapes import PromotedShape
@@ -19,6 +22,7 @@ from revolume.cli.offered import Offered
 from revolume.cli.primary import PrimaryRole
 from revolume.cli.role import Role, open_options
 from revolume.cli.serving import Serving
+from revolume.cli.takeover import reserve
 from revolume.errors import Refused, RevolumeError
 from revolume.history.moments import SPAN_SECONDS_MAX
 from revolume.host import Host, real_host
@@ -33,7 +37,8 @@ _ALL_ROOM: Final = 1 << 60
 
 
 class Promotion:
-    """Of a running service's volume. ``become`` is called with the role that is served from then on."""
+    """Of a running service's volume. ``become`` is called with the role that is served from then on, ``announce``
+    with the URIs of what it listens at besides."""
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Promotion:
         server: Server,
         offered: Offered,
         become: Callable[[Role], None],
+        announce: Callable[[tuple[str, ...]], None],
         tell: Callable[[str], None],
     ) -> None:
         self._host = host
@@ -49,17 +55,26 @@ class Promotion:
         self._server = server
         self._offered = offered
         self._become = become
+        self._announce = announce
         self._tell = tell
         self._turn = asyncio.Lock()
 
-    async def promote(self, current: Callable[[], Role]) -> PromotedShape:
-        """Make the mirror a primary. Refused, or why it can't be opened."""
+    async def promote(self, current: Callable[[], Role], addresses: Sequence[str]) -> PromotedShape:
+        """Make the mirror a primary, which listens at ``addresses`` too. Refused, or why it can't be opened."""
         async with self._turn:
             role = current()
             if not isinstance(role, SecondaryRole):
                 raise Refused("is-primary", f"{role.name} is a primary already.", "There is nothing to be done.")
-            role.refuse_promotion()
-            return await self._promoted(role)
+            takeover = await reserve(self._server, self._asked, addresses)
+            try:
+                role.refuse_promotion()
+                told = await self._promoted(role)
+            except BaseException:
+                takeover.close()
+                raise
+            found = takeover.open(told.name)
+            self._announce(found)
+            return replace(told, nbd=found)
 
     async def _promoted(self, mirror: SecondaryRole) -> PromotedShape:
         self._offered.withdraw(Refused("promoting", "The mirror is being promoted.", "Try again in a moment."))

@@ -19,7 +19,7 @@ from revolume.cli.output import print_json_line, print_line
 from revolume.cli.serving import Serving
 from revolume.cli.target import wanted_name
 from revolume.cli.values import parse_seconds, parse_size
-from revolume.errors import Refused, UsageError
+from revolume.errors import UsageError
 
 NameOption = Annotated[str | None, typer.Option("--name", help="The volume's name.  [default: DIR's base name]")]
 SizeOption = Annotated[
@@ -123,7 +123,9 @@ def serve(
         mirrors=parse_mirrors(mirror_to or [], mode),
         alone=alone,
     )
-    _refuse_plaintext(asked)
+    from revolume.cli import addresses
+
+    addresses.refuse_plaintext(asked.addresses, allowed=asked.plaintext_allowed)
     links = [mirror.address for mirror in asked.mirrors]
     refuse_plaintext([*links, asked.mirror_listen] if asked.mirror_listen else links, tls_dir)
     from revolume.cli.service import run
@@ -165,14 +167,3 @@ def _addresses(directory: str, given: list[str]) -> tuple[str, ...]:
     if len(set(asked)) < len(asked):
         raise UsageError("address-twice", "An --nbd address is given twice.", "Leave one out.")
     return tuple(asked) or (own_address(directory),)
-
-
-def _refuse_plaintext(asked: Serving) -> None:
-    from revolume.cli.addresses import leaves_the_machine
-
-    if asked.plaintext_allowed:
-        return
-    for address in asked.addresses:
-        if leaves_the_machine(address):
-            cause = f"{address} can be reached from other machines, and there is no TLS."
-            raise Refused("plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted.")

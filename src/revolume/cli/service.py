@@ -20,12 +20,13 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import structlog
 
 from revolume.api.control import Control
-from revolume.cli.addresses import is_tcp, leaves_the_machine, own_address
+from revolume.cli.addresses import is_tcp, own_address, refuse_plaintext
 from revolume.cli.logs import configure
 from revolume.cli.mirror import SecondaryRole, open_mirror
 from revolume.cli.offered import Offered
@@ -33,7 +34,6 @@ from revolume.cli.primary import open_primary
 from revolume.cli.promotion import Promotion
 from revolume.cli.role import Role
 from revolume.cli.serving import Serving
-from revolume.errors import Refused
 from revolume.host import Host, real_host
 from revolume.nbd.limits import Limits
 from revolume.nbd.server import Server
@@ -52,14 +52,18 @@ class Service:
         self._offered = offered
         self._server = server
         self.announced: tuple[str, ...] = ()  # the URIs of the addresses that were asked for
-        promotion = Promotion(host, asked, server, offered, self._become, _tell)
-        self.control = Control(role, role.resolve, self._serving, lambda: promotion.promote(lambda: self.role))
+        promotion = Promotion(host, asked, server, offered, self._become, self._announce, _tell)
+        promote = partial(promotion.promote, lambda: self.role)
+        self.control = Control(role, role.resolve, self._serving, promote)
         self._become(role)
 
     def _become(self, role: Role) -> None:
         self.role = role
         self._offered.take(role)
         self.control.follow(role, role.resolve)
+
+    def _announce(self, uris: tuple[str, ...]) -> None:
+        self.announced += uris
 
     async def close(self) -> None:
         """A clean stop."""
@@ -149,9 +153,7 @@ def _adopt(host: Host, server: Server, asked: Serving, name: str) -> list[str]:
     """Sockets that a service manager opened for us take the place of the default address."""
     announced = []
     for activated in host.network.activated():
-        if is_tcp(activated.address) and leaves_the_machine(activated.address) and not asked.plaintext_allowed:
-            cause = f"The socket {activated.address} can be reached from other machines, and there is no TLS."
-            raise Refused("plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted.")
+        refuse_plaintext([activated.address], allowed=asked.plaintext_allowed)
         server.adopt(host.network.adopt(activated, server.accept))
         announced.append(uri(activated.address, name, tls=asked.tls_dir is not None))
     return announced

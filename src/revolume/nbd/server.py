@@ -18,6 +18,7 @@ from revolume.host.network import Listener, Wire
 from revolume.nbd.budget import Budget
 from revolume.nbd.handshake import Tls
 from revolume.nbd.limits import Limits
+from revolume.nbd.reserved import Reserved
 from revolume.nbd.session import Connection, Session, Surroundings
 from revolume.nbd.uri import uri
 
@@ -46,12 +47,20 @@ class Server:
 
     async def listen(self, address: str, *, tls_required: bool | None = None) -> str:
         """Take connections at ``address``; the URI under which the default export is found there."""
+        reserved = await self.reserve(address, tls_required=tls_required)
+        reserved.open()
+        return reserved.uri
+
+    async def reserve(self, address: str, *, tls_required: bool | None = None) -> Reserved:
+        """As ``listen``, but who connects has to wait until the address is opened."""
         required = self._tls_required if tls_required is None else tls_required
         assert self._context is not None or not required
         tls = Tls.NONE if self._context is None else Tls.REQUIRED if required else Tls.OFFERED
-        listener = await self._host.network.listen(address, partial(self._accept, tls))
-        self._listeners.append(listener)
-        return uri(listener.addresses[0], "", tls=required)
+        reserved = Reserved(partial(self._accept, tls))
+        reserved.listener = await self._host.network.listen(address, reserved.accept)
+        reserved.uri = uri(reserved.listener.addresses[0], "", tls=required)
+        self._listeners.append(reserved.listener)
+        return reserved
 
     def adopt(self, listener: Listener) -> None:
         """Also close this one at the end (its wires come through ``accept``)."""
