@@ -355,19 +355,30 @@ class Stage:
                     return
         raise AssertionError("nothing was folded")
 
-    def check(self) -> None:
-        report = check(self.host, str(self.path))
+    def check(self, path: Path | None = None) -> None:
+        report = check(self.host, str(path or self.path))
         assert report.good, report.problems
 
-    async def promoted(self) -> None:
+    async def promoted(self, path: Path | None = None) -> None:
         """Stopped and opened as a primary, it holds everything that it was sent."""
-        volume = await open_volume(self.host, str(self.path), replace(THERE, promote=True))
+        volume = await open_volume(self.host, str(path or self.path), replace(THERE, promote=True))
         try:
             buffer = bytearray(volume.size)
             await volume.read(0, memoryview(buffer))
             assert_equal(buffer, Model.content(SIZE, self.script.content), "promoted")
         finally:
             await volume.close()
+
+    async def copy_promoted(self) -> None:
+        """As it stands, nothing folded yet, all from the log; the mirror itself goes on."""
+        await self.close()
+        self.check()
+        copy = self.path.with_name("copy")
+        shutil.copytree(self.path, copy, ignore=shutil.ignore_patterns("*.sock"))
+        await self.promoted(copy)
+        self.check(copy)
+        shutil.rmtree(copy)
+        await self.open()
 
     async def lives_on(self) -> None:
         """The whole way of an agreed point: kill, go on, fold, stop, check, promote, check."""
@@ -376,6 +387,7 @@ class Stage:
         await self.crash()
         assert self.secondary.agreed.number == number
         await self.holds()
+        await self.copy_promoted()
         self.script.whole(40, 7_000_000)
         self.script.part(41, 100, b"on it goes")
         await self.agreed()

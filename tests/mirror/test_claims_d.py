@@ -326,6 +326,7 @@ def test_d15_half_a_write_stops_nothing_but_promises() -> None:
             assert made.secondary.received == halves[0].transfer.position - 1
             await made.holds()
             made.script.sent += halves
+            await made.ship()
             await made.lives_on()
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ the two stores is under test. The mirror has segments of another size, so no pla
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,36 @@ class Mirrored(Driver):
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("records are not being dealt with")
+
+    async def acknowledge(self) -> None:
+        """The source learns how far the mirror is; what lies below is no longer held for it."""
+        there, mirrors = self.secondary, self.volume.mirrors
+        assert there is not None
+        mirror, agreed = mirrors.get("m"), there.core.manifest.state.agreed
+        if there.base is None and not mirror.joined and mirror.state.point:
+            await mirrors.joined(mirror)
+        mirrors.acknowledged(mirror, there.received, there.durable, agreed.point, agreed.position)
+        await mirrors.passed(mirror)
+
+    async def lose_hold(self) -> None:
+        """The source needs the room, and folds what the mirror lacks: from then on the log does not reach back to
+        where the mirror stands, and is never taken up anywhere else. Another copy is begun."""
+        there = self.secondary
+        assert there is not None
+        await self.volume.mirrors.drop_hold()
+        await self.volume.cutter.cut()
+        while await self.volume.folder.step(True):
+            pass
+        feed, position = self.volume.feed, there.end.position
+        found = await feed.older(position, 1 << 20)
+        if position < feed.oldest:
+            assert not found and await feed.identity_at(position) is None
+        elif position < feed.end:
+            assert found[0].position == position + 1
+        await abandon_secondary(there)
+        shutil.rmtree(self.there)
+        await self.volume.mirrors.detach("m")
+        await self.begin()
 
     async def reopen_mirror(self) -> None:
         assert self.secondary is not None

@@ -24,7 +24,7 @@ __all__ = ["loop_host"]
 
 mirroring = st.sampled_from(
     ["ship", "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment",
-     "base", "begin"]
+     "base", "begin", "acknowledge", "lose-hold", "drop-snapshot"]
 )  # fmt: skip
 step = st.one_of(
     batch, batch, st.tuples(other, st.integers(0, 1000)), st.tuples(mirroring, st.integers(0, 1 << 20))
@@ -53,7 +53,7 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
 
 OURS = {
     "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment", "base",
-    "begin",
+    "begin", "acknowledge", "lose-hold", "drop-snapshot",
 }  # fmt: skip
 
 
@@ -64,6 +64,14 @@ async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
             await driver.begin()
         return
     match name:
+        case "acknowledge":
+            await driver.acknowledge()
+        case "lose-hold":
+            if number % 8 == 0:
+                await driver.lose_hold()
+        case "drop-snapshot":
+            if taken := driver.volume.snapshots():
+                await driver.volume.drop_snapshot(taken[number % len(taken)].name)
         case "ship":
             await driver.ship(number)
         case "settle":
