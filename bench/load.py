@@ -70,7 +70,7 @@ class Fio:
         done = subprocess.run(command, capture_output=True, text=True, timeout=self.seconds * 3 + 120)
         start = done.stdout.find("{")
         if done.returncode or start < 0:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
         (job,) = json.loads(done.stdout[start:])["jobs"]
         if job["error"]:
             raise RuntimeError(f"fio met error {job['error']} on {uri}")

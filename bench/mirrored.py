@@ -164,13 +164,13 @@ class QemuMirror(NbdkitFile):
 MIRRORED: tuple[type[Mirrored], ...] = (Mirrored, MirroredAsync, MirroredTls, MirroredAsyncTls)
 
 
-def make_certificates(place: Path) -> None:
+def make_certificates(place: Path, *names: str) -> None:
     """An authority, and one certificate for both ends."""
     place.mkdir(parents=True)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(place / "ca-cert.pem"))
     for role in ("server", "client"):
-        made = authority.issue_cert("localhost", "127.0.0.1")
+        made = authority.issue_cert("localhost", "127.0.0.1", *names)
         made.private_key_pem.write_to_path(str(place / f"{role}-key.pem"))
         with (place / f"{role}-cert.pem").open("wb") as file:
             for piece in made.cert_chain_pems:

@@ -21,7 +21,7 @@ from revolume.mirror.parts import Origin, PointReader
 from revolume.mirror.pump import HIGH_WATER, Pump
 from revolume.mirror.rows import ROWS_MAX, pack_base
 
-QUIET_BYTES: Final = 256 << 10
+QUIET_BYTES: Final = 1 << 20
 PATIENCE_NS: Final = 200_000_000
 LOOK_SECONDS: Final = 0.005
 

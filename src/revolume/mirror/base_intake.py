@@ -16,7 +16,7 @@ from revolume.mirror.messages import NUMBER
 from revolume.mirror.parts import Secondary
 from revolume.mirror.rows import Rows, unpack_base
 
-FRAMES_AHEAD: Final = 4
+FRAMES_AHEAD: Final = 16
 """BASE frames that may be under way without a BASE_AT."""
 
 

@@ -29,21 +29,32 @@ class ViewReader:
         self._view = view
         self._work = view.volume.core.host.work
         self._blocks = -(-view.size // BLOCK)
+        self._looked = (0, 0, np.zeros(0, np.uint64), np.zeros(0, np.uint64))
 
     async def next_rows(self, first: int, count: int) -> tuple[U64, U64, int]:
         """See ``parts.PointReader``."""
         while first < self._blocks:
-            behind = min(first + STEP_BLOCKS, self._blocks)
-            blocks = block_numbers(first, behind - first)
-            digests = await self.digests(blocks)
-            filled = np.flatnonzero(digests)
-            if len(filled) > count:
-                filled = filled[:count]
-                behind = int(blocks[filled[-1]]) + 1
-            if len(filled):
-                return blocks[filled], digests[filled], behind
+            behind, blocks, digests = await self._filled_from(first)
+            if len(blocks) > count:
+                blocks, digests = blocks[:count], digests[:count]
+                behind = int(blocks[-1]) + 1
+            if len(blocks):
+                return blocks, digests, behind
             first = behind
         return np.zeros(0, np.uint64), np.zeros(0, np.uint64), self._blocks
+
+    async def _filled_from(self, first: int) -> tuple[int, U64, U64]:
+        """The blocks from ``first`` on that hold anything, up to the end of a stretch that is looked at once."""
+        begin, behind, blocks, digests = self._looked
+        if not begin <= first < behind:
+            behind = min(first + STEP_BLOCKS, self._blocks)
+            looked = block_numbers(first, behind - first)
+            found = await self.digests(looked)
+            filled = np.flatnonzero(found)
+            blocks, digests = looked[filled], found[filled]
+            self._looked = (first, behind, blocks, digests)
+        at = int(np.searchsorted(blocks, np.uint64(first)))
+        return behind, blocks[at:], digests[at:]
 
     async def digests(self, blocks: U64) -> U64:
         """See ``parts.PointReader``. Partially modified blocks have none yet: their content is at hand, or known
