@@ -32,7 +32,7 @@ def test_every_transfer_is_found_and_no_segment_stays_behind_unused() -> None:
             for number in range(12):
                 await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(seed * 100 + number, 7 * BLOCK))])
                 written += 1
-            await ready(driver.volume.core.pool, 12)  # for somebody who then does not come
+            await ready(driver.volume.core.pool, 40)  # for somebody who then does not come
             await driver.crash()
         await driver.change([(OP_WRITE, 0, payload(9, BLOCK))])
         await driver.reopen()
