@@ -291,7 +291,7 @@ class TestBase:
         async def scenario() -> None:
             async with world(folder, empty=True) as w:
                 fill(w.log, 1, 5)
-                w.origin.content = self.content(4000)
+                w.origin.content = self.content(12000)
                 w.source.start()
                 await until(lambda: len(w.secondary.blocks) > 500 if w.shelf.secondary else False)
                 assert w.target.current is not None
@@ -300,7 +300,7 @@ class TestBase:
                 assert w.secondary.blocks == w.origin.content
                 assert len(w.shelf.created) == 1
                 assert any("resume-base" in text for text in w.source_told)
-                assert w.source.status().base_bytes < 1.5 * 4000 * BLOCK
+                assert w.source.status().base_bytes < 1.5 * 12000 * BLOCK
 
         run(scenario)
 
@@ -308,7 +308,7 @@ class TestBase:
         async def scenario() -> None:
             async with world(folder, empty=True) as w:
                 fill(w.log, 1, 5)
-                w.origin.content = self.content(4000)
+                w.origin.content = self.content(12000)
                 w.source.start()
                 await until(lambda: len(w.secondary.blocks) > 500 if w.shelf.secondary else False)
                 w.mirror.pin = None
