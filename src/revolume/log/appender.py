@@ -147,7 +147,7 @@ class Appender:
         position = self.position + (draft.kind != LOCAL_RECORD)
         first_write = self._first_write(draft)
         now_ns = self._now_ns()
-        if now_ns > self.time_ns:
+        if now_ns > self.time_ns and draft.kind != LOCAL_RECORD:  # time on a mirror is its source's
             self.time_ns = now_ns
         packed = draft.offsets.tobytes() + draft.lengths.tobytes() + draft.digests.tobytes() + draft.body
         counts = (len(draft.offsets), len(draft.digests), len(draft.body))
