@@ -41,7 +41,8 @@ def free_port() -> int:
 
 
 class Cable(threading.Thread):
-    """Carries bytes from a socket of its own to another, until it is cut."""
+    """Carries bytes from a socket of its own to another, until it is cut. `spoken`: what came from the near end of
+    the newest connection, the beginning of it."""
 
     def __init__(self, near: Place, far: Place) -> None:
         super().__init__(daemon=True)
@@ -52,6 +53,7 @@ class Cable(threading.Thread):
         self.whole = True
         self.ended = False
         self.carried = 0
+        self.spoken = bytearray()
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self.start()
@@ -76,6 +78,7 @@ class Cable(threading.Thread):
             threading.Thread(target=self._carry, args=(taken, there), daemon=True).start()
 
     def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        self.spoken = spoken = bytearray()
         selector = selectors.DefaultSelector()
         selector.register(one, selectors.EVENT_READ, other)
         selector.register(other, selectors.EVENT_READ, one)
@@ -87,6 +90,8 @@ class Cable(threading.Thread):
                         raise ConnectionResetError
                     key.data.sendall(data)
                     self.carried += len(data)
+                    if key.fileobj is one and len(spoken) < MiB:
+                        spoken += data
         self._drop(one, other)
 
     def _drop(self, *ends: socket.socket) -> None:

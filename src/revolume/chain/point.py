@@ -27,7 +27,7 @@ Body of each part (little endian)
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,12 @@ def unpack_part(body: bytes) -> Part | None:
     root: tuple[int, int] = fields[11:13]
     values = (*fields[:11], root, fields[13], references, zeroes)
     return Part(*values)
+
+
+def changed_blocks(parts: Sequence[Part]) -> int:
+    """How many blocks a record names, all of its parts taken together."""
+    zeroed = sum(int(part.zeroes[1].sum()) for part in parts)
+    return parts[0].referenced + parts[0].partials + zeroed
 
 
 def split_references(references: References, per_part: int) -> Iterator[References]:

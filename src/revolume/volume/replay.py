@@ -9,14 +9,14 @@ buffer again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.digest import LOST_DIGEST, fragment_digest
-from revolume.chain.point import Part, Point, unpack_part
+from revolume.chain.point import Part, Point, changed_blocks, unpack_part
 from revolume.errors import Damaged
 from revolume.log.columns import Columns, Versions, only, resizes
 from revolume.log.scan import SegmentReader
@@ -131,7 +131,8 @@ def read_points(
             parts = [*parts, (part, versions)] if part.part else [(part, versions)]
             if not sealing or len(parts) != part.parts:
                 continue
-            point = _point(part, epoch, cuts.address(part.position), addresses(columns)[row])
+            cut = cuts.address(part.position)
+            point = _point([each for each, _ in parts], epoch, cut, addresses(columns)[row])
             if point.number >= horizon.point and point.address >= horizon.address:
                 points.append(point)
                 records.append(_record(point, [v for _, v in parts]))
@@ -207,11 +208,11 @@ def _part(reader: SegmentReader, columns: Columns, row: int) -> tuple[Part, Vers
     return part, versions, found.transfer.epoch, bool(found.transfer.flags & Flag.SEALS)
 
 
-def _point(part: Part, epoch: int, address: int, record: int) -> Point:
-    changed = part.referenced + part.partials + part.zero_runs
+def _point(parts: Sequence[Part], epoch: int, address: int, record: int) -> Point:
+    part = parts[0]
     return Point(
         part.number, part.previous, part.position, part.write, part.time_ns, epoch, part.digest, part.root,
-        part.chain, changed, address, int(record),
+        part.chain, changed_blocks(parts), address, int(record),
     )  # fmt: skip
 
 

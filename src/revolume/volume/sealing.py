@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from revolume.blocks.digest import fragment_digest
 from revolume.blocks.word import DATA, PARTIAL, ZERO
-from revolume.chain.point import Part, Point
+from revolume.chain.point import Part, Point, changed_blocks
 from revolume.chain.received import Received, received, zeroed_elsewhere
 from revolume.errors import Refused
 from revolume.log.appender import Draft
@@ -209,10 +209,9 @@ class Sealing:
 
 def _point(arrived: Arrived, address: int, record: int | None = None) -> Point:
     part = arrived.parts[0]
-    changed = part.referenced + part.partials + part.zero_runs
     return Point(
         part.number, part.previous, part.position, part.write, part.time_ns, arrived.epoch, part.digest, part.root,
-        part.chain, changed, address, arrived.record if record is None else record,
+        part.chain, changed_blocks(arrived.parts), address, arrived.record if record is None else record,
     )  # fmt: skip
 
 
