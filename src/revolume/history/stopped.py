@@ -6,6 +6,8 @@ kept from it but plain values: points, sizes, and the columns, in which a moment
 directory's lock is held meanwhile: what is read must not move.
 
     manifest → what of the log stands (``log/tail.py``) → points, sizes, times
+
+A mirror's log goes on behind the last point that it has agreed on; its past ends there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import Recovered, recover, stated_durable
 from revolume.log.transfer import BLOCK, Kind
 from revolume.volume import layout
-from revolume.volume.manifest import PinnedSnapshot, State, load
+from revolume.volume.manifest import PinnedSnapshot, Role, State, load
 from revolume.volume.replay import read_points as sealed_points
 from revolume.volume.status import Holder, Snapshot, VolumeStatus
 
@@ -42,6 +44,14 @@ class StoppedVolume:
     pieces: tuple[Columns, ...]  # of the log since the horizon, oldest first
     now_ns: int
     image_bytes: int
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The newest moment that can be opened: write number and label time."""
+        if self.state.role == Role.PRIMARY:
+            return self.end.write, self.end.time_ns
+        last = self.kept[-1] if self.kept else self.state.horizon
+        return last.write, last.time_ns
 
     @property
     def name(self) -> str:
@@ -72,8 +82,8 @@ class StoppedVolume:
             reason="Cleanly." if clean else "Not cleanly: the end of its log is recovered when it is opened.",
             position=self.end.position,
             durable=self.end.position if clean else state.durable.position,
-            write=self.end.write,
-            time_ns=self.end.time_ns,
+            write=self.newest[0],
+            time_ns=self.newest[1],
             point=self.kept[-1].number if self.kept else horizon.point,
             points=len(self.kept),
             horizon_write=horizon.write,
@@ -112,7 +122,7 @@ class StoppedVolume:
             case AtSnapshot(name):
                 return self._at_snapshot(name)
             case _:
-                return self._at_write(self.end.write)
+                return self._at_write(self.newest[0])
 
     def _at_point(self, number: int) -> tuple[int, int]:
         for point in self.kept:
@@ -131,7 +141,7 @@ class StoppedVolume:
         horizon = self.state.horizon
         if number == horizon.write:
             return number, horizon.time_ns
-        if not horizon.write < number <= self.end.write:
+        if not horizon.write < number <= self.newest[0]:
             raise self._lost(f"Write w{number}")
         best = (horizon.write, horizon.time_ns)
         for columns in self.pieces:  # a number that a crash left out means the last write before it
@@ -153,13 +163,13 @@ class StoppedVolume:
             if len(rows):
                 last = rows[-1]
                 best = max(best, (int(last["write"] + last["entries"] - 1), int(last["time_ns"])))
-        return best
+        return min(best, self.newest)
 
     def _lost(self, what: str) -> NotFound:
-        old, new = self.state.horizon, self.end
+        old, (write, time_ns) = self.state.horizon, self.newest
         hint = (
             f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
-            f"the newest w{new.write} ({format_time(new.time_ns)}); see 'revolume points'."
+            f"the newest w{write} ({format_time(time_ns)}); see 'revolume points'."
         )
         return NotFound("moment-not-retained", f"{what} of {self.name} is not retained.", hint)
 
@@ -190,8 +200,12 @@ def _look(host: Host, directory: Directory) -> StoppedVolume:
     finally:
         for segment in segments:
             segment.file.close()
+    upto = found.end.write
+    if state.role == Role.SECONDARY:
+        points = [point for point in points if point.number <= state.agreed.point]
+        upto = state.agreed.write
     columns = tuple(columns for _, columns in pieces)
-    sizes = [size for piece in columns for write, size in resizes(piece) if write > state.horizon.write]
+    sizes = [size for piece in columns for write, size in resizes(piece) if state.horizon.write < write <= upto]
     return StoppedVolume(
         directory.path, state, found.end, sizes[-1] if sizes else state.horizon.size, tuple(points), columns,
         host.clock.wall_ns(), _image_bytes(directory),
