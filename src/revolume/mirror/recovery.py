@@ -74,7 +74,7 @@ def _bound(tail: LongerTail, options: OpenOptions, names: list[str]) -> str:
     end, mib = tail.end, options.unsynced_bytes_max >> 20
     return (
         f"Opened alone, without asking {', '.join(names)}. The log here ends with w{end.write} of "
-        f"{format_time(end.time_ns)}. If this machine lost power, what was answered after that may be missing here: "
+        f"{format_time(end.time_ns)}. If this machine lost power, what was answered after that may be missing: "
         f"at most the writes of {options.sync_interval_s:g} s and of {mib} MiB, which were not on its disk yet."
     )
 
