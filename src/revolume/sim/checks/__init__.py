@@ -1,0 +1,1 @@
+"""One property a file. A check says what is wrong, as sentences; none: nothing is."""

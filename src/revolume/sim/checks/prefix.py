@@ -1,0 +1,19 @@
+"""O2, O4: after a crash a volume is what it was at one of its write numbers, and nothing promised lies behind."""
+
+from __future__ import annotations
+
+from revolume.sim.model import Model
+from revolume.sim.register import Promised, Register
+
+
+def check_recovered(
+    model: Model, register: Register, content: bytearray, promised: Promised, who: str
+) -> list[str]:
+    """Model and clients' register go on from what was found."""
+    register.recovered(content, promised, who)
+    number = model.find(content)
+    if number is None:
+        return [f"{who}: it is in no state in which it ever was; newest w{model.newest}: "
+                f"{model.differs(model.newest, content)}"]  # fmt: skip
+    model.cut_back(number)
+    return []

@@ -1,0 +1,371 @@
+"""``host.Disk`` on a simulated file system (``platter.py``), as one process sees it.
+
+Handles belong to the process that opened them: when it dies they are worth nothing, and its locks are let go.
+Each operation may fail as the plan of faults says, and adds what it took to the cost of the call that it is in.
+"""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+
+import xxhash
+
+from revolume.host.disk import Buffer
+from revolume.sim.chance import Chance
+from revolume.sim.faults import DiskFaults, drawn_delay, failure, io_error, no_space
+from revolume.sim.platter import PAGE, SECTOR, Change, Folder, Inode, Named, Platter, Punch, Resize, Write
+from revolume.sim.process import Process
+from revolume.sim.trace import Trace
+
+READ_S, WRITE_S, SYNC_S = 0.0002, 0.00005, 0.001
+
+
+class SimDisk:
+    """See the module's text."""
+
+    def __init__(
+        self, platter: Platter, process: Process, faults: DiskFaults, chance: Chance, trace: Trace
+    ) -> None:
+        self.platter = platter
+        self.process = process
+        self.faults = faults
+        self.chance = chance
+        self.trace = trace
+        self._cost_s = 0.0
+
+    def take_cost(self) -> float:
+        """Seconds that the operations since the last question took."""
+        cost, self._cost_s = self._cost_s, 0.0
+        return cost
+
+    def took(self, typical_s: float) -> None:
+        """One operation more."""
+        self.process.require_alive()
+        self._cost_s += drawn_delay(self.chance, self.faults, typical_s)
+
+    def changing(self, what: str, name: str, *facts: object) -> None:
+        """One operation more, that changes something. Gone: it does not come to that."""
+        self.took(WRITE_S)
+        self.platter.changing(what)
+        self.process.require_alive()
+        self.trace.note(what, self.process.name, name, *facts)
+
+    def room(self, pages: int, name: str) -> None:
+        """ENOSPC where the file system would grow beyond its size."""
+        if pages > 0 and (self.platter.used_pages + pages) * PAGE > self.platter.capacity:
+            self.faults.happened()
+            raise no_space(name)
+        self.platter.used_pages += pages
+
+    # Paths
+
+    def open(self, path: str, *, create: bool = False) -> SimDirectory:
+        """See ``host.Disk``."""
+        self.process.require_alive()
+        path, folder = posixpath.normpath(path), self.platter.root
+        for part in path.strip("/").split("/") if path != "/" else []:
+            node = folder.memory.get(part)
+            if node is None and create:
+                node = Folder(self.platter.number())
+                self.changing("mkdir", part)
+                _name(folder, Named(None, part, node))
+                folder.settle(list(folder.pending))
+            if node is None:
+                raise failure(errno.ENOENT, path)
+            if not isinstance(node, Folder):
+                raise failure(errno.ENOTDIR, path)
+            folder = node
+        return SimDirectory(self, folder, path)
+
+
+def _name(folder: Folder, change: Named) -> None:
+    change.apply(folder.memory)
+    folder.pending.append(change)
+
+
+class SimDirectory:
+    """``host.Directory``."""
+
+    def __init__(self, disk: SimDisk, folder: Folder, path: str) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._closed = False
+        self.path = path
+
+    def _use(self) -> dict[str, Inode | Folder]:
+        self._disk.process.require_alive()
+        if self._closed:
+            raise failure(errno.EBADF, self.path)
+        return self._folder.memory
+
+    def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> SimFile:
+        """See ``host.Directory``."""
+        node = self._use().get(_component(name))
+        if node is None:
+            if not (create or exclusive):
+                raise failure(errno.ENOENT, name)
+            self._disk.changing("create", name)
+            node = Inode(self._disk.platter.number())
+            _name(self._folder, Named(None, name, node))
+        elif exclusive:
+            raise failure(errno.EEXIST, name)
+        if not isinstance(node, Inode):
+            raise failure(errno.EISDIR, name)
+        return SimFile(self._disk, node, name, write)
+
+    def child(self, name: str, *, create: bool = False) -> SimDirectory:
+        """See ``host.Directory``."""
+        node = self._use().get(_component(name))
+        if create:
+            if node is None:
+                self._disk.changing("mkdir", name)
+                node = Folder(self._disk.platter.number())
+                _name(self._folder, Named(None, name, node))
+            self.sync()
+        if node is None:
+            raise failure(errno.ENOENT, name)
+        if not isinstance(node, Folder):
+            raise failure(errno.ENOTDIR, name)
+        return SimDirectory(self._disk, node, posixpath.join(self.path, name))
+
+    def names(self) -> list[str]:
+        """See ``host.Directory``."""
+        return sorted(self._use())
+
+    def exists(self, name: str) -> bool:
+        """See ``host.Directory``."""
+        return _component(name) in self._use()
+
+    def remove(self, name: str) -> None:
+        """See ``host.Directory``."""
+        node = self._use().get(_component(name))
+        if node is None:
+            raise failure(errno.ENOENT, name)
+        self._disk.changing("remove", name)
+        _name(self._folder, Named(name, None, node))
+        if isinstance(node, Inode):
+            self._disk.platter.used_pages -= len(node.pages)
+
+    def rename(self, old: str, new: str) -> None:
+        """See ``host.Directory``."""
+        names = self._use()
+        node, gone = names.get(_component(old)), names.get(_component(new))
+        if node is None:
+            raise failure(errno.ENOENT, old)
+        self._disk.changing("rename", old, new)
+        _name(self._folder, Named(old, new, node))
+        if isinstance(gone, Inode):
+            self._disk.platter.used_pages -= len(gone.pages)
+
+    def sync(self) -> None:
+        """See ``host.Directory``."""
+        self.begin_sync()()
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A sync begins; it ends, or fails, when the function that is returned is called."""
+        self._use()
+        disk, folder, changes = self._disk, self._folder, list(self._folder.pending)
+        disk.took(SYNC_S)
+        if disk.chance.hit(disk.faults.sync_error):
+            disk.faults.happened()
+            raise io_error(self.path)
+
+        def finish() -> None:
+            disk.changing("dirsync", self.path, len(changes))
+            if disk.chance.hit(disk.faults.lying_sync):
+                disk.faults.happened()
+                return
+            folder.settle(changes)
+
+        return finish
+
+    def free_bytes(self) -> int:
+        """See ``host.Directory``."""
+        self._use()
+        platter = self._disk.platter
+        return max(0, platter.capacity - platter.used_pages * PAGE)
+
+    def lock(self) -> None:
+        """See ``host.Directory``."""
+        self._use()
+        holder = self._folder.holder
+        if isinstance(holder, SimDirectory) and holder is not self and holder._disk.process.alive:
+            raise BlockingIOError(errno.EAGAIN, "held", self.path)
+        self._folder.holder = self
+
+    def close(self) -> None:
+        """See ``host.Directory``."""
+        self._closed = True
+        if self._folder.holder is self:
+            self._folder.holder = None
+
+
+class SimFile:
+    """``host.File``."""
+
+    def __init__(self, disk: SimDisk, inode: Inode, name: str, writable: bool) -> None:
+        self._disk = disk
+        self._inode = inode
+        self._writable = writable
+        self._closed = False
+        self.name = name
+
+    def _use(self) -> Inode:
+        self._disk.process.require_alive()
+        if self._closed:
+            raise failure(errno.EBADF, self.name)
+        return self._inode
+
+    def _change(self, change: Change) -> None:
+        inode = self._use()
+        if not self._writable:
+            raise failure(errno.EBADF, self.name)
+        change.apply(inode.memory)
+        inode.pending.append(change)
+
+    # Writing
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """See ``host.File``."""
+        data, disk, inode = b"".join(buffers), self._disk, self._use()
+        disk.changing("write", self.name, offset, len(data), hash_of(data))
+        faults, chance = disk.faults, disk.chance
+        if chance.hit(faults.write_error):
+            faults.happened()
+            part = chance.randrange(len(data) + 1) // SECTOR * SECTOR
+            disk.room(self._new_pages(inode, offset, part), self.name)
+            inode.use(offset, part)
+            self._change(Write(offset, data[:part]))
+            raise io_error(self.name)
+        disk.room(self._new_pages(inode, offset, len(data)), self.name)
+        inode.use(offset, len(data))
+        if chance.hit(faults.dropped):
+            faults.happened()
+            return
+        if chance.hit(faults.misdirected) and len(inode.memory) > len(data):
+            faults.happened()
+            offset = chance.randrange(len(inode.memory) - len(data)) // SECTOR * SECTOR
+        self._change(Write(offset, data))
+
+    def datasync(self) -> None:
+        """See ``host.File``."""
+        self.begin_sync()()
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A sync begins; it ends, or fails, when the function that is returned is called."""
+        disk, inode = self._disk, self._use()
+        changes = list(inode.pending)
+        disk.took(SYNC_S)
+
+        def finish() -> None:
+            disk.changing("datasync", self.name, len(changes))
+            if disk.chance.hit(disk.faults.sync_error):
+                disk.faults.happened()
+                lost = [change for change in changes if disk.chance.hit(0.7)]
+                inode.settle([change for change in changes if all(change is not one for one in lost)])
+                inode.forget(lost)
+                raise io_error(self.name)
+            if disk.chance.hit(disk.faults.lying_sync):
+                disk.faults.happened()
+                return
+            inode.settle(changes)
+
+        return finish
+
+    def writeback(self, offset: int, length: int) -> None:
+        """See ``host.File``: some of it may reach the disk earlier; a cut keeps what it likes anyway."""
+        self._use()
+
+    def truncate(self, size: int) -> None:
+        """See ``host.File``."""
+        inode = self._use()
+        self._disk.changing("truncate", self.name, size)
+        gone = {page for page in inode.pages if page * PAGE >= size}
+        inode.pages -= gone
+        self._disk.platter.used_pages -= len(gone)
+        self._change(Resize(size))
+
+    def allocate(self, offset: int, length: int) -> None:
+        """See ``host.File``."""
+        inode = self._use()
+        if length:
+            self._disk.changing("allocate", self.name, offset, length)
+            self._disk.room(self._new_pages(inode, offset, length), self.name)
+            inode.use(offset, length)
+            self._change(Resize(offset + length, at_least=True))
+
+    @staticmethod
+    def _new_pages(inode: Inode, offset: int, length: int) -> int:
+        return sum(page not in inode.pages for page in range(offset // PAGE, -(-(offset + length) // PAGE)))
+
+    def punch(self, offset: int, length: int) -> None:
+        """See ``host.File``."""
+        inode = self._use()
+        self._disk.changing("punch", self.name, offset, length)
+        gone = inode.pages & set(range(-(-offset // PAGE), (offset + length) // PAGE))
+        inode.pages -= gone
+        self._disk.platter.used_pages -= len(gone)
+        self._change(Punch(offset, length))
+
+    # Reading
+
+    def preadv(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See ``host.File``."""
+        inode, disk = self._use(), self._disk
+        disk.took(READ_S)
+        if disk.chance.hit(disk.faults.read_error):
+            disk.faults.happened()
+            raise io_error(self.name)
+        return _fill(inode, buffers, offset)
+
+    def preadv_nowait(self, buffers: Sequence[Buffer], offset: int) -> bool:
+        """See ``host.File``. When it must not wait it reads what is in memory, and not everything is."""
+        inode = self._use()
+        if self._disk.chance.hit(self._disk.faults.not_in_memory):
+            return False
+        return _fill(inode, buffers, offset) == sum(map(len, buffers))
+
+    def send_to(self, socket_fd: int, offset: int, length: int) -> int:
+        """There are no descriptors here: simulated wires read."""
+        raise failure(errno.EBADF, self.name)
+
+    def size(self) -> int:
+        """See ``host.File``."""
+        return len(self._use().memory)
+
+    def data_extents(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """See ``host.File``."""
+        inode = self._use()
+        end = min(offset + length, len(inode.memory))
+        for page in sorted(inode.pages):
+            begin, stop = max(offset, page * PAGE), min(end, (page + 1) * PAGE)
+            if begin < stop:
+                yield begin, stop - begin
+
+    def close(self) -> None:
+        """See ``host.File``."""
+        self._closed = True
+
+
+def _fill(inode: Inode, buffers: Sequence[Buffer], offset: int) -> int:
+    total = 0
+    for buffer in buffers:
+        piece = inode.memory[offset + total : offset + total + len(buffer)]
+        memoryview(buffer)[: len(piece)] = piece
+        total += len(piece)
+        if len(piece) < len(buffer):
+            break
+    return total
+
+
+def hash_of(data: bytes) -> int:
+    """For the trace."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def _component(name: str) -> str:
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not a name within a directory")
+    return name

@@ -1,0 +1,478 @@
+"""``host.Network`` between simulated machines: paths that may be slow, cut one way or both, or bend bytes.
+
+A *path* leads from one machine to another and has a state of its own, so that a cut may be one-way and a partition
+of any number of machines is a set of paths. What is under way on a path that is cut waits, as TCP repeats it, and
+arrives after the healing; what has waited too long ends its connection. Each connection has two *halves*, one for
+each direction: bytes leave in order, take their time, and lie in the peer's kernel until it receives them. How
+many may be under way is bounded: what a kernel does not take is the wire's backlog, by reference, and stretches of
+files are read only when their turn has come.
+
+A machine that lost its power says nothing to anybody; a process that was killed has its connections reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from revolume.errors import RevolumeError
+from revolume.host.address import UnixAddress, parse_address
+from revolume.host.disk import Buffer, File
+from revolume.host.filepart import FilePart
+from revolume.host.network import Activated, Peer, Receiver
+from revolume.sim.chance import Chance
+from revolume.sim.loop import SimLoop
+from revolume.sim.process import Process
+from revolume.sim.trace import Trace
+
+PATIENCE_S = 30.0
+"""After so long without an answer a kernel gives a connection up."""
+CONNECT_S = 20.0
+LOW_WATER = 256 << 10
+LINGER_S = 1.0
+
+
+@dataclass(slots=True)
+class Path:
+    """One direction between two machines."""
+
+    up: bool = True
+    cuts: int = 0
+    latency_s: float = 0.0002
+    bytes_per_s: float = 200e6
+    bent: float = 0.0
+    """The chance of a wrong byte in a piece."""
+
+
+class Fabric:
+    """All machines' network."""
+
+    def __init__(self, loop: SimLoop, chance: Chance, trace: Trace) -> None:
+        self.loop = loop
+        self.chance = chance
+        self.trace = trace
+        self.listeners: dict[str, SimListener] = {}
+        self.wires: dict[SimWire, None] = {}
+        self.bent_bytes = 0
+        self._paths: dict[tuple[str, str], Path] = {}
+
+    def path(self, source: str, target: str) -> Path:
+        """From one machine to another; within one there is no wire to cut."""
+        return self._paths.setdefault((source, target), Path())
+
+    def cut(self, source: str, target: str) -> None:
+        """Nothing gets through in this direction."""
+        path = self.path(source, target)
+        if not path.up:
+            return
+        path.up = False
+        path.cuts += 1
+        self.trace.note("cut", source, target)
+        for wire in list(self.wires):
+            if {wire.here, wire.there} == {source, target}:
+                self.loop.call_later(PATIENCE_S * self.chance.uniform(0.5, 1), wire.lose_patience, path, path.cuts)
+
+    def heal(self, source: str, target: str) -> None:
+        """What was under way comes through."""
+        path = self.path(source, target)
+        if path.up:
+            return
+        path.up = True
+        self.trace.note("heal", source, target)
+        for wire in list(self.wires):
+            if wire.here == source and wire.there == target:
+                wire.flow_again()
+            if wire.here == target and wire.there == source:
+                wire.credit_again()
+
+    def partition(self, groups: Sequence[Sequence[str]]) -> None:
+        """Machines of different groups do not reach each other, of one group they do."""
+        group_of = {name: number for number, group in enumerate(groups) for name in group}
+        for source in sorted(group_of):
+            for target in sorted(group_of):
+                if source != target:
+                    change = self.heal if group_of[source] == group_of[target] else self.cut
+                    change(source, target)
+
+    def process_ended(self, process: Process, *, silently: bool) -> None:
+        """Its connections are reset, or, if the power went, its peers will notice some time."""
+        for address in [a for a, listener in self.listeners.items() if listener.process is process]:
+            del self.listeners[address]
+        for wire in [wire for wire in self.wires if wire.process is process]:
+            wire.vanish(silently)
+
+
+class SimListener:
+    """``host.Listener``."""
+
+    def __init__(self, fabric: Fabric, process: Process, address: str, accept: Callable[[SimWire], None]) -> None:
+        self._fabric = fabric
+        self.process = process
+        self.accept = accept
+        self.addresses = [address]
+
+    def close(self) -> None:
+        """See ``host.Listener``."""
+        if self._fabric.listeners.get(self.addresses[0]) is self:
+            del self._fabric.listeners[self.addresses[0]]
+
+    async def wait_closed(self) -> None:
+        """At once."""
+
+
+class SimNetwork:
+    """One process's view of it: ``host.Network``. Addresses are ``MACHINE:PORT``, or ``unix:PATH`` on one."""
+
+    def __init__(self, fabric: Fabric, process: Process) -> None:
+        self._fabric = fabric
+        self._process = process
+
+    def _key(self, address: str) -> str:
+        return f"{self._process.machine}/{address}" if address.startswith("unix:") else address
+
+    async def listen(self, address: str, accept: Callable[[SimWire], None]) -> SimListener:
+        """See ``host.Network``."""
+        parse_address(address)
+        key = self._key(address)
+        if key in self._fabric.listeners:
+            raise RevolumeError("address-in-use", f"{address} is in use already.", "Choose another.")
+        listener = SimListener(self._fabric, self._process, key, accept)
+        self._fabric.listeners[key] = listener
+        return listener
+
+    def activated(self) -> list[Activated]:
+        """Nothing is."""
+        return []
+
+    def adopt(self, activated: Activated, accept: Callable[[SimWire], None]) -> SimListener:
+        """Nothing can be."""
+        raise NotImplementedError("no service manager is simulated")
+
+    async def connect(
+        self, address: str, *, tls: ssl.SSLContext | None = None, server_hostname: str | None = None
+    ) -> SimWire:
+        """See ``host.Network``. TLS is for real wires."""
+        assert tls is None, "TLS is not simulated"
+        fabric, key = self._fabric, self._key(address)
+        parsed = parse_address(address)
+        there = self._process.machine if isinstance(parsed, UnixAddress) else parsed.host
+        await self._reach(there)
+        listener = fabric.listeners.get(key)
+        if listener is None or not listener.process.alive:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused", address)
+        ours, theirs = SimWire.pair(fabric, self._process, listener.process, address)
+        fabric.loop.call_soon(listener.accept, theirs, context=listener.process.context)
+        return ours
+
+    async def _reach(self, there: str) -> None:
+        """Both ways once; a cut is waited out for a while."""
+        fabric, here = self._fabric, self._process.machine
+        to, fro = fabric.path(here, there), fabric.path(there, here)
+        waited = 0.0
+        while not (to.up and fro.up):
+            if waited >= CONNECT_S:
+                raise TimeoutError(errno.ETIMEDOUT, "timed out", there)
+            await asyncio.sleep(0.5)
+            waited += 0.5
+        await asyncio.sleep(fabric.chance.delay(to.latency_s + fro.latency_s))
+
+
+class SimWire:
+    """``host.Wire``: one end of a connection. What it sends is its own half; it receives from its peer's."""
+
+    def __init__(self, fabric: Fabric, process: Process, there: str, peer: Peer) -> None:
+        self._fabric = fabric
+        self.process = process
+        self.here, self.there = process.machine, there
+        self.peer = peer
+        self.other: SimWire
+        self._receiver: Receiver | None = None
+        self._open = True
+        self._paused = False
+        self._waking = False
+        self._window = fabric.chance.choice((16 << 10, 64 << 10, 1 << 20))
+        self._queue: deque[memoryview | FilePart] = deque()
+        self._queued = 0
+        self._high = False
+        self._flight: deque[bytes | None] = deque()  # on the path, oldest first; None is the end
+        self._held = 0  # of those, how many arrived at a cut
+        self._unread = 0  # sent and not yet received by the peer
+        self._owed = 0  # credit that a cut holds up
+        self._free_at = 0.0
+        self._arrived: deque[memoryview | None] = deque()
+        self._ending = False
+        self._peer_ended = False
+        self._drained: asyncio.Future[None] | None = None
+        fabric.wires[self] = None
+
+    @classmethod
+    def pair(cls, fabric: Fabric, ours: Process, theirs: Process, address: str) -> tuple[SimWire, SimWire]:
+        """The two ends of a new connection."""
+        near = Peer("tcp", address)
+        far = Peer("tcp", f"{ours.machine}:{fabric.chance.randrange(32768, 61000)}")
+        one, other = cls(fabric, ours, theirs.machine, near), cls(fabric, theirs, ours.machine, far)
+        one.other, other.other = other, one
+        return one, other
+
+    # Receiving
+
+    def start(self, receiver: Receiver) -> None:
+        """See ``host.Wire``."""
+        self._receiver = receiver
+        self._wake()
+
+    def pause(self) -> None:
+        """See ``host.Wire``."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See ``host.Wire``."""
+        self._paused = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._waking and self._arrived and self._open and not self._paused and self._receiver:
+            self._waking = True
+            self._fabric.loop.call_soon(self._receive, context=self.process.context)
+
+    def _receive(self) -> None:
+        self._waking = False
+        for _ in range(4):
+            if self._paused or not self._open or not self._arrived:
+                return
+            self._take_once()
+        self._wake()
+
+    def _take_once(self) -> None:
+        """One receive: what lies there, as far as the buffer takes it, or the end."""
+        receiver = self._receiver
+        assert receiver is not None
+        if self._arrived[0] is None:
+            self._end(None)
+            return
+        buffer, n = receiver.buffer(), 0
+        while self._arrived and n < len(buffer) and (piece := self._arrived[0]) is not None:
+            part = piece[: len(buffer) - n]
+            buffer[n : n + len(part)] = part
+            n += len(part)
+            self._arrived.popleft()
+            if len(part) < len(piece):
+                self._arrived.appendleft(piece[len(part) :])
+        self._read(n)
+        try:
+            receiver.received(n)
+        except Exception as error:
+            self._end(error)
+            raise
+
+    def _read(self, n: int) -> None:
+        """Room for the peer to send more, as soon as it hears of it."""
+        path = self._fabric.path(self.here, self.there)
+        self._fabric.loop.call_later(
+            self._fabric.chance.delay(path.latency_s), self.other._credit, n, context=self.other.process.context
+        )
+
+    def poll(self) -> bool:
+        """See ``host.Wire``."""
+        while self._open and self._arrived and not self._paused and self._receiver is not None:
+            self._take_once()
+        if self._open and self._paused and self._peer_ended:
+            self._end(None)
+        return self._open
+
+    # Sending
+
+    @property
+    def backlog(self) -> int:
+        """See ``host.Wire``."""
+        return self._queued
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """See ``host.Wire``."""
+        if self._open and not self._ending and self.process.alive:
+            for buffer in buffers:
+                view = memoryview(buffer).cast("B")
+                if len(view):
+                    self._queue.append(view)
+                    self._queued += len(view)
+            self._push()
+
+    def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer] = ()) -> None:
+        """See ``host.Wire``."""
+        if self._open and not self._ending and self.process.alive:
+            self.send(head)
+            if length:
+                self._queue.append(FilePart(file, offset, length))
+                self._queued += length
+            self._push()
+
+    def _push(self) -> None:
+        """What the kernel takes now."""
+        while self._queue and self._unread < self._window and self._open:
+            try:
+                piece = self._next_piece(self._window - self._unread)
+            except OSError as error:  # of a file; told from the loop
+                self._queue.clear()
+                self._fabric.loop.call_soon(self._end, error, context=self.process.context)
+                return
+            self._queued -= len(piece)
+            self._unread += len(piece)
+            self._depart(piece)
+        self._high = self._high or self._queued >= LOW_WATER
+        if not self._queue and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _next_piece(self, room: int) -> bytes:
+        first = self._queue[0]
+        size = min(len(first), room)
+        if size > 1 and self._fabric.chance.hit(0.2):
+            size = self._fabric.chance.randrange(1, size)
+        if isinstance(first, FilePart):
+            piece = bytes(first.take(size))
+            done = not first
+        else:
+            piece, self._queue[0] = bytes(first[:size]), first[size:]
+            done = size == len(first)
+        if done:
+            self._queue.popleft()
+        return piece
+
+    def _depart(self, piece: bytes | None) -> None:
+        fabric, path = self._fabric, self._fabric.path(self.here, self.there)
+        if piece and fabric.chance.hit(path.bent):
+            piece = self._bend(piece)
+        self._flight.append(piece)
+        begin = max(fabric.loop.time(), self._free_at)
+        self._free_at = begin + len(piece or b"") / path.bytes_per_s
+        arrives = self._free_at + fabric.chance.delay(path.latency_s)
+        fabric.loop.call_at(arrives, self._arrive, context=self.other.process.context)
+
+    def _bend(self, piece: bytes) -> bytes:
+        at = self._fabric.chance.randrange(len(piece))
+        self._fabric.bent_bytes += 1
+        return piece[:at] + bytes([piece[at] ^ 1 << self._fabric.chance.randrange(8)]) + piece[at + 1 :]
+
+    def _arrive(self) -> None:
+        """The oldest piece of the flight is there. (In the peer's context: if it is dead, nothing happens.)"""
+        if not self._flight:
+            return
+        if not self._fabric.path(self.here, self.there).up:
+            self._held += 1
+            return
+        piece, other = self._flight.popleft(), self.other
+        self._fabric.trace.note("arrive", self.there, len(piece or b""), piece and xxhash.xxh3_64_intdigest(piece))
+        if not other._open:
+            self._fabric.loop.call_soon(self._reset, context=self.process.context)
+            return
+        if piece is None:
+            other._peer_ended = True
+        other._arrived.append(None if piece is None else memoryview(piece))
+        other._wake()
+
+    def _credit(self, n: int) -> None:
+        """The peer has received so much."""
+        if not self._fabric.path(self.there, self.here).up:
+            self._owed += n
+            return
+        self._unread -= n
+        self._push()
+        if self._high and self._queued < LOW_WATER:
+            self._high = False
+            if self._receiver is not None and self._open:
+                self._receiver.writable()
+
+    def flow_again(self) -> None:
+        """Our direction is whole again."""
+        held, self._held = self._held, 0
+        for _ in range(held):
+            self._fabric.loop.call_later(
+                self._fabric.chance.uniform(0.001, 0.4), self._arrive, context=self.other.process.context
+            )
+
+    def credit_again(self) -> None:
+        """The other direction is whole again."""
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._fabric.loop.call_later(
+                self._fabric.chance.uniform(0.001, 0.4), self._credit, owed, context=self.process.context
+            )
+
+    async def start_tls(self, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
+        """Not here."""
+        raise NotImplementedError("TLS is not simulated")
+
+    # Ending
+
+    async def drain_and_close(self) -> None:
+        """See ``host.Wire``."""
+        self.pause()
+        if self._queue and self._open:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+        if self._open:
+            self._ending = True
+            self._depart(None)
+            waited = 0.0
+            while self._open and not self._peer_ended and waited < LINGER_S:
+                self._arrived.clear()
+                await asyncio.sleep(0.05)
+                waited += 0.05
+        self._end(None)
+
+    def abort(self) -> None:
+        """See ``host.Wire``."""
+        if not self._open:
+            return
+        receiver, self._receiver = self._receiver, None
+        self._end(None)
+        self._tell_reset()
+        if receiver is not None:
+            self._fabric.loop.call_soon(receiver.closed, None, context=self.process.context)
+
+    def _tell_reset(self) -> None:
+        path = self._fabric.path(self.here, self.there)
+        if path.up:
+            self._fabric.loop.call_later(
+                self._fabric.chance.delay(path.latency_s), self.other._reset, context=self.other.process.context
+            )
+
+    def _reset(self) -> None:
+        self._end(ConnectionResetError(errno.ECONNRESET, "reset by the peer"))
+
+    def lose_patience(self, path: Path, cut: int) -> None:
+        """It was cut when we were asked to wait; if that is still so, it ends."""
+        if self._open and self.process.alive and not path.up and path.cuts == cut:
+            error = TimeoutError(errno.ETIMEDOUT, "the peer does not answer")
+            self._fabric.loop.call_soon(self._end, error, context=self.process.context)
+
+    def vanish(self, silently: bool) -> None:
+        """Our process is no more."""
+        self._open = False
+        self._queue.clear()
+        self._fabric.wires.pop(self, None)
+        if not silently:
+            self._tell_reset()
+            return
+        seconds = self._fabric.chance.uniform(0.2, PATIENCE_S)
+        self._fabric.loop.call_later(seconds, self.other._reset, context=self.other.process.context)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._queue.clear()
+        self._queued = 0
+        self._fabric.wires.pop(self, None)
+        if not self._ending and self.process.alive:
+            self._tell_reset()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.closed(error)

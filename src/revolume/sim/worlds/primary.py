@@ -1,0 +1,279 @@
+"""One primary, a few clients, and everything that happens to a machine that stands alone.
+
+Fair faults only: what was flushed survives all of them, what was answered survives all but the loss of power.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from revolume.cli.serving import Serving
+from revolume.errors import RevolumeError
+from revolume.sim.checks.bounded import check_bounded
+from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.moments import check_moments
+from revolume.sim.checks.prefix import check_recovered
+from revolume.sim.machine import Ended
+from revolume.sim.platter import Cut
+from revolume.sim.register import NEVER, Written
+from revolume.sim.service import PATH, PrimaryService
+from revolume.sim.worlds.world import KiB, MiB, World
+
+
+class PrimaryWorld(World):
+    """See the module's text."""
+
+    name = "primary"
+
+    def __init__(self, seed: int, *, keep: int = 0) -> None:
+        super().__init__(seed, keep=keep)
+        self.a = self.machine("a")
+        self.service: PrimaryService | None = None
+        self.snapshots = 0
+        self.powerless = False
+        """Power was lost since what was answered was last known to be there."""
+        self.asked = self._geometry()
+
+    def _geometry(self) -> Serving:
+        chance = self.chance.stream("geometry")
+        segment = chance.choice((64 * KiB, 64 * KiB, 128 * KiB, 256 * KiB))
+        return Serving(
+            PATH, (), name="vm", size=self.size, cp_interval_s=chance.choice((0.3, 1.0, 5.0)),
+            keep_s=chance.choice((0.5, 3.0, 3600.0)), budget_bytes=chance.choice((24, 48, 128)) * segment,
+            map_memory_bytes=16 * MiB, segment_bytes=segment, spare_bytes=chance.choice((2, 4)) * segment,
+        )  # fmt: skip
+
+    def operations(self) -> dict[str, int]:
+        return {
+            "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
+            "slow": 2, "sync_error": 1, "write_error": 1, "helper": 1, "clock": 1,
+        }  # fmt: skip
+
+    async def begin(self) -> None:
+        self.orders.holders = lambda: ("a",)
+        await self.start()
+        self.serve_at("a")
+        self.start_clients(self.chance.choice((1, 2, 3)))
+
+    async def end(self) -> None:
+        self.a.faults.quiet()
+        self.fabric.partition([["a", "c"]])
+        if self.service is not None and self.service.volume.core.commit.failure is not None:
+            await self.op_kill()
+        await self.rest()
+        await self.judge("at the end")
+        await self.op_stop()
+        await self.judge("reopened")
+        await self.op_stop(start=False)
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Open it, look at what there is, let clients in. What dies meanwhile is started again."""
+        while self.service is None:
+            try:
+                await self._start_once()
+            except Ended:
+                self.service = None
+                if self.a.process is not None:
+                    self.a.stopped()
+
+    async def _start_once(self) -> None:
+        host = self.a.boot()
+        opened = await self.a.run(PrimaryService.open(host, "a", self.asked, self.model, self.tell))
+        if self.a.lives > 1:
+            content = await self.a.run(opened.content())
+            self.wrong += check_recovered(
+                self.model, self.register, content, self.promised, f"a.{self.a.lives} after {self._why()}"
+            )
+        else:
+            self.model.moments = {opened.volume.write: {}}
+            self.model.newest = opened.volume.write
+        self.powerless = False
+        await self.a.run(opened.serve())
+        self.service = opened
+
+    def _why(self) -> str:
+        return "a power cut" if self.powerless else "a kill or a stop"
+
+    def promised(self, written: Written) -> bool:
+        """What must be there after what has happened."""
+        return written.durable or (written.end != NEVER and not self.powerless)
+
+    async def judge(self, when: str) -> None:
+        """Everything that can be asked of an open volume."""
+        service = self.service
+        if service is None:
+            return
+        try:
+            content = await self.a.run(service.content())
+            start = self.register.tick()
+            if found := self.model.differs(self.model.newest, content):
+                self.say(f"{when}: live, {found}")
+            self.register.read(0, content[: self.register.sectors * 512], start, when)
+            self.wrong += await self.a.run(
+                check_moments(service.volume, self.model, self.chance, when, count=6)
+            )
+        except Ended:
+            return
+
+    # The operator
+
+    async def op_kill(self) -> None:
+        """kill -9, and a restart."""
+        self.service = None
+        self.a.kill()
+        await self._back()
+
+    async def op_power(self) -> None:
+        """The plug, now or before one of the next changes of the disk; and again while it recovers."""
+        await self._lose_power(self.chance.randrange(40) if self.chance.hit(0.7) else 0)
+        again = self.chance.hit(0.4)
+        if again:
+            self.a.platter.before_change = self._plug(self.chance.randrange(60))
+        await self._back()
+
+    async def _lose_power(self, after: int) -> None:
+        if after:
+            service, process = self.service, self.a.process
+            self.a.platter.before_change = self._plug(after)
+            for _ in range(50):
+                await asyncio.sleep(0.02)
+                if self.a.process is not process:
+                    return
+            self.service = service
+            self.a.platter.before_change = lambda number, what: None
+        if self.a.process is not None:
+            self._unplug()
+
+    def _plug(self, after: int):  # type: ignore[no-untyped-def]
+        """Pulls the plug before the change that is so many away."""
+        left = [after]
+
+        def before(number: int, what: str) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                self._unplug()
+
+        return before
+
+    def _unplug(self) -> None:
+        self.service = None
+        self.powerless = True
+        self.a.platter.before_change = lambda number, what: None
+        self.a.power_cut(Cut.drawn(self.chance))
+        self.cuts.add(state_of(self.a.platter))
+        self.wrong += check_clean(self.a, self.a.platter, "after a power cut")
+
+    async def _back(self) -> None:
+        await asyncio.sleep(self.chance.delay(0.2))
+        await self.start()
+
+    async def op_stop(self, *, start: bool = True) -> None:
+        """A clean stop, and a restart."""
+        service, self.service = self.service, None
+        if service is None:
+            return
+        try:
+            await self.a.run(service.close())
+        except Ended:
+            pass
+        except RevolumeError as error:
+            if service.volume.core.commit.failure is None:
+                self.say(f"a clean stop failed: {error}")
+        if self.a.process is not None:
+            self.a.stopped()
+        self.wrong += check_clean(self.a, self.a.platter, "after a clean stop")
+        if start:
+            await self._back()
+
+    async def op_cut(self) -> None:
+        """Clients lose the network for a while."""
+        ways = self.chance.choice(([("a", "c")], [("c", "a")], [("a", "c"), ("c", "a")]))
+        for way in ways:
+            self.fabric.cut(*way)
+        await asyncio.sleep(self.chance.choice((0.1, 1.0, 40.0)))
+        for way in ways:
+            self.fabric.heal(*way)
+
+    async def op_moments(self) -> None:
+        """Look at the past, and at what is bounded."""
+        if self.service is None:
+            return
+        self.wrong += check_bounded(self.service, "a")
+        try:
+            newest = self.model.newest
+            self.wrong += await self.a.run(
+                check_moments(self.service.volume, self.model, self.chance, "a", newest=newest)
+            )
+        except Ended:
+            return
+
+    async def _guarded(self, job) -> None:  # type: ignore[no-untyped-def]
+        """What an operator asks for may be refused, or be interrupted."""
+        try:
+            await self.a.run(job)
+        except (Ended, RevolumeError) as error:
+            self.tell(f"{error!r}")
+
+    async def op_snapshot(self) -> None:
+        """Name this moment."""
+        if self.service is not None:
+            self.snapshots += 1
+            await self._guarded(self.service.volume.snapshot(f"s{self.snapshots}"))
+
+    async def op_drop(self) -> None:
+        """Forget the oldest name."""
+        if self.service is not None and (known := self.service.volume.snapshots()):
+            await self._guarded(self.service.volume.drop_snapshot(known[0].name))
+
+    async def op_point(self) -> None:
+        """A consistency point, and a fold."""
+        if self.service is not None:
+            await self._guarded(self.service.volume.cut())
+            if self.service is not None:
+                await self._guarded(self.service.volume.folder.step(True))
+
+    async def op_slow(self) -> None:
+        """The disk is slow for a while, or stuck."""
+        self.a.faults.slow = self.chance.choice((10.0, 100.0))
+        self.a.faults.stuck = self.chance.choice((0.0, 0.02))
+        await asyncio.sleep(self.chance.delay(2.0))
+        self.a.faults.slow, self.a.faults.stuck = 1.0, 0.0
+
+    async def _failing(self, fault: str) -> None:
+        """One kind of error for a while; a volume that is poisoned by it is opened anew."""
+        setattr(self.a.faults, fault, self.chance.choice((0.02, 0.3)))
+        await asyncio.sleep(self.chance.delay(0.5))
+        setattr(self.a.faults, fault, 0.0)
+        if self.service is not None and self.service.volume.core.commit.failure is not None:
+            await self.chance.choice((self.op_kill, self.op_power, self.op_stop))()
+
+    async def op_sync_error(self) -> None:
+        """Syncs fail, and lose what they were to sync."""
+        await self._failing("sync_error")
+
+    async def op_write_error(self) -> None:
+        """Writes fail half-way."""
+        await self._failing("write_error")
+
+    async def op_helper(self) -> None:
+        """The helper is lost, again and again."""
+        await self._failing("helper_lost")
+
+    async def op_clock(self) -> None:
+        """Somebody sets the clock."""
+        hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
+        self.a.clock.offset_ns += int(hours * 3600e9)
+
+
+def state_of(platter) -> int:  # type: ignore[no-untyped-def]
+    """A crash state's hash."""
+    import xxhash
+
+    total = xxhash.xxh3_64()
+    for file in platter.files():
+        total.update(file.disk)
+    for folder in platter.folders():
+        total.update(repr(list(folder.disk)).encode())
+    return total.intdigest()

@@ -1,0 +1,210 @@
+"""What every world has: a loop, a network, machines, clients, an operator, and what was found wrong.
+
+A world is made from a seed and run once. The operator does one thing after another; each is a method whose name
+begins with ``op_``, so that what may happen in a world can be read off its class. When he is done everything is
+healed, and within a bounded virtual time all must be well again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from revolume.errors import RevolumeError
+from revolume.sim.chance import Chance
+from revolume.sim.client import ODD_BYTES, Habits, Orders, SimClient
+from revolume.sim.loop import SimLoop, Stalled
+from revolume.sim.machine import Ended, Machine
+from revolume.sim.model import Model
+from revolume.sim.network import Fabric
+from revolume.sim.process import Process
+from revolume.sim.register import Register
+from revolume.sim.sectors import SECTOR
+from revolume.sim.service import NBD_PORT
+from revolume.sim.trace import Trace
+
+HEALED_S = 180.0
+"""Within this time after the last fault everything must be well."""
+LIFE_S = 3600.0
+KiB, MiB = 1 << 10, 1 << 20
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What one seed's life came to."""
+
+    world: str
+    seed: int
+    wrong: list[str]
+    digest: int
+    virtual_s: float
+    answered: int
+    faults: int
+    events: int
+    cuts: set[int] = field(default_factory=set)
+    """Crash states, by hash."""
+    happened: dict[str, int] = field(default_factory=dict)
+    trace: list[str] = field(default_factory=list)
+
+
+class World:
+    """See the module's text."""
+
+    name = "world"
+    size = MiB
+    steps = 12
+    capacity = 64 * MiB
+
+    def __init__(self, seed: int, *, keep: int = 0) -> None:
+        self.seed = seed
+        self.trace = Trace(keep)
+        self.chance = Chance(seed, self.name)
+        self.loop = SimLoop(self.chance.stream("loop"), self.trace)
+        self.fabric = Fabric(self.loop, self.chance.stream("network"), self.trace)
+        self.machines: dict[str, Machine] = {}
+        self.model = Model(self.size)
+        self.register = Register((self.size - ODD_BYTES) // SECTOR)
+        self.orders = Orders("")
+        self.wrong: list[str] = []
+        self.told: list[str] = []
+        self.cuts: set[int] = set()
+        self.happened: dict[str, int] = {}
+        self.clients: list[asyncio.Task[None]] = []
+        self._clients_process = Process("c", "clients")
+
+    # Life
+
+    def live(self) -> Verdict:
+        """The whole of it."""
+        frozen = gc.isenabled()
+        gc.disable()  # when a collector runs is nobody's seed
+        asyncio.set_event_loop(None)
+        try:
+            self.loop.run_until_complete(self._life())
+        except Stalled as error:
+            self.say(f"stalled: {error}")
+        finally:
+            for machine in self.machines.values():
+                if machine.process is not None:
+                    machine.process.die()
+            self._clients_process.die()
+            self.wrong += [f"stray: {stray}" for stray in self.loop.strays]
+            self.loop.end_world()
+            if frozen:
+                gc.enable()
+        return Verdict(
+            self.name, self.seed, self.wrong + self.register.wrong, self.trace.digest, self.loop.time(),
+            self.orders.counts.answered, self.faults, self.trace.events, self.cuts, self.happened, self.trace.kept,
+        )  # fmt: skip
+
+    @property
+    def faults(self) -> int:
+        """How many there were."""
+        disk = sum(machine.faults.count for machine in self.machines.values())
+        return disk + self.fabric.bent_bytes + sum(n for op, n in self.happened.items() if op in FAULTS)
+
+    async def _life(self) -> None:
+        try:
+            async with asyncio.timeout(LIFE_S):
+                await self.begin()
+                await self._operate()
+                self.trace.note("healing")
+                async with asyncio.timeout(HEALED_S):
+                    await self.end()
+        except TimeoutError:
+            self.say("it was not well again in time" + self.state())
+        except (RevolumeError, AssertionError, Ended) as error:
+            self.say(f"{type(error).__name__}: {error}")
+
+    async def _operate(self) -> None:
+        operations = self.operations()
+        for _ in range(self.steps):
+            await asyncio.sleep(self.chance.delay(0.8))
+            if self.wrong or self.register.wrong:
+                return
+            names = list(operations)
+            name = self.chance.choices(names, [operations[name] for name in names])[0]
+            self.happened[name] = self.happened.get(name, 0) + 1
+            self.trace.note("operator", name)
+            await getattr(self, f"op_{name}")()
+
+    def operations(self) -> dict[str, int]:
+        """What the operator does, and how often."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """Everything is started."""
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """Everything is healed, comes to rest, and is judged."""
+        raise NotImplementedError
+
+    def state(self) -> str:
+        """For whoever reads a failure."""
+        return "".join(f"\n    {line}" for line in self.told[-12:])
+
+    def say(self, what: str) -> None:
+        """Something is wrong."""
+        self.wrong.append(f"at {self.loop.time():.3f}: {what}")
+
+    def tell(self, text: str) -> None:
+        """A service has something to say."""
+        self.told.append(f"{self.loop.time():.3f} {text}")
+
+    # Parts
+
+    def machine(self, name: str) -> Machine:
+        """A new one."""
+        made = Machine(name, self.loop, self.fabric, self.chance.stream("machines"), self.trace, self.capacity)
+        self.machines[name] = made
+        return made
+
+    def start_clients(self, count: int) -> None:
+        """So many, each with habits of its own."""
+        host = Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
+        for number in range(count):
+            chance = self.chance.stream(f"client {number}")
+            habits = Habits(
+                depth=chance.choice((1, 2, 4, 8)), think_s=chance.choice((0.005, 0.02, 0.08)),
+                sectors_max=chance.choice((16, 64, 128)), hot=chance.choice((0, 256)),
+                flush=chance.choice((0.02, 0.1)), fua=chance.choice((0.0, 0.1)),
+            )  # fmt: skip
+            client = SimClient(host, f"client {number}", self.register, self.orders, chance, habits)
+            context = self._clients_process.context.copy()
+            self.clients.append(self.loop.create_task(client.run(), context=context))
+
+    def serve_at(self, machine: str) -> None:
+        """Clients find their volume there from now on."""
+        self.orders.uri = f"nbd://{machine}:{NBD_PORT}/vm"
+
+    async def rest(self) -> None:
+        """Clients stop; everything that they asked for is answered."""
+        self.orders.stop = True
+        if self.clients:
+            await asyncio.wait(self.clients)
+            for client in self.clients:
+                if error := client.exception():
+                    self.say(f"a client failed: {error!r}")
+        self.clients = []
+
+    async def patiently(
+        self, what: str, once: Callable[[], Coroutine[Any, Any, object] | Awaitable[bool]], seconds: float
+    ) -> bool:
+        """Again and again until it is so."""
+        deadline = self.loop.time() + seconds
+        while not await once():
+            if self.loop.time() > deadline:
+                self.say(f"{what}: not within {seconds:.0f} s" + self.state())
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+
+FAULTS = frozenset(
+    {"kill", "power", "cut", "cut_one_way", "kill_mirror", "power_mirror", "wipe_mirror", "promote", "slow",
+     "write_error", "sync_error", "rot", "partition", "bend", "clock", "lie", "full"}
+)  # fmt: skip
