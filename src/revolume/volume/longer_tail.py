@@ -12,7 +12,7 @@ from revolume.errors import NotFound
 from revolume.host import Host
 from revolume.volume.folder import Folder
 from revolume.volume.manifest import EditKind, Manifest, Mark, Role, State, load, pack_mark
-from revolume.volume.opening import Durables, Sealer, _locked, _Opening, _point_of
+from revolume.volume.opening import Opening, locked, point_of
 from revolume.volume.options import OpenOptions
 from revolume.volume.secondary import Secondary
 
@@ -48,20 +48,17 @@ def left_behind(host: Host, path: str) -> State | None:
 
 async def open_longer_tail(host: Host, path: str, options: OpenOptions) -> LongerTail:
     """Open the log of the primary in ``path``. ``close`` it before the volume is opened."""
-    directory = _locked(host, path, options)
+    directory = locked(host, path, options)
     with ExitStack() as held:
         held.callback(directory.close)
         manifest = await host.work.call(Manifest.opened, directory)
         held.callback(manifest.close)
-        opening = _Opening(host, directory, manifest, options, held)
-        end = await opening._tail()
-        core = await opening._core(end)
+        opening = Opening(host, directory, manifest, options, held)
+        end, core = await opening.recovered()
         core.appender.write = end.end.write  # nothing is numbered here
-        core.writer.on_seal = Sealer(core).seal
-        core.commit.on_durable = Durables(core).moved
         points = core.points
-        tail = LongerTail(core, Folder(core), points[-1] if points else _point_of(manifest.state.horizon))
-        await opening._take_up_epoch(tail)
+        tail = LongerTail(core, Folder(core), points[-1] if points else point_of(manifest.state.horizon))
+        await opening.take_up_epoch(tail)
         core.admission.failure = lambda: core.commit.failure
         core.pool.start()
         held.pop_all()

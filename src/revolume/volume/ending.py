@@ -1,0 +1,168 @@
+"""The end of a volume's log, made ready to be appended to.
+
+After a clean stop it is where the stop said, or the volume is damaged. After an unclean one ``log/tail.py`` says
+what stands; everything beyond the durable position is copied into a fresh segment and synced, since the page cache
+may show what the disk does not have, and the manifest learns of it before anything is served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from revolume.errors import Damaged
+from revolume.log.appender import LogEnd
+from revolume.log.columns import Columns
+from revolume.log.scan import Found, chain_behind
+from revolume.log.segment import Segment, write_footer
+from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable
+from revolume.volume.ground import Ground
+from revolume.volume.manifest import EditKind, Mark, pack_mark, pack_pairs
+
+
+@dataclass(slots=True)
+class Tail:
+    """The log's end, ready to be appended to."""
+
+    pieces: list[Piece]
+    end: LogEnd
+    segment: Segment | None
+    next_block: int
+
+    @property
+    def columns(self) -> list[tuple[Segment, Columns]]:
+        """The log's segments with their columns."""
+        return [(piece.segment, piece.columns) for piece in self.pieces]
+
+
+class Ending:
+    """See the module's text. Used once."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    async def ready(self) -> Tail:
+        """The log's end."""
+        state = self._ground.state
+        self._ground.pool.adopt(state.uses, state.next_use)
+        if state.clean is None:
+            return await self._unclean_tail()
+        tail = await self._ground.host.work.call(self._clean_tail, state.clean)
+        await self._ground.accept()
+        return tail
+
+    def _horizon_end(self) -> LogEnd:
+        h = self._ground.state.horizon
+        return LogEnd(h.position, h.chain, h.write, h.time_ns)
+
+    def _log_segments(self) -> list[Segment]:
+        first = self._ground.state.horizon.address // self._ground.pool.segment_blocks
+        return [s for s in self._ground.pool.segments() if s.use >= first]
+
+    def _clean_tail(self, mark: Mark) -> Tail:
+        """The log as a clean stop left it; Damaged if it isn't."""
+        self._ground.stated.durable = mark.position  # footers that are written now say so
+        last_use = mark.address // self._ground.pool.segment_blocks
+        used = [s for s in self._log_segments() if s.use <= last_use]
+        for segment in self._ground.pool.segments():
+            if segment.use > last_use:
+                self._ground.pool.ready.append(segment)
+        found = self._recover(used, mark.position)
+        if found.end.position != mark.position or found.end.chain != mark.chain:
+            raise Damaged(
+                "log-damaged",
+                f"The log ends at position {found.end.position}, but was closed at {mark.position}.",
+                "Restore the directory from a mirror or a backup, or use 'revolume salvage'.",
+            )
+        end = LogEnd(mark.position, mark.chain, mark.write, mark.time_ns)
+        last = found.pieces[-1] if found.pieces else None
+        self._seal(found.pieces[:-1])
+        goes_on = last is not None and last.segment.use == last_use and last_use not in self._ground.state.ends
+        if goes_on and last is not None and last.builder is not None:
+            return Tail(found.pieces, end, last.segment, last.end_block)
+        return Tail(found.pieces, end, None, 0)
+
+    def _recover(self, segments: list[Segment], durable: int) -> Recovered:
+        state = self._ground.state
+        return recover(
+            segments, state.volume, self._horizon_end(), state.horizon.address, durable, state.ends
+        )
+
+    async def _unclean_tail(self) -> Tail:
+        """The log after a crash: torn end cut, unsynced tail copied to a fresh segment and synced."""
+        host, state = self._ground.host, self._ground.state
+        segments = self._log_segments()
+        durable, edit = await host.work.call(stated_durable, segments, state.volume)
+        last = self._ground.recorder.manifest.number
+        if edit > last:
+            raise Damaged(
+                "manifest-damaged",
+                f"The log knows manifest edit {edit}, the manifest ends with {last}.",
+                "The manifest's end is lost: use 'revolume salvage', or restore from a mirror or a backup.",
+            )
+        durable = max(durable, state.durable.position, state.horizon.position)
+        self._ground.stated.durable = durable
+        found = await host.work.call(self._recover, segments, durable)
+        if state.epochs:
+            self._ground.events.tell(
+                f"recovered after an unclean stop: {len(found.tail)} transfers beyond position {durable} kept"
+            )
+        return await self._rewritten(found)
+
+    async def _rewritten(self, found: Recovered) -> Tail:
+        ground, pool = self._ground, self._ground.pool
+        ends: dict[int, int] = {}
+        if found.pieces and found.pieces[-1].builder is not None:
+            ends[found.pieces[-1].segment.use] = found.pieces[-1].end_block
+        await ground.accept()
+        kept = {piece.segment.use for piece in found.pieces}
+        spare = pool.give_back([s.use for s in found.unused if s.use not in kept])
+        pool.free.extend(spare)  # nothing of the log lies in them: the copies may go there
+        copies = await self._copy_tail(found.tail)
+        stale = [
+            s for s in pool.segments() if s.use not in kept and s not in [c.segment for c in copies]
+        ]
+        first = ground.state.horizon.address // pool.segment_blocks
+        freed = pool.give_back([s.use for s in stale if s.use >= first])
+        freed |= pool.give_back([s.use for s in stale if s.use < first])
+        unused = {index: 0 for index in spare if index in pool.free}  # the manifest must not call them used
+        pool.ready.clear()
+        pieces = found.pieces + [
+            Piece(c.segment, c.builder.freeze(), c.next_block, c.chain_before, c.builder) for c in copies
+        ]
+        await ground.host.work.call_sync(self._seal, pieces[:-1] if copies else pieces)
+        end = found.end
+        mark = Mark(end.position, 0, end.chain, end.write, end.time_ns)
+        await ground.recorder.record(
+            (EditKind.ENDS, pack_pairs(ends)), (EditKind.USES, pack_pairs(freed | unused)),
+            (EditKind.DURABLE, pack_mark(mark)),
+        )  # fmt: skip
+        pool.release(freed)
+        last = copies[-1] if copies else None
+        return Tail(pieces, end, last.segment if last else None, last.next_block if last else 0)
+
+    def _seal(self, pieces: list[Piece]) -> None:
+        """Footers for pieces that lack one, or whose footer speaks of more than was kept."""
+        volume, stated = self._ground.state.volume, (self._ground.stated.durable, self._ground.stated.edit)
+        for piece in pieces:
+            if piece.builder is None:
+                continue
+            chains = (piece.chain_before, chain_behind(last_of(piece, volume).transfer))
+            write_footer(piece.segment, volume, piece.builder, piece.end_block, chains, stated)
+            piece.segment.file.datasync()
+
+    async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
+        stated = (self._ground.stated.durable, self._ground.stated.edit, self._ground.stated.horizon)
+        copies: list[TailCopy] = []
+        for found in tail:
+            if not copies or not copies[-1].fits(found):
+                if copies:
+                    await self._ground.host.work.call_sync(copies[-1].segment.file.datasync)
+                try:
+                    segment = await self._ground.with_room(self._ground.pool.fresh)
+                except OSError as error:
+                    raise self._ground.no_room("the end of its log", error) from error
+                copies.append(TailCopy(segment, self._ground.state.volume, stated))
+            await self._ground.host.work.call(copies[-1].add, found)
+        if copies:
+            await self._ground.host.work.call_sync(copies[-1].segment.file.datasync)
+        return copies

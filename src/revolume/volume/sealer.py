@@ -1,0 +1,66 @@
+"""What happens beside appending: footers for sealed segments, and headers that state how far all is durable."""
+
+from __future__ import annotations
+
+import asyncio
+
+from revolume.log.appender import Appender
+from revolume.log.columns import ColumnsBuilder
+from revolume.log.segment import Segment, write_footer
+from revolume.volume.core import Core
+
+
+def watch(core: Core) -> None:
+    """Have both done from now on."""
+    core.writer.on_seal = Sealer(core).seal
+    core.commit.on_durable = Durables(core).moved
+
+
+class Sealer:
+    """Footers of sealed segments, written by a thread."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def seal(self, segment: Segment, appender: Appender) -> None:
+        """The appender leaves this segment."""
+        core = self._core
+        stated = (core.commit.durable, core.manifest.number)
+        task = asyncio.create_task(
+            self._write(
+                segment,
+                appender.columns,
+                appender.next_block,
+                (appender.chain_before, appender.chain),
+                stated,
+            )
+        )
+        core.footers.add(task)
+        task.add_done_callback(core.footers.discard)
+
+    async def _write(
+        self,
+        segment: Segment,
+        columns: ColumnsBuilder,
+        end_block: int,
+        chains: tuple[bytes, bytes],
+        stated: tuple[int, int],
+    ) -> None:
+        core = self._core
+        try:
+            await core.host.work.call(
+                write_footer, segment, core.volume_id, columns, end_block, chains, stated
+            )
+        except OSError as error:
+            core.events.tell(f"the footer of segment file {segment.index} was not written: {error.strerror}")
+
+
+class Durables:
+    """What moves when the durable position moves."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def moved(self, position: int) -> None:
+        """From now on every header states it."""
+        self._core.recorder.stated.durable = position
