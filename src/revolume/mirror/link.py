@@ -27,6 +27,7 @@ from revolume.host.inbox import Inbox
 from revolume.host.network import Peer, Wire
 from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Broken, Type, body_of, control, name_of
 from revolume.mirror.messages import Refusal, pack_refusal
+from revolume.mirror.words import spoken
 
 GREETING_BUFFER: Final = 8192
 """Until the peer is known it gets no more memory than this."""
@@ -330,7 +331,7 @@ class Link:
             self._wire.abort()
 
     def closed(self, error: Exception | None) -> None:
-        self._end("The connection was closed." if error is None else f"The connection failed: {error}.")
+        self._end("The connection was closed." if error is None else f"The connection failed: {spoken(error)}")
 
     def writable(self) -> None:
         if self.reason is None and self._user is not None:

@@ -18,6 +18,7 @@ from revolume.history.moments import format_time
 from revolume.host import Host
 from revolume.mirror.fetch import Fetched, fetch_tail
 from revolume.mirror.messages import Fetch
+from revolume.mirror.words import spoken
 from revolume.volume.longer_tail import LongerTail, left_behind, open_longer_tail
 from revolume.volume.manifest import MirrorMode, MirrorState, State
 from revolume.volume.mirrors import missing
@@ -99,7 +100,7 @@ class _Asking:
         except (OSError, RevolumeError) as error:
             if required:
                 raise _closed(place, error) from error
-            self._tell(f"Mirror {place.name} was not asked for a longer log: {_words(error)}")
+            self._tell(f"Mirror {place.name} was not asked for a longer log: {spoken(error)}")
             return
         more = self._tail.received - before
         if more:
@@ -129,12 +130,6 @@ def _closed(place: Elsewhere, error: Exception) -> Refused:
     return Refused(
         "mirror-not-asked",
         f"The volume was not closed cleanly, and mirror {place.name} at {place.address}, which may hold answered "
-        f"writes that are missing here, can't be asked: {_words(error)}",
+        f"writes that are missing here, can't be asked: {spoken(error)}",
         "Start the mirror; or open with --alone, which says what may be lost; or promote the mirror instead.",
     )
-
-
-def _words(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    text = text or ("it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-    return text if text.endswith((".", "?", "!")) else text + "."

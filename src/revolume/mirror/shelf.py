@@ -12,6 +12,7 @@ from revolume.errors import Refused
 from revolume.host import Host
 from revolume.log.transfer import BLOCK
 from revolume.mirror.messages import Start
+from revolume.mirror.words import spoken
 from revolume.volume.creating import Birth
 from revolume.volume.manifest import NAMES, Epoch, Horizon
 from revolume.volume.opening import open_secondary
@@ -44,9 +45,20 @@ class DirectoryShelf:
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """See ``parts.Shelf``."""
         await self._clear()
-        self.secondary = await open_secondary(self._host, self._path, self._options, birth(volume, name, start))
+        born = birth(volume, name, start)
+        try:
+            self.secondary = await open_secondary(self._host, self._path, self._options, born)
+        except OSError as error:
+            raise self._not_made(born, error) from error
         self._opened(self.secondary)
         return self.secondary
+
+    def _not_made(self, born: Birth, error: OSError) -> Refused:
+        return Refused(
+            "mirror-not-made",
+            f"No mirror of {born.horizon.size} bytes can be made in {self._path}: {spoken(error)}",
+            "Make room there, or name a directory on a file system that holds files of this size.",
+        )
 
     async def _clear(self) -> None:
         unfinished = self.secondary

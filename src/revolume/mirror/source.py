@@ -20,6 +20,7 @@ from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
 from revolume.mirror.source_session import SourceSession
 from revolume.mirror.status import MirrorState, MirrorStatus
+from revolume.mirror.words import spoken
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 REFUSED_SECONDS: Final = 5.0
@@ -79,7 +80,7 @@ class MirrorSource:
             try:
                 await self._connect()
             except (OSError, RevolumeError) as error:
-                self._say(f"Mirror {self._mirror.name} at {self._address} cannot be reached: {error}.")
+                self._say(f"Mirror {self._mirror.name} at {self._address} cannot be reached: {spoken(error)}")
             lasted = (self._host.clock.monotonic_ns() - began) / 1e9
             self._failures = 0 if lasted > STEADY_SECONDS else self._failures + 1
             await self._host.clock.sleep(self._pause())

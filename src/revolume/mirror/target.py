@@ -28,6 +28,7 @@ from revolume.mirror.messages import (
 )
 from revolume.mirror.parts import Secondary, Shelf
 from revolume.mirror.target_session import TargetSession
+from revolume.mirror.words import spoken
 
 STRANGERS_MAX: Final = 16
 """Connections that have not yet said who they are."""
@@ -81,7 +82,7 @@ class Target:
         try:
             await wire.start_tls(context)
         except OSError as error:
-            self._tell(f"A connection from {wire.peer.address} could not be secured: {error}.")
+            self._tell(f"A connection from {wire.peer.address} could not be secured: {spoken(error)}")
             return
         self._welcome(wire)
 
