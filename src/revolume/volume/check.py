@@ -348,7 +348,11 @@ class _Check:
 class _Points:
     """Rebuilds every point's delta map from its references and follows the volume root. A volume that is or was
     a mirror has its log from elsewhere: references that don't hold are dropped, as they were when it agreed to the
-    point, and blocks that it was sent whole (``fixed``, by point) take their place."""
+    point, and blocks that it was sent whole (``fixed``, by point) take their place.
+
+    A fold that committed its digests and did not come to its flip leaves the image's sums at its own point, ahead of
+    the horizon. Before that point no root can be followed, since nothing says any more what was there; at it the sums
+    must add up to the root stated, and from there on all is as ever."""
 
     def __init__(self, owner: _Check, state: State, sums: Sums, fixed: dict[int, list[Columns]]) -> None:
         self._owner = owner
@@ -359,6 +363,7 @@ class _Points:
         self._zeroed = Ranges()
         self._step = 1
         self._root = (state.horizon.root_low, state.horizon.root_high)
+        self._ahead = sums.facts.point if sums.facts.write > state.horizon.write else 0
 
     def run(self, pieces: list[Columns], facts: list[Fact]) -> None:
         table = _Transfers(pieces)
@@ -416,7 +421,14 @@ class _Points:
         blocks, digests = blocks[order], digests[order]
         if delta_digest(blocks, digests, zeroes) != last.digest:
             return "the interval digest of its references is not the one stated"
-        self._apply(blocks, digests, zeroes)
+        if last.number < self._ahead:
+            return None
+        if last.number == self._ahead:
+            self._root = roots.EMPTY
+            for found in self._sums.chunks():
+                self._root = roots.add(self._root, *found)
+        else:
+            self._apply(blocks, digests, zeroes)
         return None if self._root == last.root else "the volume root is not the one stated"
 
     def _apply(self, blocks: U64, digests: U64, zeroes: tuple[U64, U64]) -> None:

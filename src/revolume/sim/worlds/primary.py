@@ -132,6 +132,9 @@ class PrimaryWorld(World):
         if again:
             self.a.platter.before_change = self._plug(self.chance.randrange(60))
         await self._back()
+        self.a.platter.before_change = lambda number, what: None
+        if self.service is None:
+            await self._back()
 
     async def _lose_power(self, after: int) -> None:
         if after:
