@@ -350,9 +350,9 @@ class _Points:
     a mirror has its log from elsewhere: references that don't hold are dropped, as they were when it agreed to the
     point, and blocks that it was sent whole (``fixed``, by point) take their place.
 
-    A fold that committed its digests and did not come to its flip leaves the image's sums at its own point, ahead of
-    the horizon. Before that point no root can be followed, since nothing says any more what was there; at it the sums
-    must add up to the root stated, and from there on all is as ever."""
+    A fold that committed its digests and did not come to its flip leaves the image's sums at its own point,
+    ahead of the horizon. Before that point no root can be followed, since nothing says any more what was there; at
+    it the sums must add up to the root stated, and from there on all is as ever."""
 
     def __init__(self, owner: _Check, state: State, sums: Sums, fixed: dict[int, list[Columns]]) -> None:
         self._owner = owner
