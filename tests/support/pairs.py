@@ -197,9 +197,14 @@ class Pair:
         self.wait("the mirror agrees to the last point", self._equal, seconds)
 
     def _equal(self) -> bool:
-        here = self.status(self.primary)
+        """The last point is of the last write: what was written since the one before is in its log only."""
+        client = connect(str(self.primary.directory))
+        assert client is not None
+        with client:
+            here, last = client.status(), client.points()["points"][-1]
         mirror = here["mirrors"][0]
-        return bool(here["position"] == mirror["durable"]) and mirror["agreed_point"] == here["point"]
+        whole = here["position"] == mirror["durable"] and last["write"] == here["write"]
+        return bool(whole and mirror["agreed_point"] == here["point"] == last["number"])
 
     def wait(self, what: str, happened: Any, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

@@ -25,9 +25,9 @@ from revolume.host.clock import within
 from revolume.host.disk import Buffer, File
 from revolume.host.inbox import Inbox
 from revolume.host.network import Peer, Wire
+from revolume.host.words import spoken
 from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Broken, Type, body_of, control, name_of
 from revolume.mirror.messages import Refusal, pack_refusal
-from revolume.mirror.words import spoken
 
 GREETING_BUFFER: Final = 8192
 """Until the peer is known it gets no more memory than this."""

@@ -16,9 +16,9 @@ from typing import Final
 from revolume.errors import Refused, RevolumeError
 from revolume.history.moments import format_time
 from revolume.host import Host
+from revolume.host.words import spoken
 from revolume.mirror.fetch import Fetched, fetch_tail
 from revolume.mirror.messages import Fetch
-from revolume.mirror.words import spoken
 from revolume.volume.longer_tail import LongerTail, left_behind, open_longer_tail
 from revolume.volume.manifest import MirrorMode, MirrorState, State
 from revolume.volume.mirrors import missing

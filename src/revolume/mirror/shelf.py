@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from revolume.errors import Refused
 from revolume.host import Host
+from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
 from revolume.mirror.messages import Start
-from revolume.mirror.words import spoken
 from revolume.volume.creating import Birth
 from revolume.volume.manifest import NAMES, Epoch, Horizon
 from revolume.volume.opening import open_secondary

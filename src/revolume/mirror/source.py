@@ -15,12 +15,12 @@ from revolume.errors import RevolumeError
 from revolume.host import Host
 from revolume.host.clock import within
 from revolume.host.network import Wire
+from revolume.host.words import spoken
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
 from revolume.mirror.source_session import SourceSession
 from revolume.mirror.status import MirrorState, MirrorStatus
-from revolume.mirror.words import spoken
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 REFUSED_SECONDS: Final = 5.0

@@ -16,6 +16,7 @@ from typing import Final
 from revolume.errors import Refused
 from revolume.host import Host
 from revolume.host.network import Listener, Wire
+from revolume.host.words import spoken
 from revolume.mirror.decide import Decision, unfit
 from revolume.mirror.messages import (
     NOWHERE,
@@ -28,7 +29,6 @@ from revolume.mirror.messages import (
 )
 from revolume.mirror.parts import Secondary, Shelf
 from revolume.mirror.target_session import TargetSession
-from revolume.mirror.words import spoken
 
 STRANGERS_MAX: Final = 16
 """Connections that have not yet said who they are."""
