@@ -266,7 +266,11 @@ def test_an_interrupt_is_130() -> None:
         "v.print_line = lambda *_: (print('here', flush=True), time.sleep(60))\n"
         "from revolume.cli.main import main; sys.exit(main(['version']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", probe], stdout=subprocess.PIPE)
+    heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the background it is ignored, and inherited so
+    try:
+        process = subprocess.Popen([sys.executable, "-c", probe], stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     assert process.stdout is not None and process.stdout.readline() == b"here\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130

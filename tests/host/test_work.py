@@ -268,13 +268,15 @@ def test_helpers_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
         with pytest.raises(JobFailed):
             await work.job(job_dies)
 
+    others = psutil.Process().children()  # another test's host may live in this process
+
     async def scenario(work: RealWork) -> None:
         await lose_one(work)
         before = (len(os.listdir("/proc/self/fd")), threading.active_count())
         for _ in range(4):
             await lose_one(work)
         await until(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) <= before)
-        assert not psutil.Process().children()
+        await until(lambda: all(child in others for child in psutil.Process().children()))
 
     run(scenario)
 

@@ -81,7 +81,7 @@ def test_a_volume_made_before_budgets_were_kept(place: Path, monkeypatch: pytest
     without = lambda state: [edit for edit in real(state) if edit[0] != EditKind.BUDGET]  # noqa: E731
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "state_edits", without)
-        patched.setattr("revolume.volume.opening._Opening._budget_edits", lambda self: [])
+        patched.setattr("revolume.volume.ground.Ground.budget_edits", lambda self: [])
         budget_of(host, place, replace(CREATED, budget_bytes=40 * SEGMENT))
     directory = host.disk.open(str(place))
     assert load(directory).state.budget == 0
