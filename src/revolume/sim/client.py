@@ -55,8 +55,9 @@ class Orders:
     uri: str
     stop: bool = False
     paused: bool = False
+    enough: int = 1 << 30
+    """Answers after which they take their time."""
     holders: Callable[[], tuple[str, ...]] = lambda: ()
-    answered_by: Callable[[], None] = lambda: None
     counts: Counts = field(default_factory=Counts)
 
 
@@ -84,7 +85,8 @@ class SimClient:
 
     async def _work(self) -> None:
         while not self._orders.stop:
-            await asyncio.sleep(self._chance.delay(self._habits.think_s))
+            tired = 20 if self._orders.counts.answered > self._orders.enough else 1
+            await asyncio.sleep(self._chance.delay(self._habits.think_s * tired))
             if not self._orders.paused and not self._orders.stop:
                 self.in_flight += 1
                 await self._one()
@@ -154,7 +156,6 @@ class SimClient:
             self._told(written, fua)
 
     def _told(self, written: Written, fua: bool) -> None:
-        self._orders.answered_by()
         self._register.answered(written, fua, self._orders.holders())
 
     async def _insist(self, once: Callable[[Client], object]) -> bool:

@@ -22,9 +22,12 @@ from revolume.sim.chance import Chance
 from revolume.sim.process import PROCESS, Gone
 from revolume.sim.trace import Trace
 
+BUSY_MAX = 200_000
+"""Callbacks at one instant: more, and somebody goes round in circles without waiting."""
+
 
 class Stalled(Exception):
-    """Nothing is left to happen, and what is waited for has not."""
+    """Nothing is left to happen and what is waited for has not, or everything happens at one instant."""
 
 
 class Lanes:
@@ -81,8 +84,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self.shuffled = chance.hit(0.6)
         self._ready: Lanes = Lanes(chance.stream("order") if self.shuffled else None)
         self._graves: list[asyncio.Task[Any]] = []
+        self._cancelled_timers = 0
         self.strays: list[str] = []
-        self.callbacks = 0
+        self.callbacks = self._since = 0
         self.set_exception_handler(self._stray)
 
     def time(self) -> float:
@@ -117,6 +121,9 @@ class SimLoop(asyncio.BaseEventLoop):
             if process is not None and not process.alive:
                 continue
             self.callbacks += 1
+            if self.callbacks - self._since > BUSY_MAX:
+                self._since = self.callbacks
+                raise Stalled(f"time stands still: {handle!r}")
             handle._run()
 
     def _advance(self) -> None:
@@ -128,6 +135,7 @@ class SimLoop(asyncio.BaseEventLoop):
             raise Stalled("nothing is left to happen")
         self._now_ns = max(self._now_ns, int(timers[0]._when * 1e9) + 1)
         self._trace.now_ns = self._now_ns
+        self._since = self.callbacks
 
     def _take_due(self) -> None:
         timers, now = self._scheduled, self.time()  # type: ignore[attr-defined]
@@ -142,7 +150,13 @@ class SimLoop(asyncio.BaseEventLoop):
         return timer
 
     def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
-        """Cancelled timers are dropped when their time comes."""
+        """Cancelled timers go when their time comes, or when there are too many of them."""
+        self._cancelled_timers += 1
+        timers = self._scheduled  # type: ignore[attr-defined]
+        if self._cancelled_timers > 64 and self._cancelled_timers * 2 > len(timers):
+            timers[:] = [timer for timer in timers if not timer._cancelled]
+            heapq.heapify(timers)
+            self._cancelled_timers = 0
 
     def _write_to_self(self) -> None:
         """Nobody sleeps."""

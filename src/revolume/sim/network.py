@@ -313,8 +313,8 @@ class SimWire:
             self._push()
 
     def _push(self) -> None:
-        """What the kernel takes now."""
-        while self._queue and self._unread < self._window and self._open:
+        """What the kernel takes now: much at once, or all that there is; not every byte that becomes free."""
+        while self._queue and self._open and self._window - self._unread >= min(self._queued, self._window // 4):
             try:
                 piece = self._next_piece(self._window - self._unread)
             except OSError as error:  # of a file; told from the loop

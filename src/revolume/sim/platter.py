@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import xxhash
+
 from revolume.sim.chance import Chance
 
 SECTOR = 512
@@ -260,3 +262,13 @@ def _file_after(file: Inode, cut: Cut, ordinal: int) -> tuple[Inode, int]:
 def _nodes(folder: Folder) -> list[Inode | Folder]:
     pending = [change.node for change in folder.pending if change.node is not None]
     return [*folder.memory.values(), *folder.disk.values(), *pending]
+
+
+def state_of(platter: Platter) -> int:
+    """A crash state's hash."""
+    total = xxhash.xxh3_64()
+    for file in platter.files():
+        total.update(file.disk)
+    for folder in platter.folders():
+        total.update(repr(list(folder.disk)).encode())
+    return total.intdigest()

@@ -85,6 +85,10 @@ class Register:
                 left.append(written)
         self._answered = left
 
+    def known(self) -> list[Written]:
+        """Every write that still matters."""
+        return list({id(written): written for found in self._lists for written in found}.values())
+
     # Judging
 
     def read(self, first: int, data: bytes | bytearray, start: int, who: str) -> None:

@@ -161,7 +161,7 @@ class _Check:
             if taken:
                 chain, position = chain_behind(taken[-1].transfer), taken[-1].transfer.position
                 walked = taken
-                self._segment_read(segment, taken, state)
+                self._segment_read(segment, taken, state, durable)
         self._end(state, walked, position, durable)
 
     def _follow(self, segment: Segment, state: State, chain: bytes) -> Iterator[Found]:
@@ -179,23 +179,26 @@ class _Check:
             self._counts.bytes_read += found.transfer.total_blocks * BLOCK
             yield found
 
-    def _segment_read(self, segment: Segment, taken: list[Found], state: State) -> None:
+    def _segment_read(self, segment: Segment, taken: list[Found], state: State, durable: int) -> None:
         self._counts.segments += 1
         builder = ColumnsBuilder(segment.base)
         for found in taken:
             builder.add_transfer(found.transfer, found.block)
         columns = builder.freeze()
         self._pieces.append(columns)
-        self._footer(segment, columns, state)
+        self._footer(segment, columns, state, durable)
         self._collect_points(segment, taken)
 
-    def _footer(self, segment: Segment, columns: Columns, state: State) -> None:
+    def _footer(self, segment: Segment, columns: Columns, state: State, durable: int) -> None:
+        """After a crash a footer may speak of transfers that the disk never got: nobody goes by it then."""
         footer = read_footer(segment, state.volume)
         clean, where = state.clean, f"log/{segment_name(segment.index)}"
         if footer is None:
             sealed = clean is not None and segment.use < clean.address // segment.blocks
             if sealed and segment.use not in state.ends:
                 self._say(where, "the footer is missing or damaged (it can be rebuilt from the headers)")
+            return
+        if clean is None and len(footer.columns.rows) and int(footer.columns.rows["position"][-1]) > durable:
             return
         rows = footer.columns.rows[-len(columns.rows) :]
         if rows.tobytes() != columns.rows.tobytes():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
 from revolume.sim.worlds.world import World
 
-WORLDS: dict[str, type[World]] = {"primary": PrimaryWorld}
+WORLDS: dict[str, type[World]] = {"primary": PrimaryWorld, "pair": PairWorld}
 
 __all__ = ["WORLDS", "World"]

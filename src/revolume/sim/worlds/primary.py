@@ -14,7 +14,7 @@ from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended
-from revolume.sim.platter import Cut
+from revolume.sim.platter import Cut, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, PrimaryService
 from revolume.sim.worlds.world import KiB, MiB, World
@@ -269,14 +269,3 @@ class PrimaryWorld(World):
         hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
         self.a.clock.offset_ns += int(hours * 3600e9)
 
-
-def state_of(platter) -> int:  # type: ignore[no-untyped-def]
-    """A crash state's hash."""
-    import xxhash
-
-    total = xxhash.xxh3_64()
-    for file in platter.files():
-        total.update(file.disk)
-    for folder in platter.folders():
-        total.update(repr(list(folder.disk)).encode())
-    return total.intdigest()
