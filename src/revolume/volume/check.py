@@ -157,17 +157,26 @@ class _Check:
         walked: list[Found] = []
         for number, segment in enumerate(segments):
             self._progress("log", number, len(segments))
-            taken = list(self._follow(segment, state, chain))
+            taken = list(self._follow(segment, state, chain, durable))
             if taken:
                 chain, position = chain_behind(taken[-1].transfer), taken[-1].transfer.position
                 walked = taken
                 self._segment_read(segment, taken, state, durable)
         self._end(state, walked, position, durable)
 
-    def _follow(self, segment: Segment, state: State, chain: bytes) -> Iterator[Found]:
+    @staticmethod
+    def _end_of(segment: Segment, state: State, durable: int) -> int | None:
+        """Where the log leaves a segment early. A recovery that was cut short has sealed it there, and has not yet
+        told the manifest."""
+        footer = read_footer(segment, state.volume) if state.clean is None else None
+        if footer is None or not len(footer.columns.rows) or int(footer.columns.rows["position"][-1]) > durable:
+            return state.ends.get(segment.use)
+        return footer.end_block
+
+    def _follow(self, segment: Segment, state: State, chain: bytes, durable: int) -> Iterator[Found]:
         block = max(0, state.horizon.address - segment.base)
         reader = SegmentReader(segment, state.volume)
-        for found in reader.chain_from(block, chain, state.ends.get(segment.use)):
+        for found in reader.chain_from(block, chain, self._end_of(segment, state, durable)):
             if not payload_holds(found):
                 if found.transfer.position <= state.durable.position or state.clean is not None:
                     where = f"log/{segment_name(segment.index)} at {found.block * BLOCK}"

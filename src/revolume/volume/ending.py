@@ -111,7 +111,7 @@ class Ending:
     async def _rewritten(self, found: Recovered) -> Tail:
         ground, pool = self._ground, self._ground.pool
         ends: dict[int, int] = {}
-        if found.pieces and found.pieces[-1].builder is not None:
+        if found.pieces:  # its footer may be this recovery's second attempt: headers go on behind it all the same
             ends[found.pieces[-1].segment.use] = found.pieces[-1].end_block
         await ground.accept()
         kept = {piece.segment.use for piece in found.pieces}

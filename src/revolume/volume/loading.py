@@ -136,11 +136,19 @@ class Loading:
         appender = core.appender
         if state.clean is None and state.role == Role.PRIMARY:
             appender.write = max(appender.write, state.reserved)
+        elif state.role == Role.SECONDARY and self._ground.options.promote:
+            appender.write = max(appender.write, _newest_stated(core, state))
         if tail.segment is not None:
             builder = tail.pieces[-1].builder
             assert builder is not None
             appender.segment, appender.next_block, appender.columns = tail.segment, tail.next_block, builder
             appender.chain_before = tail.pieces[-1].chain_before
+
+
+def _newest_stated(core: Core, state: State) -> int:
+    """The newest write number that a mirror's log names anywhere. After an unclean stop a source goes on above
+    what it had reserved; until it is written to, only its points and its epoch say so. Numbers go on above these."""
+    return max(0, *(epoch.write for epoch in state.epochs), *(point.write for point in core.points))
 
 
 def _newest_epoch(columns: Columns) -> int:
