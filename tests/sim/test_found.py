@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
+from revolume.cli.serving import Serving
+from revolume.log.ops import OP_ZERO
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
-from revolume.sim.platter import KEPT, Cut
+from revolume.sim.cuts import Cuts
+from revolume.sim.platter import KEPT, Cut, Folder
+from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
-
-
-class Found(PrimaryWorld):
-    """A world whose operator does one thing."""
-
-    steps = 1
-
-    def operations(self) -> dict[str, int]:
-        return {"scenario": 1}
+from revolume.volume.volume import Volume
 
 
 def test_check_after_a_fold_that_did_not_come_to_its_flip() -> None:
     """The image's digests are a point ahead of the horizon then: no reason to say that roots are wrong."""
 
-    class Crash(Found):
+    class Crash(PrimaryWorld):
+        steps = 1
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
         async def op_scenario(self) -> None:
-            service = self.service
-            assert service is not None
-            await self.patiently("a fold stops half-way", self._folded, 60)
-            assert self.a.process is None, "the fold was stopped between its digests and the manifest"
+            await self.patiently("a fold stops half-way", self._half_folded, 60)
+            assert self.a.process is None, "the power went between the fold's digests and its flip"
             assert check_clean(self.a, self.a.platter, "half-folded") == []
             await self.start()
 
-        async def _folded(self) -> bool:
-            pages: list[str] = []
+        async def _half_folded(self) -> bool:
+            seen: list[str] = []
 
             def before(number: int, what: str) -> None:
-                pages.append(what)
-                if pages[-3:] == ["rename", "dirsync", "write"] and "punch" not in pages[-6:]:
-                    names = self.a.platter.root.memory["vol"]
-                    assert hasattr(names, "pending")
-                    if "image.pages.new" not in names.memory and "create" in pages[-8:]:  # type: ignore[attr-defined]
-                        self.service = None
-                        self.a.power_cut(Cut(lambda ordinal: KEPT, Chance(0)))
+                """The write that follows on the digests' new name is the manifest's."""
+                seen.append(what)
+                volume = self.a.platter.root.memory["vol"]
+                assert isinstance(volume, Folder)
+                if seen[-3:] == ["rename", "dirsync", "write"] and "allocate" not in seen and "create" in seen:
+                    self.service = None
+                    self.a.power_cut(Cut(lambda ordinal: KEPT, Chance(0)))
 
             self.a.platter.before_change = before
             await self.op_point()
@@ -47,3 +49,58 @@ def test_check_after_a_fold_that_did_not_come_to_its_flip() -> None:
 
     verdict = Crash(7).live()
     assert verdict.wrong == []
+
+
+def test_a_recovery_that_is_cut_short_after_its_footer_tells_the_manifest_next_time() -> None:
+    """Else the headers behind that footer, which were copied away, are followed as soon as the footer is lost."""
+    tally = Cuts(0, every=23, again=2, steps=4).run()
+    assert tally.wrong == [] and tally.opened > 100
+
+
+def test_footers_are_on_the_disk_after_a_clean_stop() -> None:
+    """Nothing that is pending then matters."""
+
+    class Stop(PrimaryWorld):
+        steps = 3
+
+        def operations(self) -> dict[str, int]:
+            return {"stop": 1}
+
+    assert [Stop(seed).live().wrong for seed in range(3)] == [[], [], []]
+
+
+def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -> None:
+    """A source that lost its power counts on above its reservation; if nothing was written before its mirror took
+    over, only its points said so. Numbers went back, and no mirror could follow the new primary."""
+
+    class Promotion(PairWorld):
+        steps = 1
+
+        def _geometry(self) -> dict[str, Serving]:
+            asked = super()._geometry()
+            return {name: replace(asked[name], cp_interval_s=3600.0, keep_s=3600.0) for name in asked}
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            self.orders.stop = True
+            await self.rest()
+            assert self.primary is not None
+            await self.first.run(self._written(self.primary.volume))
+            await self.op_power()
+            await self.op_point()
+            assert await self.patiently("the mirror agrees", self._caught_up, 60)
+            await self.op_promote()
+            self.orders.stop = False
+            self.start_clients(1)
+            await asyncio.sleep(5)
+
+        @staticmethod
+        async def _written(volume: Volume) -> None:
+            volume.append([(OP_ZERO, 0, 512, None)])
+            await volume.durable(volume.position)
+
+    verdict = next(world for seed in range(20) if not (world := Promotion(seed))._uneven).live()
+    assert verdict.wrong == []
+    assert verdict.answered > 50, "clients of the new primary were served"

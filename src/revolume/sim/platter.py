@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import xxhash
 
@@ -169,6 +170,10 @@ class Cut:
             return TORN if chance.hit(0.3) else KEPT
 
         return cls(decide, chance)
+
+
+NOTHING: Final = Cut(lambda ordinal: LOST, Chance(0))
+"""The disk has got nothing of what is pending."""
 
 
 class Platter:

@@ -23,6 +23,7 @@ from revolume.host.disk import Directory
 from revolume.log.appender import Appender, Stated
 from revolume.log.commit import Commit
 from revolume.log.pool import SegmentPool
+from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
 from revolume.volume.live import LiveMap
@@ -185,6 +186,8 @@ class Core:
     stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)
     footers: set[asyncio.Task[None]] = field(default_factory=set)
+    sealed: dict[int, Segment] = field(default_factory=dict)
+    """By use, segments whose footers this opening has written; not all of them are on the disk."""
 
     def retire_map(self, name: str) -> None:
         """A map file that new work does not begin with; it goes when nobody's job may still open it."""
@@ -239,6 +242,16 @@ class Core:
         """Every segment sealed so far has its footer."""
         while self.footers:
             await asyncio.wait(list(self.footers))
+
+    async def footers_durable(self) -> None:
+        """They are on the disk as well. Poisoned if that can't be."""
+        await self.footers_written()
+        for use, segment in list(self.sealed.items()):
+            if self.pool.by_use.get(use) is segment:
+                try:
+                    await self.host.work.call_sync(segment.file.datasync)
+                except OSError as error:
+                    raise self.commit.poison(f"Syncing the log failed: {error.strerror}.") from error
 
     def image_bytes(self) -> int:
         """The image's length; it is sparse."""

@@ -146,8 +146,8 @@ class Loading:
 
 
 def _newest_stated(core: Core, state: State) -> int:
-    """The newest write number that a mirror's log names anywhere. After an unclean stop a source goes on above
-    what it had reserved; until it is written to, only its points and its epoch say so. Numbers go on above these."""
+    """The newest write number that a mirror's log names anywhere. After an unclean stop a source goes on
+    above what it had reserved; until it is written to, only its points and epoch say so: they go on from there."""
     return max(0, *(epoch.write for epoch in state.epochs), *(point.write for point in core.points))
 
 

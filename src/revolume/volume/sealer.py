@@ -51,8 +51,15 @@ class Sealer:
             await core.host.work.call(
                 write_footer, segment, core.volume_id, columns, end_block, chains, stated
             )
+            self._note(segment)
         except OSError as error:
             core.events.tell(f"the footer of segment file {segment.index} was not written: {error.strerror}")
+
+    def _note(self, segment: Segment) -> None:
+        """To be synced by a clean stop; what is recycled before needs it no more."""
+        core = self._core
+        core.sealed = {use: s for use, s in core.sealed.items() if core.pool.by_use.get(use) is s}
+        core.sealed[segment.use] = segment
 
 
 class Durables:

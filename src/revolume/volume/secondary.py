@@ -437,7 +437,7 @@ class Secondary(Remembered):
         core = self.core
         if self._fill is not None:
             await self._fill.commit()
-        await core.footers_written()
+        await core.footers_durable()
         await core.commit.synced()
         appender = core.appender
         if appender.whole != appender.position:  # a write is half there: the next opening cuts it off

@@ -417,7 +417,7 @@ class Volume(Remembered):
             with contextlib.suppress(RevolumeError, OSError):  # without it the next opening reads more
                 await self.folder.rebase(force=True)
         await core.pool.stop()
-        await core.footers_written()
+        await core.footers_durable()
         while core.commit.durable < self.position:
             await core.commit.wait_durable(self.position)
         appender = core.appender

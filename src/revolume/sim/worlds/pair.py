@@ -26,7 +26,7 @@ from revolume.sim.checks.equal import check_equal
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended, Machine
-from revolume.sim.platter import Cut, state_of
+from revolume.sim.platter import NOTHING, Cut, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, MirrorService, PrimaryService, mirror_at
 from revolume.sim.worlds.world import KiB, MiB, World
@@ -306,6 +306,8 @@ class PairWorld(World):
             if self.second.process is not None:
                 self.second.stopped()
             self.wrong += check_clean(self.second, self.second.platter, "the mirror after a clean stop")
+            after = self.second.platter.after(NOTHING)
+            self.wrong += check_clean(self.second, after, "the mirror after a clean stop and a power cut")
         if start:
             await self.start_mirror()
 

@@ -14,7 +14,7 @@ from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended
-from revolume.sim.platter import Cut, state_of
+from revolume.sim.platter import NOTHING, Cut, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, PrimaryService
 from revolume.sim.worlds.world import KiB, MiB, World
@@ -187,6 +187,7 @@ class PrimaryWorld(World):
         if self.a.process is not None:
             self.a.stopped()
         self.wrong += check_clean(self.a, self.a.platter, "after a clean stop")
+        self.wrong += check_clean(self.a, self.a.platter.after(NOTHING), "after a clean stop and a power cut")
         if start:
             await self._back()
 
