@@ -148,7 +148,7 @@ class Loading:
 def _newest_stated(core: Core, state: State) -> int:
     """The newest write number that a mirror's log names anywhere. After an unclean stop a source goes on
     above what it had reserved; until it is written to, only its points and epoch say so: they go on from there."""
-    return max(0, *(epoch.write for epoch in state.epochs), *(point.write for point in core.points))
+    return max([0, *(epoch.write for epoch in state.epochs), *(point.write for point in core.points)])
 
 
 def _newest_epoch(columns: Columns) -> int:
