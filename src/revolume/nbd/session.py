@@ -92,7 +92,7 @@ class Session:
         self._wants_memory = False
         self._closed = False
         self._leaving = False  # no more requests are looked at
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in order: they are ended in it
         self._received_bytes = 0
         self._sent_bytes = 0
 
@@ -107,8 +107,8 @@ class Session:
             await job
 
         task = asyncio.get_running_loop().create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     @property
     def connection(self) -> Connection:
@@ -146,7 +146,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         if self._executor is not None:
             self._executor.abandon()
