@@ -69,6 +69,22 @@ def test_footers_are_on_the_disk_after_a_clean_stop() -> None:
     assert [Stop(seed).live().wrong for seed in range(3)] == [[], [], []]
 
 
+def test_footers_of_a_life_that_was_killed_are_on_the_disk_after_the_next_clean_stop() -> None:
+    """They were written and never synced, and whoever was to sync them is dead."""
+
+    class KillStop(PrimaryWorld):
+        steps = 6
+
+        def operations(self) -> dict[str, int]:
+            return {"kill": 2, "stop": 2, "point": 1}
+
+        async def op_kill(self) -> None:
+            await super().op_kill()
+            await self.op_stop()
+
+    assert [KillStop(seed).live().wrong for seed in range(3)] == [[], [], []]
+
+
 def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -> None:
     """A source that lost its power counts on above its reservation; if nothing was written before its mirror took
     over, only its points said so. Numbers went back, and no mirror could follow the new primary."""

@@ -134,6 +134,8 @@ class Loading:
 
     def _resume(self, core: Core, tail: Tail, state: State) -> None:
         appender = core.appender
+        if state.clean is None:  # footers that a life before this one wrote may be in memory alone
+            core.sealed = {piece.segment.use: piece.segment for piece in tail.pieces}
         if state.clean is None and state.role == Role.PRIMARY:
             appender.write = max(appender.write, state.reserved)
         elif state.role == Role.SECONDARY and self._ground.options.promote:
