@@ -16,7 +16,7 @@ from revolume.cli.role import open_options
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound
 from revolume.host import Host
-from revolume.log.ops import NoRoomNow, Op
+from revolume.log.ops import Op
 from revolume.mirror.shelf import DirectoryShelf
 from revolume.mirror.target import Target
 from revolume.nbd.limits import Limits
@@ -61,13 +61,12 @@ class PrimaryService:
 
     def _accept(self, ops: list[Op]) -> int:
         """As the volume; what is half done when the power goes may be there afterwards."""
-        first = self.volume.write + 1
+        commit = self.volume.core.commit
+        first, failed = self.volume.write + 1, commit.failure
         try:
             position = self._append(ops)
-        except NoRoomNow:
-            raise
         except BaseException as error:
-            if isinstance(error, OSError) or not isinstance(error, Exception):
+            if commit.failure is not failed or not isinstance(error, Exception):
                 self.model.accepted(first, ops)
             raise
         self.model.accepted(first, ops)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
+from revolume.sim.worlds.rot import RotWorld
 from revolume.sim.worlds.world import World
 
-WORLDS: dict[str, type[World]] = {"primary": PrimaryWorld, "pair": PairWorld}
+WORLDS: dict[str, type[World]] = {"primary": PrimaryWorld, "pair": PairWorld, "rot": RotWorld}
 
 __all__ = ["WORLDS", "World"]

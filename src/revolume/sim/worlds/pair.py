@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound, Refused, RevolumeError
@@ -30,6 +31,7 @@ from revolume.sim.platter import NOTHING, Cut, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, MirrorService, PrimaryService, mirror_at
 from revolume.sim.worlds.world import KiB, MiB, World
+from revolume.volume.volume import Volume
 
 START_S = 60.0
 
@@ -437,7 +439,7 @@ class PairWorld(World):
         """A point now."""
         await self._asks(lambda volume: volume.cut())
 
-    async def _asks(self, what) -> None:  # type: ignore[no-untyped-def]
+    async def _asks(self, what: Callable[[Volume], Coroutine[Any, Any, object]]) -> None:
         if self.primary is not None:
             with contextlib.suppress(Ended, RevolumeError):
                 await self.first.run(what(self.primary.volume))

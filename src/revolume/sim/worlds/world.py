@@ -69,6 +69,8 @@ class World:
         self.register = Register((self.size - ODD_BYTES) // SECTOR)
         self.orders = Orders("")
         self.wrong: list[str] = []
+        self.over = False
+        """The operator is done before his time."""
         self.told: list[str] = []
         self.cuts: set[int] = set()
         self.happened: dict[str, int] = {}
@@ -130,6 +132,8 @@ class World:
             self.happened[name] = self.happened.get(name, 0) + 1
             self.trace.note("operator", name)
             await getattr(self, f"op_{name}")()
+            if self.over:
+                return
 
     def operations(self) -> dict[str, int]:
         """What the operator does, and how often."""
