@@ -397,6 +397,22 @@ def test_d15_without_a_source_to_ask_it_waits_and_is_not_promoted() -> None:
     on_stage(scenario)
 
 
+def test_d15_what_was_sent_whole_stands_in_the_logs_own_epoch() -> None:
+    """In its header and in the footer of its segment, which is sealed here and read by ``check``."""
+
+    async def scenario(made: Stage) -> None:
+        history(made)
+        await made.agreed(omitted)
+        first = made.secondary.core.appender.segment
+        while made.secondary.core.appender.segment is first:
+            made.script.whole(60, made.script.write + 100, 8)
+            await made.ship()
+        await made.agreed()
+        await made.lives_on()
+
+    on_stage(scenario)
+
+
 # Nothing is stored that does not continue the log, whole
 
 

@@ -101,7 +101,7 @@ class Appender:
     def __init__(
         self, volume: bytes, reign: bytes, epoch: int, end: LogEnd, stated: Stated, now_ns: Callable[[], int]
     ) -> None:
-        self._identity = (volume, reign, epoch)
+        self._volume = volume
         self.reign = reign
         self.epoch = epoch
         self._seed = volume_seed(volume)
@@ -152,7 +152,7 @@ class Appender:
         packed = draft.offsets.tobytes() + draft.lengths.tobytes() + draft.digests.tobytes() + draft.body
         counts = (len(draft.offsets), len(draft.digests), len(draft.body))
         proper, chain = pack_proper(
-            draft.kind, draft.flags, draft.blocks, draft.fragment_bytes, self._identity,
+            draft.kind, draft.flags, draft.blocks, draft.fragment_bytes, (self._volume, self.reign, self.epoch),
             position, first_write, self.time_ns, self.chain, packed, counts,
         )  # fmt: skip
         stated = self._stated
