@@ -2,9 +2,10 @@
 
 Every 512-byte sector written carries its own address, the number of the write and a pattern made from
 both, so that a lost, stale, torn or misplaced write shows in the bytes themselves. No two requests in
-flight touch the same sector, so the writes to one sector are ordered, and after a crash it may hold
-exactly one of two things: what its last *answered* write said, or what the one write that was never
-answered would have said.
+flight touch the same sector, so the writes to one sector are ordered. After a kill, which leaves the page
+cache standing, it may hold exactly one of two things: what its last *answered* write said, or what the one
+write that was never answered would have said. After a power cut it may hold what its last *durable* write
+said (flushed, or answered with FUA), or any later one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SECTOR = 512
 LANES = SECTOR // 8
 MAGIC = 0x5EC70A11D0C0FFEE
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ZEROED = np.uint64(1 << 63)
+"""Set in a write's number where it made the sector zeroes (a trim, a write of zeroes)."""
 Words = NDArray[np.uint64]
 
 
@@ -47,9 +50,21 @@ def read_numbers(first: int, data: bytes) -> tuple[Words, NDArray[np.bool_]]:
     return numbers, zero | (words == make_sectors(first, numbers)).all(axis=1)
 
 
+def content(numbers: Words) -> Words:
+    """What a sector says after the write of that number."""
+    return np.where(numbers & _ZEROED, np.uint64(0), numbers)
+
+
+def rank(numbers: Words) -> Words:
+    """Writes to one sector in order, those that made zeroes too."""
+    return numbers & ~_ZEROED
+
+
 @dataclass
 class Book:
-    """What the sectors from `first` on may hold. Each writer has its part; a flush covers all."""
+    """What the sectors from `first` on may hold, as numbers of writes. Each writer has its part; a flush covers
+    all. `pending`: the newest write sent; `zeroed`: the newest one sent that made zeroes. `floor`: writes up to
+    here have had their chance; what a sector held afterwards it holds until it is written again."""
 
     first: int
     count: int
@@ -57,27 +72,52 @@ class Book:
     pending: Words = field(init=False)
     unanswered: NDArray[np.bool_] = field(init=False)
     durable: Words = field(init=False)
+    zeroed: Words = field(init=False)
+    floor: int = 0
+    vanished: int = 0  # sectors whose last answered write a power cut took
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.answered = np.zeros(self.count, np.uint64)
         self.durable = np.zeros(self.count, np.uint64)
         self.pending = np.zeros(self.count, np.uint64)
+        self.zeroed = np.zeros(self.count, np.uint64)
         self.unanswered = np.zeros(self.count, np.bool_)
 
+    def made_durable(self, where: slice, numbers: Words) -> None:
+        """Never backwards: a flush that was sent earlier may be answered later."""
+        with self._lock:
+            durable = self.durable[where]
+            self.durable[where] = np.where(rank(numbers) > rank(durable), numbers, durable)
+
     def problems(self, data: bytes) -> list[str]:
-        """Every sector that holds what it must not; then the book takes over what is there."""
+        """After a kill: every sector that holds what it must not; then the book takes over what is there."""
         numbers, sound = read_numbers(self.first, data)
-        right = numbers == self.answered
-        right |= self.unanswered & (numbers == self.pending)
+        right = numbers == content(self.answered)
+        right |= self.unanswered & (numbers == content(self.pending))
+        return self._told(numbers, sound, right)
+
+    def problems_after_power_cut(self, data: bytes) -> list[str]:
+        """The same after a power cut, which may take what was not flushed."""
+        numbers, sound = read_numbers(self.first, data)
+        oldest = np.maximum(rank(self.durable), np.uint64(self.floor))
+        right = numbers == content(self.durable)
+        right |= (numbers > oldest) & (numbers <= rank(self.pending))
+        right |= (numbers == 0) & (self.zeroed > oldest)
+        self.vanished += int((numbers != content(self.answered)).sum())
+        return self._told(numbers, sound, right)
+
+    def _told(self, numbers: Words, sound: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[str]:
         told = []
         for index in np.flatnonzero(~(right & sound)):
             flushed = self.durable[index] == self.answered[index]
             told.append(
                 f"sector {self.first + index}: holds write {numbers[index]}"
                 f"{'' if sound[index] else ' (damaged)'}, last answered {self.answered[index]}"
-                f"{' and flushed' if flushed else ''}"
+                f"{' and flushed' if flushed else f', durable {self.durable[index]}'}"
                 f"{f', unanswered {self.pending[index]}' if self.unanswered[index] else ''}"
             )
+        self.floor = max(self.floor, int(rank(self.pending).max()))
         self.answered = numbers.copy()
         self.durable = numbers.copy()
         self.unanswered[:] = False
@@ -85,7 +125,8 @@ class Book:
 
 
 class Writer(threading.Thread):
-    """Writes, zeroes, trims and flushes its part of the book until the server is gone."""
+    """Writes, zeroes, trims and flushes its part of the book until the server is gone. Once `failing` is set,
+    errors may be answered; a request so answered has promised nothing."""
 
     def __init__(self, uri: str, book: Book, part: range, lane: int, seed: int, depth: int = 8) -> None:
         super().__init__(daemon=True)
@@ -97,6 +138,8 @@ class Writer(threading.Thread):
         self.answered = self.flushes = 0
         self.error: BaseException | None = None
         self.enough = threading.Event()
+        self.failing = threading.Event()
+        self.refused = 0
 
     @staticmethod
     def _numbers(lane: int, seed: int) -> Iterator[int]:
@@ -131,8 +174,10 @@ class Writer(threading.Thread):
             return  # one request at a time on a sector
         number = next(self.numbers)
         kind = self.chance.choices((WRITE, ZEROES, TRIM), (90, 5, 5))[0]
-        book.pending[where] = number if kind == WRITE else 0
+        book.pending[where] = number if kind == WRITE else _ZEROED | np.uint64(number)
         book.unanswered[where] = True
+        if kind != WRITE:
+            book.zeroed[where] = number
         flags = FUA if self.chance.random() < 0.05 else 0
         offset = (book.first + start) * SECTOR
         if kind == WRITE:
@@ -145,13 +190,17 @@ class Writer(threading.Thread):
     def _settle(self) -> None:
         cookie, error, _ = self.wire.receive()
         what, where = self.in_flight.pop(cookie)
+        if error and self.failing.is_set():
+            self.refused += 1
+            return
         assert error == 0, f"request {what & 0xFF} answered with error {error}"
         self.answered += 1
+        book = self.book
         if isinstance(where, slice):
-            self.book.answered[where] = self.book.pending[where]
-            self.book.unanswered[where] = False
+            book.answered[where] = book.pending[where]
+            book.unanswered[where] = False
             if what >> 8:
-                self.book.durable[where] = self.book.answered[where]
+                book.made_durable(where, book.answered[where])
         else:
             self.flushes += 1
-            self.book.durable[:] = where
+            book.made_durable(slice(None), where)

@@ -76,6 +76,8 @@ class Server:
     process: subprocess.Popen[str] | None = None
     address: str = ""  # unix: the socket's path; tcp: host:port
     log: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)  # besides the tests' own
+    wrapper: tuple[str, ...] = ()  # a program that runs the server
 
     # -- where it is
 
@@ -124,12 +126,12 @@ class Server:
     def start(self, ready_seconds: float = READY_SECONDS) -> Server:
         assert self.process is None, "it runs already"
         self.process = subprocess.Popen(
-            getattr(self, f"_command_{self.kind.replace('-', '_')}")(),
+            [*self.wrapper, *getattr(self, f"_command_{self.kind.replace('-', '_')}")()],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PATH": SYSTEM_PATH, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"},
+            env={**os.environ, "PATH": SYSTEM_PATH, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"} | self.environment,
         )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, args=(self.process, lines), daemon=True).start()
