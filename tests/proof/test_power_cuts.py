@@ -15,9 +15,10 @@ import pytest
 
 from tests.proof.conftest import Tallied
 from tests.support.grounds import KINDS, Ground, ground
+from tests.support.load import Load, content
 from tests.support.moments import Moments
 from tests.support.no_sync import no_sync
-from tests.support.sectors import SECTOR, Book, Writer
+from tests.support.sectors import SECTOR, Book
 from tests.support.servers import Server, revolume, revolume_only
 from tests.support.tally import SEED, SOAK, rounds
 from tests.support.wire import Wire
@@ -60,36 +61,22 @@ class Cuts:
 
     def round(self, number: int) -> list[str]:
         """What has been lost."""
-        writers = self._writers(number)
-        for writer in writers:
-            writer.start()
+        load = Load(self.server.uri(), self.book, number)
         time.sleep(self.chance.uniform(0.05, 0.7))
         if SMALL not in self.server.options:
             self.moments.remember(number)
             with Wire(self.server.uri()) as wire:
                 wire.flush()  # what was seen at those moments stays
         time.sleep(self.chance.uniform(0, 0.4))
-        for writer in writers:
-            writer.failing.set()
+        load.errors_are_fair()
         self.ground.cut()
         time.sleep(self.chance.choice([0, self.chance.uniform(0, 0.3)]))
         self.server.kill()
-        self._end(writers)
+        load.end()
+        self.flushes += load.flushes
+        self.answered += load.answered
         self.ground.restore()
         return self._judge()
-
-    def _writers(self, number: int) -> list[Writer]:
-        parts = (range(OURS // 2), range(OURS // 2, OURS))
-        uri = self.server.uri()
-        return [Writer(uri, self.book, part, lane, number) for lane, part in enumerate(parts)]
-
-    def _end(self, writers: list[Writer]) -> None:
-        for writer in writers:
-            writer.join(30)
-            assert not writer.is_alive() and writer.error is None, (writer.error, self.server.options)
-        assert all(writer.flushes for writer in writers), "the load never got going"
-        self.flushes += sum(writer.flushes for writer in writers)
-        self.answered += sum(writer.answered for writer in writers)
 
     def _judge(self) -> list[str]:
         try:
@@ -98,8 +85,7 @@ class Cuts:
             self.server.start()
         except (AssertionError, pytest.fail.Exception) as error:
             return [str(error)]
-        with Wire(self.server.uri()) as wire:
-            problems = self.book.problems_after_power_cut(b"".join(wire.pieces()))
+        problems = self.book.problems_after_power_cut(content(self.server.uri(), self.book))
         return problems + self.moments.changed(self.chance)
 
     def close(self) -> None:

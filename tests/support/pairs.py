@@ -136,7 +136,8 @@ class MirrorServer(Server):
 @dataclass
 class Pair:
     """A primary, a mirror, a cable. `start` starts both and waits until the mirror is whole. With `pki` the link
-    is TCP under mutual TLS; `transport` is the primary's clients'."""
+    is TCP under mutual TLS; `transport` is the primary's clients'. `places`: of the primary ("p") or the mirror
+    ("m"), where they shall not be folders in `folder`."""
 
     folder: Path
     size: int = 64 * MiB
@@ -145,14 +146,16 @@ class Pair:
     mirror_options: tuple[str, ...] = ()
     transport: str = "unix"
     pki: Path | None = None
+    places: dict[str, Path] = field(default_factory=dict)
     primary: Server = field(init=False)
     mirror: MirrorServer = field(init=False)
     cable: Cable = field(init=False)
     to: str = field(init=False)  # as --mirror-to has it
 
     def __post_init__(self) -> None:
-        for name in ("p", "m"):
-            (self.folder / name).mkdir(mode=0o755)
+        at = {name: self.places.get(name, self.folder / name) for name in ("p", "m")}
+        for place in at.values():
+            place.mkdir(mode=0o755, exist_ok=True)
         near: Place = self.folder / "cable"
         far: Place = self.folder / "link"
         tls: tuple[str, ...] = ()
@@ -162,9 +165,9 @@ class Pair:
         self.cable = Cable(near, far)
         self.to = f"{address_of(near)},mode={self.mode},name=m"
         options = (*self.options, *tls, "--mirror-to", self.to)
-        self.primary = Server(self.folder / "p", self.size, self.transport, options=options, persistent=True)
+        self.primary = Server(at["p"], self.size, self.transport, options=options, persistent=True)
         self.mirror = MirrorServer(
-            self.folder / "m", self.size, options=(*self.mirror_options, *tls), persistent=True,
+            at["m"], self.size, options=(*self.mirror_options, *tls), persistent=True,
             listen=address_of(far),
         )  # fmt: skip
 
