@@ -2,6 +2,7 @@
 
 Handles belong to the process that opened them: when it dies they are worth nothing, and its locks are let go.
 Each operation may fail as the plan of faults says, and adds what it took to the cost of the call that it is in.
+Whoever ``watch``es is told of every call before it is made, and may let it fail.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from revolume.sim.process import Process
 from revolume.sim.trace import Trace
 
 READ_S, WRITE_S, SYNC_S = 0.0002, 0.00005, 0.001
+Watch = Callable[[str, str, int, int], None]
+"""Call, name, offset, length. What it raises the call fails with."""
 
 
 class SimDisk:
@@ -33,6 +36,7 @@ class SimDisk:
         self.faults = faults
         self.chance = chance
         self.trace = trace
+        self.watch: Watch = _unwatched
         self._cost_s = 0.0
 
     def take_cost(self) -> float:
@@ -64,6 +68,7 @@ class SimDisk:
     def open(self, path: str, *, create: bool = False) -> SimDirectory:
         """See ``host.Disk``."""
         self.process.require_alive()
+        self.watch("opendir", path, 0, 0)
         path, folder = posixpath.normpath(path), self.platter.root
         for part in path.strip("/").split("/") if path != "/" else []:
             node = folder.memory.get(part)
@@ -80,6 +85,10 @@ class SimDisk:
         return SimDirectory(self, folder, path)
 
 
+def _unwatched(call: str, name: str, offset: int, length: int) -> None:
+    """Nobody looks."""
+
+
 def _name(folder: Folder, change: Named) -> None:
     change.apply(folder.memory)
     folder.pending.append(change)
@@ -94,15 +103,16 @@ class SimDirectory:
         self._closed = False
         self.path = path
 
-    def _use(self) -> dict[str, Inode | Folder]:
+    def _use(self, call: str, name: str = "") -> dict[str, Inode | Folder]:
         self._disk.process.require_alive()
         if self._closed:
             raise failure(errno.EBADF, self.path)
+        self._disk.watch(call, name or self.path, 0, 0)
         return self._folder.memory
 
     def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> SimFile:
         """See ``host.Directory``."""
-        node = self._use().get(_component(name))
+        node = self._use("create" if create or exclusive else "open", name).get(_component(name))
         if node is None:
             if not (create or exclusive):
                 raise failure(errno.ENOENT, name)
@@ -117,7 +127,7 @@ class SimDirectory:
 
     def child(self, name: str, *, create: bool = False) -> SimDirectory:
         """See ``host.Directory``."""
-        node = self._use().get(_component(name))
+        node = self._use("mkdir" if create else "opendir", name).get(_component(name))
         if create:
             if node is None:
                 self._disk.changing("mkdir", name)
@@ -132,15 +142,15 @@ class SimDirectory:
 
     def names(self) -> list[str]:
         """See ``host.Directory``."""
-        return sorted(self._use())
+        return sorted(self._use("list"))
 
     def exists(self, name: str) -> bool:
         """See ``host.Directory``."""
-        return _component(name) in self._use()
+        return _component(name) in self._use("stat", name)
 
     def remove(self, name: str) -> None:
         """See ``host.Directory``."""
-        node = self._use().get(_component(name))
+        node = self._use("remove", name).get(_component(name))
         if node is None:
             raise failure(errno.ENOENT, name)
         self._disk.changing("remove", name)
@@ -150,7 +160,7 @@ class SimDirectory:
 
     def rename(self, old: str, new: str) -> None:
         """See ``host.Directory``."""
-        names = self._use()
+        names = self._use("rename", old)
         node, gone = names.get(_component(old)), names.get(_component(new))
         if node is None:
             raise failure(errno.ENOENT, old)
@@ -165,7 +175,7 @@ class SimDirectory:
 
     def begin_sync(self) -> Callable[[], None]:
         """A sync begins; it ends, or fails, when the function that is returned is called."""
-        self._use()
+        self._use("dirsync")
         disk, folder, changes = self._disk, self._folder, list(self._folder.pending)
         disk.took(SYNC_S)
         if disk.chance.hit(disk.faults.sync_error):
@@ -183,13 +193,13 @@ class SimDirectory:
 
     def free_bytes(self) -> int:
         """See ``host.Directory``."""
-        self._use()
+        self._use("statfs")
         platter = self._disk.platter
         return max(0, platter.capacity - platter.used_pages * PAGE)
 
     def lock(self) -> None:
         """See ``host.Directory``."""
-        self._use()
+        self._use("lock")
         holder = self._folder.holder
         if isinstance(holder, SimDirectory) and holder is not self and holder._disk.process.alive:
             raise BlockingIOError(errno.EAGAIN, "held", self.path)
@@ -212,10 +222,12 @@ class SimFile:
         self._closed = False
         self.name = name
 
-    def _use(self) -> Inode:
+    def _use(self, call: str = "", offset: int = 0, length: int = 0) -> Inode:
         self._disk.process.require_alive()
         if self._closed:
             raise failure(errno.EBADF, self.name)
+        if call:
+            self._disk.watch(call, self.name, offset, length)
         return self._inode
 
     def _change(self, change: Change) -> None:
@@ -229,7 +241,8 @@ class SimFile:
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         """See ``host.File``."""
-        data, disk, inode = b"".join(buffers), self._disk, self._use()
+        data, disk = b"".join(buffers), self._disk
+        inode = self._use("write", offset, len(data))
         disk.changing("write", self.name, offset, len(data), hash_of(data))
         faults, chance = disk.faults, disk.chance
         if chance.hit(faults.write_error):
@@ -260,6 +273,7 @@ class SimFile:
         disk.took(SYNC_S)
 
         def finish() -> None:
+            disk.watch("datasync", self.name, 0, 0)
             disk.changing("datasync", self.name, len(changes))
             if disk.chance.hit(disk.faults.sync_error):
                 disk.faults.happened()
@@ -280,7 +294,7 @@ class SimFile:
 
     def truncate(self, size: int) -> None:
         """See ``host.File``."""
-        inode = self._use()
+        inode = self._use("truncate", size)
         self._disk.changing("truncate", self.name, size)
         gone = {page for page in inode.pages if page * PAGE >= size}
         inode.pages -= gone
@@ -289,7 +303,7 @@ class SimFile:
 
     def allocate(self, offset: int, length: int) -> None:
         """See ``host.File``."""
-        inode = self._use()
+        inode = self._use("allocate", offset, length)
         if length:
             self._disk.changing("allocate", self.name, offset, length)
             self._disk.room(self._new_pages(inode, offset, length), self.name)
@@ -302,7 +316,7 @@ class SimFile:
 
     def punch(self, offset: int, length: int) -> None:
         """See ``host.File``."""
-        inode = self._use()
+        inode = self._use("punch", offset, length)
         self._disk.changing("punch", self.name, offset, length)
         gone = inode.pages & set(range(-(-offset // PAGE), (offset + length) // PAGE))
         inode.pages -= gone
@@ -313,7 +327,7 @@ class SimFile:
 
     def preadv(self, buffers: Sequence[Buffer], offset: int) -> int:
         """See ``host.File``."""
-        inode, disk = self._use(), self._disk
+        inode, disk = self._use("read", offset, sum(map(len, buffers))), self._disk
         disk.took(READ_S)
         if disk.chance.hit(disk.faults.read_error):
             disk.faults.happened()
@@ -325,6 +339,7 @@ class SimFile:
         inode = self._use()
         if self._disk.chance.hit(self._disk.faults.not_in_memory):
             return False
+        self._disk.watch("glance", self.name, offset, sum(map(len, buffers)))
         return _fill(inode, buffers, offset) == sum(map(len, buffers))
 
     def send_to(self, socket_fd: int, offset: int, length: int) -> int:
@@ -333,11 +348,11 @@ class SimFile:
 
     def size(self) -> int:
         """See ``host.File``."""
-        return len(self._use().memory)
+        return len(self._use("size").memory)
 
     def data_extents(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """See ``host.File``."""
-        inode = self._use()
+        inode = self._use("extents", offset, length)
         end = min(offset + length, len(inode.memory))
         for page in sorted(inode.pages):
             begin, stop = max(offset, page * PAGE), min(end, (page + 1) * PAGE)
