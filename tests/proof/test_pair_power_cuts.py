@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.proof.conftest import Tallied
-from tests.proof.test_power_cuts import geometry
+from tests.support.geometry import geometry
 from tests.support.grounds import Ground, ground
 from tests.support.load import Load, content
 from tests.support.pairs import Pair, pair

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.proof.conftest import Tallied
+from tests.support.geometry import SMALL, geometry
 from tests.support.grounds import KINDS, Ground, ground
 from tests.support.load import Load, content
 from tests.support.moments import Moments
@@ -28,20 +29,8 @@ MiB = 1 << 20
 SIZE = 16 * MiB
 OURS = SIZE // SECTOR
 CUTS = rounds(24, 2)
-SMALL = "48MiB"
-"""A budget with which folding goes on all the time. Nothing is remembered then: it would hold the log."""
 LIFE = 8
 """Rounds of one volume; the next has another geometry."""
-
-
-def geometry(chance: random.Random) -> tuple[str, ...]:
-    """Options of a volume: every one of them moves the places where a cut may fall."""
-    return (
-        "--segment-size", chance.choice(["1MiB", "2MiB", "8MiB"]),
-        "--cp-interval", chance.choice(["100ms", "300ms", "1s", "3s"]),
-        "--budget", chance.choice([SMALL, "512MiB"]),
-        "--spare", chance.choice(["4MiB", "16MiB"]),
-    )  # fmt: skip
 
 
 class Cuts:
