@@ -15,6 +15,7 @@ import numpy as np
 from revolume.blocks.digest import block_digests, fragment_digest
 from revolume.chain.point import Point, References, Totals, pack_part
 from revolume.errors import NotFound, Refused, RevolumeError
+from revolume.host.disk import Buffer
 from revolume.host.real_disk import RealDisk
 from revolume.log.carried import Carried, Shipment
 from revolume.log.ops import NoRoomNow
@@ -49,7 +50,7 @@ class Log:
         self.oldest = self.start.position
         self.asked_older = 0
         self._size = 0
-        self._wakes: list[Callable[[], None]] = []
+        self._listeners: list[tuple[Callable[[], None], Callable[[int, bytes, Sequence[Buffer]], None]]] = []
 
     # Growing
 
@@ -102,10 +103,12 @@ class Log:
         return end.position
 
     def add(self, kept: Kept) -> None:
+        for _, leaving in list(self._listeners):
+            leaving(kept.end.position, kept.proper, [kept.payload])
         self.file.pwritev([kept.payload], self._size)
         self.kept.append(Kept(kept.proper, kept.payload, kept.end, self._size))
         self._size += len(kept.payload)
-        for wake in list(self._wakes):
+        for wake, _ in list(self._listeners):
             wake()
 
     # The feed
@@ -146,9 +149,12 @@ class Log:
         end = self.kept[position - self.start.position - 1].end
         return end.epoch, end.reign, end.chain
 
-    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
-        self._wakes.append(wake)
-        return lambda: self._wakes.remove(wake)
+    def listen(
+        self, wake: Callable[[], None], leaving: Callable[[int, bytes, Sequence[Buffer]], None]
+    ) -> Callable[[], None]:
+        listener = (wake, leaving)
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
 
 class MirrorRecord:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from revolume.errors import RevolumeError
 from revolume.history.timeline import Spot
 from revolume.host import real_host
+from revolume.log.carried import Carried
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
 from revolume.mirror.fetch import fetch_tail
 from revolume.mirror.messages import Fetch
@@ -24,7 +28,7 @@ from revolume.volume.end import End
 from revolume.volume.manifest import MirrorMode
 from revolume.volume.opening import open_secondary
 from tests.mirror.harness import run, until
-from tests.volume.driver import BLOCK, SEGMENT, SMALL
+from tests.volume.driver import BLOCK, SEGMENT, SMALL, abandon
 from tests.volume.mirrored import Mirrored
 
 pytestmark = pytest.mark.timeout(120)
@@ -285,3 +289,63 @@ def test_views_of_a_mirror_are_of_its_points(folder: Path) -> None:
         await linked.host.work.close()
 
     run(scenario, 100)
+
+
+class Refusing:
+    """A segment's file that takes nothing any more."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def pwritev(self, buffers: Any, offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_write_that_left_before_it_failed_here_is_in_the_mirrors_log_and_is_fetched(folder: Path) -> None:
+    async def scenario() -> None:
+        linked = Linked(folder)
+        await linked.open()
+        await linked.serve_mirror()
+        await linked.feed_mirror()
+        await linked.churn(10)
+        await linked.in_sync()
+        volume, appender = linked.volume, linked.volume.core.appender
+        behind = volume.feed.end
+        found = await volume.feed.identity_at(behind)
+        assert found is not None
+        assert appender.segment is not None
+        appender.segment = replace(appender.segment, file=Refusing(appender.segment.file))
+        with pytest.raises(RevolumeError, match="Writing the log failed"):
+            await linked.append([(OP_WRITE, 0, BLOCK, memoryview(b"t" * BLOCK))])
+        (mirror,) = volume.mirrors
+        await until(lambda: mirror.received == behind + 1)
+        assert volume.position == behind, "it is not in this log, so it was not answered"
+        with pytest.raises(RevolumeError, match="Writing the log failed"):
+            await linked.append([(OP_WRITE, BLOCK, BLOCK, memoryview(b"u" * BLOCK))])
+        taken: list[Carried] = []
+
+        class Keeper:
+            received = behind
+
+            def keep(self, carried: Sequence[Carried]) -> int:
+                taken.extend(replace(one, payload=bytes(one.payload)) for one in carried)
+                return taken[-1].transfer.position
+
+            def need(self, carried: Sequence[Carried]) -> int:
+                return 1
+
+            async def room(self, blocks: int) -> None: ...
+
+        await linked.stop_feeding()
+        end = End(behind, *found, volume.write, appender.time_ns)
+        fetch = Fetch(volume.volume_id, volume.core.manifest.state.node, end)
+        await fetch_tail(linked.host, linked.address, None, fetch, Keeper(), 16, 5.0)
+        assert [one.payload for one in taken] == [b"t" * BLOCK]
+        await linked.stop_mirror()
+        await abandon(volume)
+        await linked.host.work.close()
+
+    run(scenario, 60)

@@ -4,9 +4,11 @@
 write number, label time. It knows nothing of maps or clients. One call makes one transfer with one
 ``pwritev``; the payload's own buffers are handed to the kernel, so no byte of it is copied here.
 
-The order of effects is: bytes in the file, then the numbers move. If the write fails nothing has moved,
-but the file may hold part of the transfer: the caller poisons the log, because what the page cache holds
-behind a failed write is anybody's guess. (ENOSPC cannot happen: segments are written whole beforehand.)
+The order of effects is: bytes in the file, then the numbers move. (Only a mirror may be sent a write a moment
+earlier, ``on_packed``, so that both nodes write at the same time. It is not answered before it is in this file.)
+If the write fails nothing has moved, but the file may hold part of the transfer: the caller poisons the log,
+because what the page cache holds behind a failed write is anybody's guess. (ENOSPC cannot happen: segments are
+written whole beforehand.)
 
 ``append`` makes a transfer of this node's own. ``keep`` stores transfers that another node made, as they are:
 the same proper parts, local parts of our own, many of them with one ``pwritev``. ``whole`` is the last position
@@ -39,6 +41,7 @@ from revolume.log.transfer import (
 
 PADDING = bytes(BLOCK)
 LOCAL_RECORD = int(Kind.FIXUP)
+NO_FLAGS = Flag.NONE
 CONTINUED = int(Flag.CONTINUED)  # plain numbers here: an enum's operators cost a microsecond
 assert CONTINUED == 1, "a continued write is counted by its last part: see Appender.append"
 
@@ -117,6 +120,8 @@ class Appender:
         self.columns = ColumnsBuilder(0)
         self.chain_before = end.chain
         self.proper = b""  # of the last transfer made here
+        self.on_packed: Callable[[Draft, int, bytes], None] | None = None
+        """Called with a draft, its position and its proper part just before it is written."""
 
     def open(self, segment: Segment) -> None:
         """Go on in a fresh segment. The caller has sealed the one before."""
@@ -155,6 +160,8 @@ class Appender:
             draft.kind, draft.flags, draft.blocks, draft.fragment_bytes, (self._volume, self.reign, self.epoch),
             position, first_write, self.time_ns, self.chain, packed, counts,
         )  # fmt: skip
+        if self.on_packed is not None:
+            self.on_packed(draft, position, proper)
         stated = self._stated
         local = pack_local(
             self._seed, segment.use, self.next_block, len(proper),
@@ -215,7 +222,7 @@ class Appender:
         self.epoch, self.reign = transfer.epoch, transfer.reign
         if transfer.kind == Kind.WRITES:
             self.write = max(self.write, transfer.write + len(transfer.offsets) - 1)
-        if not transfer.flags & CONTINUED:
+        if transfer.flags is NO_FLAGS or not transfer.flags & CONTINUED:
             self.whole = transfer.position
 
     def keeps(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:

@@ -116,12 +116,10 @@ class ColumnsBuilder:
             transfer.header_blocks, transfer.blocks, transfer.fragment_bytes,
             len(transfer.offsets), len(transfer.digests), transfer.kind, transfer.flags,
         )  # fmt: skip
-        self.add(
-            row,
-            array("Q", transfer.offsets.tobytes()),
-            array("Q", transfer.lengths.tobytes()),
-            array("Q", transfer.digests.tobytes()),
-        )
+        self.rows += ROW_STRUCT.pack(*row)
+        self.offsets.frombytes(transfer.offsets.tobytes())
+        self.lengths.frombytes(transfer.lengths.tobytes())
+        self.digests.frombytes(transfer.digests.tobytes())
 
     @property
     def size(self) -> int:

@@ -31,6 +31,8 @@ from revolume.log.transfer import (
 )
 
 WINDOW = 1 << 20
+IN_BLOCK = BLOCK - 1
+WRITE = int(EntryKind.WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,8 @@ def payload_agrees(transfer: Transfer, view: memoryview) -> bool:
 def _fragment_digests(transfer: Transfer, view: memoryview) -> list[int]:
     digests, at = [], 0
     for offset, word in zip(transfer.offsets.tolist(), transfer.lengths.tolist(), strict=True):
-        if word >> KIND_SHIFT != EntryKind.WRITE:
-            continue
+        if not (offset | word) & IN_BLOCK or word >> KIND_SHIFT != WRITE:
+            continue  # nothing but whole blocks
         for _, _, length in fragments(offset, word & LENGTH_MASK):
             digests.append(fragment_digest(view[at : at + length]))
             at += length

@@ -42,8 +42,11 @@ class Feed(Protocol):
     async def identity_at(self, position: int) -> tuple[int, bytes, bytes] | None:
         """(epoch, reign id, chain checksum) of the transfer at a position, or of the horizon."""
 
-    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """``wake()`` after every append, from within it; returns what stops that."""
+    def listen(
+        self, wake: Callable[[], None], leaving: Callable[[int, bytes, Sequence[Buffer]], None]
+    ) -> Callable[[], None]:
+        """``leaving(position, proper part, payload)`` just before a write is in the log's file, and ``wake()``
+        after every append, both from within it; returns what stops that."""
 
 
 class Mirror(Protocol):

@@ -1,8 +1,9 @@
 """Shipping a log: what is newer than what was sent goes out, as long as the peer takes it.
 
-The pump is woken by every append, from within it, so that a lone write is on its way before anything else is done;
-by the wire when a backlog has shrunk; and by nothing else. It holds no transfer: what was not sent lies in the
-log.
+A lone small write goes before anything else is done, even before it is in the log's file here (``leaving``): both
+nodes write at the same time then, and neither alone is enough for an answer. If this node dies in between, the
+mirror's log is the longer one, as after any crash. All else is sent from the log: the pump is woken by every
+append, from within it; by the wire when a backlog has shrunk; and by nothing else. It holds no transfer.
 
 Small payloads are read from the page cache and sent together, many frames in one call; large ones are left to the
 kernel (``send_file``). Measured on a socket pair, sending and receiving: 4 KiB 5.0 µs against 8.4 by sendfile, 16
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from revolume.errors import Damaged, RevolumeError
@@ -81,6 +82,25 @@ class Pump:
         if self.sent != before:
             self._advanced()
 
+    def leaving(self, position: int, proper: bytes, payload: Sequence[Buffer]) -> None:
+        """The next transfer is about to be written. It goes now if it is small, and nothing is before it. Never
+        raises, and keeps no view of the payload."""
+        size = sum(map(len, payload))
+        if size > SMALL_BYTES or position != self.sent + 1 or self._upto is not None or not self._idle:
+            return
+        try:
+            frame = b"".join((self._head(position, proper, size), *payload))
+            self._link.send([frame], len(frame))
+        except Exception as error:
+            self._link.break_off(f"The log could not be shipped: {error}.")
+            return
+        self._advanced()
+
+    @property
+    def _idle(self) -> bool:
+        link = self._link
+        return self._reading is None and not self._pumping and link.open and not link.backlog
+
     def _pump(self) -> None:
         while not self.caught_up and self._link.backlog < HIGH_WATER:
             found = self._feed.recent(self.sent, BATCH_BYTES)
@@ -98,7 +118,8 @@ class Pump:
     def _ship(self, found: list[Shipment]) -> None:
         joined: list[Buffer] = []
         for shipment in found:
-            head, length = self._head(shipment), shipment.length
+            length = shipment.length
+            head = self._head(shipment.position, shipment.proper, length)
             payload = bytearray(length) if length <= SMALL_BYTES else None
             if payload is not None and shipment.file.preadv_nowait([payload], shipment.offset):
                 joined += (head, payload)
@@ -112,14 +133,14 @@ class Pump:
             self._link.send(joined[:], sum(map(len, joined)))
             joined.clear()
 
-    def _head(self, shipment: Shipment) -> bytes:
+    def _head(self, position: int, proper: bytes, length: int) -> bytes:
         """What goes before the payload; from here on the transfer counts as sent."""
-        proper, session = shipment.proper, self._link.session
-        if shipment.position != self.sent + 1:
-            raise _gap(self.sent, shipment.position)
-        head = pack_log(session, proper, shipment.length)
-        self._counters.shipped(proper, shipment.length, len(head) + shipment.length)
-        self.sent = shipment.position
+        session = self._link.session
+        if position != self.sent + 1:
+            raise _gap(self.sent, position)
+        head = pack_log(session, proper, length)
+        self._counters.shipped(proper, length, len(head) + length)
+        self.sent = position
         era = proper[ERA]
         if era == self._era:
             return head
@@ -137,7 +158,7 @@ class Pump:
             self._reading = None
         joined: list[Buffer] = []
         for shipment, payload in zip(found, payloads, strict=True):
-            joined += (self._head(shipment), payload)
+            joined += (self._head(shipment.position, shipment.proper, shipment.length), payload)
         self._send(joined)
         self._advanced()
         self.pump()

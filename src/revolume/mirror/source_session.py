@@ -188,7 +188,7 @@ class SourceSession:
         feed = self._origin.feed
         self.pump = Pump(self.link, feed, end, self._counters, advanced=self._advanced)
         self._mirror.ask_durable = self.ask_durable
-        self._stop_listening = feed.listen(self._wake)
+        self._stop_listening = feed.listen(self._wake, self.pump.leaving)
         self._wake()
         self.ask_durable(self._origin.durable_wanted(self._mirror))
 

@@ -11,8 +11,9 @@ Local records (blocks that this node was sent whole) are skipped: they are nobod
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from revolume.host.disk import Buffer
 from revolume.log.appender import Draft
 from revolume.log.carried import Shipment
 from revolume.log.scan import Found, SegmentReader
@@ -23,6 +24,7 @@ from revolume.volume.core import Core
 RECENT = 8192
 RECENT_BYTES = 8 << 20
 Wake = Callable[[], None]
+Leaving = Callable[[int, bytes, Sequence[Buffer]], None]
 
 
 class Feed:
@@ -32,7 +34,7 @@ class Feed:
         self._core = core
         self._recent: deque[Shipment] = deque()
         self._recent_bytes = 0
-        self._listeners: list[Wake] = []
+        self._listeners: list[tuple[Wake, Leaving]] = []
 
     @property
     def oldest(self) -> int:
@@ -44,19 +46,28 @@ class Feed:
         """The newest complete position."""
         return self._core.appender.whole
 
-    def listen(self, wake: Wake) -> Callable[[], None]:
-        """Have ``wake`` called after every append, within it; returns the function that ends this."""
-        self._listeners.append(wake)
+    def listen(self, wake: Wake, leaving: Leaving) -> Callable[[], None]:
+        """Have ``leaving`` called with each write's position, proper part and payload just before it is written
+        here, and ``wake`` after every append, within it; returns the function that ends this."""
+        listener = (wake, leaving)
+        self._listeners.append(listener)
         self._core.writer.on_append = self._appended
+        self._core.appender.on_packed = self._packed
 
         def stop() -> None:
-            self._listeners.remove(wake)
+            self._listeners.remove(listener)
             if not self._listeners:
                 self._core.writer.on_append = None
+                self._core.appender.on_packed = None
                 self._recent.clear()
                 self._recent_bytes = 0
 
         return stop
+
+    def _packed(self, draft: Draft, position: int, proper: bytes) -> None:
+        if draft.kind is Kind.WRITES:
+            for _, leaving in self._listeners:
+                leaving(position, proper, draft.buffers)
 
     def _appended(self, draft: Draft, payload: int) -> None:
         appender = self._core.appender
@@ -66,7 +77,7 @@ class Feed:
             size = draft.blocks * BLOCK + draft.fragment_bytes
             offset = (payload - segment.base) * BLOCK
             self._remember(Shipment(appender.position, appender.proper, segment.file, offset, size))
-        for wake in self._listeners:
+        for wake, _ in self._listeners:
             wake()
 
     def _remember(self, shipment: Shipment) -> None:
