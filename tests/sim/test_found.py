@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import replace
 
 from revolume.cli.serving import Serving
-from revolume.log.ops import OP_ZERO
+from revolume.log.ops import OP_WRITE, OP_ZERO
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.cuts import Cuts
-from revolume.sim.platter import KEPT, Cut, Folder
+from revolume.sim.model import BLOCK
+from revolume.sim.platter import KEPT, NOTHING, Cut, Folder
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
 from revolume.volume.volume import Volume
@@ -83,6 +84,47 @@ def test_footers_of_a_life_that_was_killed_are_on_the_disk_after_the_next_clean_
             await self.op_stop()
 
     assert [KillStop(seed).live().wrong for seed in range(3)] == [[], [], []]
+
+
+def test_a_fold_waits_for_its_points_record() -> None:
+    """The record has blocks of which the log before it has only sectors. A fold puts them into the image, where
+    the rest of these blocks came from until then: if the record is lost, neither is there any more."""
+
+    class Crash(PrimaryWorld):
+        steps = 1
+
+        def _geometry(self) -> Serving:
+            return replace(super()._geometry(), cp_interval_s=3600.0, keep_s=0.01)
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            await self.rest()
+            assert self.service is not None
+            await self.a.run(self._sector_in_a_folded_block(self.service.volume))
+            self.a.platter.before_change = self._cut_when_the_image_is_synced
+            await self.op_point()
+            await asyncio.sleep(0.1)
+            await self.op_point()
+            assert self.service is None, "the power goes while it folds"
+            self.powerless = True
+            await self.start()
+
+        async def _sector_in_a_folded_block(self, volume: Volume) -> None:
+            for data in (b"whole " * 700)[:BLOCK], b"sector " * 73 + b"\n":
+                await volume.durable(volume.append([(OP_WRITE, volume.size - BLOCK, len(data), memoryview(data))]))
+                if len(data) == BLOCK:
+                    await volume.cut()
+                    await asyncio.sleep(0.1)
+                    assert await volume.folder.step(True)
+
+        def _cut_when_the_image_is_synced(self, number: int, what: str) -> None:
+            if what == "create":
+                self.service = None
+                self.a.power_cut(NOTHING)
+
+    assert Crash(7).live().wrong == []
 
 
 def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -> None:

@@ -204,8 +204,8 @@ class Folder:
         core = self._core
         self.retired_write = target.write
         await core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
-        await core.commit.wait_durable(target.position)
-        await core.footers_written()
+        await core.commit.wait_durable(core.appender.position)  # with the point's record: it has blocks of which
+        await core.footers_written()  # the log in front of it has only sectors, and the image is the rest of them
         spec = self._spec(target)
         await self._give_room(target)
         done = await core.host.work.job(fold, spec)
