@@ -8,7 +8,7 @@ knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from revolume.host import Host
@@ -40,6 +40,8 @@ class Habits:
     """How this client works."""
 
     depth: int = 4
+    burst: int = 1
+    """Requests that it makes at once, as a queue that was held up does."""
     think_s: float = 0.01
     sectors_max: int = 64
     flush: float = 0.08
@@ -75,11 +77,15 @@ class SimClient:
         self._habits = habits
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
-        self.in_flight = 0
+        self._asked_ns: dict[int, int] = {}
+        """When each request that is under way was made, oldest first."""
+        self._requests = 0
 
     async def run(self) -> None:
         """Until the order comes to stop, and everything is answered."""
+        watch = asyncio.ensure_future(self._watch())
         await asyncio.gather(*(self._work() for _ in range(self._habits.depth)))
+        watch.cancel()
         if self._client is not None:
             await self._client.close()
 
@@ -88,9 +94,17 @@ class SimClient:
             tired = 20 if self._orders.counts.answered > self._orders.enough else 1
             await asyncio.sleep(self._chance.delay(self._habits.think_s * tired))
             if not self._orders.paused and not self._orders.stop:
-                self.in_flight += 1
-                await self._one()
-                self.in_flight -= 1
+                burst = self._habits.burst
+                await (self._one() if burst == 1 else asyncio.gather(*(self._one() for _ in range(burst))))
+
+    async def _watch(self) -> None:
+        """A connection on which a request waits for too long is given up, as drivers do."""
+        clock = self._host.clock
+        while True:
+            await clock.sleep(PATIENCE_S / 12)
+            oldest = next(iter(self._asked_ns.values()), None)
+            if oldest is not None and clock.monotonic_ns() - oldest > PATIENCE_S * 1e9 and self._client:
+                self._forget(self._client)
 
     async def _one(self) -> None:
         draw = self._chance.random()
@@ -158,25 +172,28 @@ class SimClient:
     def _told(self, written: Written, fua: bool) -> None:
         self._register.answered(written, fua, self._orders.holders())
 
-    async def _insist(self, once: Callable[[Client], object]) -> bool:
+    async def _insist(self, once: Callable[[Client], Awaitable[None]]) -> bool:
         """Until it is answered: True; False: with an error, so nobody knows whether it was done."""
         while True:
             client = await self._connected()
             if client is None:
                 return False
+            self._requests += 1
+            request = self._requests
+            self._asked_ns[request] = self._host.clock.monotonic_ns()
             try:
-                job = once(client)
-                assert asyncio.iscoroutine(job)
-                await within(self._host.clock, PATIENCE_S, job)
+                await once(client)
                 self._orders.counts.answered += 1
                 return True
-            except (Disconnected, TimeoutError):
+            except Disconnected:
                 self._forget(client)
             except ExportError as error:
                 if error.errno != Errno.ESHUTDOWN:
                     self._orders.counts.failed += 1
                     return False
                 self._forget(client)
+            finally:
+                del self._asked_ns[request]
 
     def _forget(self, client: Client) -> None:
         client.abort()

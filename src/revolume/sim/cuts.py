@@ -101,8 +101,8 @@ class Cuts:
 
     async def _history(self, machine: Machine) -> None:
         service = await self._opened(machine)
-        self._model.moments = {service.volume.write: {}}
-        self._model.newest = self._floor = service.volume.write
+        self._model.begin(service.volume.write)
+        self._floor = service.volume.write
         machine.platter.before_change = lambda number, what: self._cut_here(machine.platter, number, what)
         for _ in range(self._steps):
             await machine.run(self._step(service))

@@ -1,72 +1,112 @@
 """What a volume must hold at every write number, built from what it accepted, in the order in which it did.
 
-Blocks by number, absent: zeroes. After a crash the volume must be what it was at one of these numbers: a prefix of
+Of each block its versions are kept, with the number from which on it was so; the whole volume at a number is each
+block's last version up to there. After a crash the volume must be what it was at one of these numbers: a prefix of
 its writes. Which one it was shows in the content, and everything behind it has not happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from revolume.log.ops import OP_WRITE, Op
 
 BLOCK = 4096
+ZEROES = bytes(BLOCK)
 Blocks = dict[int, bytes]
 
 
 class Model:
-    """See the module's text. ``moments``: the state after each write."""
+    """See the module's text. ``numbers``: of all its writes, ascending; they may leave some out."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.blocks: Blocks = {}
-        self.moments: dict[int, Blocks] = {0: {}}
-        self.newest = 0
+        self.numbers = [0]
+        self._versions: dict[int, list[tuple[int, bytes]]] = {}
+
+    @property
+    def newest(self) -> int:
+        """The last write's number."""
+        return self.numbers[-1]
+
+    @property
+    def moments(self) -> dict[int, Blocks]:
+        """The whole volume at each number: for small ones."""
+        return {number: self.at(number) for number in self.numbers}
+
+    def begin(self, number: int) -> None:
+        """It is empty, and at this number."""
+        self.numbers = [number]
+        self._versions = {}
 
     def accepted(self, first: int, ops: Sequence[Op]) -> None:
         """These operations got the numbers from ``first`` on."""
         for number, (kind, offset, length, payload) in enumerate(ops, first):
-            self._put(offset, bytes(length) if kind != OP_WRITE or payload is None else bytes(payload))
-            self.moments[number] = dict(self.blocks)
-            self.newest = number
+            if number <= self.newest:  # what was to get it before has not got it
+                self.cut_back(number - 1)
+            self._put(number, offset, bytes(length) if kind != OP_WRITE or payload is None else bytes(payload))
+            self.numbers.append(number)
 
-    def _put(self, offset: int, data: bytes) -> None:
+    def _put(self, number: int, offset: int, data: bytes) -> None:
         at = 0
         while at < len(data):
             block, inside = divmod(offset + at, BLOCK)
             piece = data[at : at + BLOCK - inside]
-            old = bytearray(self.blocks.get(block, bytes(BLOCK)))
-            old[inside : inside + len(piece)] = piece
-            if any(old):
-                self.blocks[block] = bytes(old)
-            else:
-                self.blocks.pop(block, None)
+            versions = self._versions.setdefault(block, [(-1, ZEROES)])
+            old = versions[-1][1]
+            new = piece if len(piece) == BLOCK else old[:inside] + piece + old[inside + len(piece) :]
+            versions.append((number, new))
             at += len(piece)
+
+    def at(self, number: int) -> Blocks:
+        """The blocks that were not zero."""
+        found = {block: v[bisect_right(v, number, key=_number) - 1][1] for block, v in self._versions.items()}
+        return {block: data for block, data in found.items() if data != ZEROES}
 
     def find(self, content: bytes | bytearray) -> int | None:
         """The newest number at which the volume was this; None: it never was."""
         blocks = blocks_of(content)
-        newest_first = sorted(self.moments, reverse=True)
-        return next((number for number in newest_first if self.moments[number] == blocks), None)
+        if not blocks.keys() <= self._versions.keys():
+            return None
+        changes = [0] * (len(self.numbers) + 1)
+        for block, versions in self._versions.items():
+            for begin, end in self._when(versions, blocks.get(block, ZEROES)):
+                changes[begin] += 1
+                changes[end] -= 1
+        equal = list(accumulate(changes[:-1]))
+        found = [at for at, blocks_equal in enumerate(equal) if blocks_equal == len(self._versions)]
+        return self.numbers[found[-1]] if found else None
+
+    def _when(self, versions: list[tuple[int, bytes]], data: bytes) -> Iterator[tuple[int, int]]:
+        """The stretches of ``numbers`` in which a block was ``data``."""
+        for place, (number, content) in enumerate(versions):
+            if content == data:
+                behind = versions[place + 1][0] if place + 1 < len(versions) else self.newest + 1
+                yield bisect_left(self.numbers, number), bisect_left(self.numbers, behind)
 
     def cut_back(self, number: int) -> None:
         """What lies behind ``number`` is lost."""
-        for later in [n for n in self.moments if n > number]:
-            del self.moments[later]
-        self.blocks = dict(self.moments[number])
-        self.newest = number
+        del self.numbers[bisect_right(self.numbers, number) :]
+        for versions in self._versions.values():
+            del versions[bisect_right(versions, number, key=_number) :]
 
     def differs(self, number: int, content: bytes | bytearray) -> str:
         """The first block in which ``content`` is not the volume at ``number``; empty: it is."""
-        have, want = blocks_of(content), self.moments[number]
+        have, want = blocks_of(content), self.at(number)
         if have == want:
             return ""
         block = min(b for b in {*have, *want} if have.get(b) != want.get(b))
         return f"block {block} {'reads as zero' if block not in have else 'differs'}"
 
 
+def _number(version: tuple[int, bytes]) -> int:
+    return version[0]
+
+
 def blocks_of(content: bytes | bytearray) -> Blocks:
     """The blocks that are not zero."""
     whole = bytes(content)
     pieces = ((at // BLOCK, whole[at : at + BLOCK]) for at in range(0, len(whole), BLOCK))
-    return {block: data for block, data in pieces if any(data)}
+    return {block: data for block, data in pieces if data != ZEROES}

@@ -200,10 +200,13 @@ class SimWire:
         self._queue: deque[memoryview | FilePart] = deque()
         self._queued = 0
         self._high = False
-        self._flight: deque[bytes | None] = deque()  # on the path, oldest first; None is the end
+        self._flight: deque[bytearray | None] = deque()  # on the path, oldest first; None is the end
+        self._left_at = -1.0  # when the newest of those left
         self._held = 0  # of those, how many arrived at a cut
         self._unread = 0  # sent and not yet received by the peer
         self._owed = 0  # credit that a cut holds up
+        self._earned = 0  # credit that is on its way to the peer since ``_earned_at``
+        self._earned_at = -1.0
         self._free_at = 0.0
         self._arrived: deque[memoryview | None] = deque()
         self._ending = False
@@ -273,9 +276,14 @@ class SimWire:
 
     def _read(self, n: int) -> None:
         """Room for the peer to send more, as soon as it hears of it."""
-        path = self._fabric.path(self.here, self.there)
-        self._fabric.loop.call_later(
-            self._fabric.chance.delay(path.latency_s), self.other._credit, n, context=self.other.process.context
+        fabric, now = self._fabric, self._fabric.loop.time()
+        if self._earned and now == self._earned_at:
+            self._earned += n
+            return
+        path = fabric.path(self.here, self.there)
+        self._earned, self._earned_at = self._earned + n, now
+        fabric.loop.call_later(
+            fabric.chance.delay(path.latency_s), self.other._credit, context=self.other.process.context
         )
 
     def poll(self) -> bool:
@@ -347,8 +355,14 @@ class SimWire:
         fabric, path = self._fabric, self._fabric.path(self.here, self.there)
         if piece and fabric.chance.hit(path.bent):
             piece = self._bend(piece)
-        self._flight.append(piece)
-        begin = max(fabric.loop.time(), self._free_at)
+        now = fabric.loop.time()
+        if piece and now == self._left_at and self._flight and self._flight[-1] and fabric.chance.hit(0.9):
+            self._flight[-1] += piece  # what leaves at one instant mostly travels together
+            self._free_at += len(piece) / path.bytes_per_s
+            return
+        self._flight.append(None if piece is None else bytearray(piece))
+        self._left_at = now
+        begin = max(now, self._free_at)
         self._free_at = begin + len(piece or b"") / path.bytes_per_s
         arrives = self._free_at + fabric.chance.delay(path.latency_s)
         fabric.loop.call_at(arrives, self._arrive, context=self.other.process.context)
@@ -375,8 +389,12 @@ class SimWire:
         other._arrived.append(None if piece is None else memoryview(piece))
         other._wake()
 
-    def _credit(self, n: int) -> None:
+    def _credit(self) -> None:
         """The peer has received so much."""
+        n, self.other._earned = self.other._earned, 0
+        self._credited(n)
+
+    def _credited(self, n: int) -> None:
         if not self._fabric.path(self.there, self.here).up:
             self._owed += n
             return
@@ -400,7 +418,7 @@ class SimWire:
         owed, self._owed = self._owed, 0
         if owed:
             self._fabric.loop.call_later(
-                self._fabric.chance.uniform(0.001, 0.4), self._credit, owed, context=self.process.context
+                self._fabric.chance.uniform(0.001, 0.4), self._credited, owed, context=self.process.context
             )
 
     async def start_tls(self, context: ssl.SSLContext, server_hostname: str | None = None) -> None:

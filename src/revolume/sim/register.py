@@ -102,22 +102,22 @@ class Register:
 
     def _readable(self, sector: int, number: int, start: int) -> bool:
         found = self._lists[sector]
-        if found[-1].value == number:
-            return True
-        return any(
-            v.value == number and not any(w.start > v.end and w.end < start for w in found) for v in found
-        )
+        return found[-1].value == number or _possible(found, number, lambda w: w.end < start)
 
     def recovered(self, data: bytes | bytearray, promised: Promised, who: str) -> None:
         """What is there after a crash; then that is what there is."""
         numbers, strange = numbers_of(0, data[: self.sectors * 512])
+        kept: dict[int, bool] = {}
+
+        def certain(w: Written) -> bool:
+            if id(w) not in kept:
+                kept[id(w)] = promised(w)
+            return kept[id(w)]
+
         for sector in strange:
             self.wrong.append(f"{who}: sector {sector} is nobody's")
         for sector, number in enumerate(numbers):
-            found = self._lists[sector]
-            if not any(
-                v.value == number and not any(w.start > v.end and promised(w) for w in found) for v in found
-            ):
+            if not _possible(self._lists[sector], number, certain):
                 self.wrong.append(f"{who}: sector {sector} holds {number}; {self._known(sector)}")
         self._restart(numbers)
 
@@ -134,3 +134,15 @@ class Register:
             return f"{w.value}@{w.start}-{end}{'!' if w.durable else ''}{''.join(w.holders)}"
 
         return f"known: {' '.join(map(told, self._lists[sector][-8:]))}"
+
+
+def _possible(found: list[Written], number: int, certain: Promised) -> bool:
+    """Whether a sector may be what write ``number`` made of it: no certain write began behind that one's end. They
+    are in the order of their beginnings, so only later ones count, and of the certain ones the last."""
+    begun = -1
+    for written in reversed(found):
+        if written.value == number and written.end >= begun:
+            return True
+        if begun < 0 and certain(written):
+            begun = written.start
+    return False

@@ -15,7 +15,7 @@ async def check_moments(
 ) -> list[str]:
     """Some of them, always the oldest that the volume says it has and the newest."""
     upto = model.newest if newest is None else newest
-    retained = [n for n in sorted(model.moments) if volume.folder.retired_write <= n <= upto]
+    retained = [n for n in model.numbers if volume.folder.retired_write <= n <= upto]
     if not retained:
         return []
     chosen = {retained[0], retained[-1], *(chance.choice(retained) for _ in range(count))}

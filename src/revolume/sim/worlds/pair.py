@@ -211,9 +211,8 @@ class PairWorld(World):
             self.wrong += check_recovered(
                 self.model, self.register, content, self.promised_by(*sources), f"{self.first.name}: {crash}"
             )
-        elif self.model.newest == 0 and len(self.model.moments) == 1:
-            self.model.moments = {opened.volume.write: {}}
-            self.model.newest = opened.volume.write
+        elif self.model.numbers == [0]:
+            self.model.begin(opened.volume.write)
         await self.first.run(opened.serve())
         self._answering = opened, self.first.name, self.second.name
         self.primary = opened

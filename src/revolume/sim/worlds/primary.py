@@ -89,8 +89,7 @@ class PrimaryWorld(World):
                 self.model, self.register, content, self.promised, f"a.{self.a.lives} after {self._why()}"
             )
         else:
-            self.model.moments = {opened.volume.write: {}}
-            self.model.newest = opened.volume.write
+            self.model.begin(opened.volume.write)
         self.powerless = False
         await self.a.run(opened.serve())
         self.service = opened

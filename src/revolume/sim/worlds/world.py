@@ -169,13 +169,13 @@ class World:
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""
-        self.orders.enough = self.chance.choice((200, 400, 800))
+        self.orders.enough = self.chance.choice((600, 1200, 2400))
         host = Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
         for number in range(count):
             chance = self.chance.stream(f"client {number}")
             habits = Habits(
-                depth=chance.choice((1, 2, 4)), think_s=chance.choice((0.01, 0.04, 0.1)),
-                sectors_max=chance.choice((16, 64, 128)), hot=chance.choice((0, 256)),
+                depth=chance.choice((1, 2, 4)), burst=chance.choice((1, 8, 32)), think_s=chance.choice((0.01, 0.04, 0.1)),
+                sectors_max=chance.choice((8, 16, 64, 128)), hot=chance.choice((0, 256)),
                 flush=chance.choice((0.02, 0.1)), fua=chance.choice((0.0, 0.1)),
             )  # fmt: skip
             client = SimClient(host, f"client {number}", self.register, self.orders, chance, habits)
