@@ -52,6 +52,12 @@ class Model:
     def seal(self, number: int) -> None:
         self.moments[number] = (self.size, dict(self.blocks))
 
+    def roll_back(self, write: int) -> None:
+        """What came behind this write number never was."""
+        self.moments = {number: state for number, state in self.moments.items() if number <= write}
+        self.size, blocks = self.moments[max(self.moments)]
+        self.blocks = dict(blocks)
+
     @staticmethod
     def content(size: int, blocks: dict[int, bytes]) -> bytearray:
         whole = bytearray(-(-size // BLOCK) * BLOCK)
@@ -80,12 +86,7 @@ class Driver:
             self.model.seal(self.volume.write)
 
     async def append(self, ops: list[Op]) -> None:
-        while True:
-            try:
-                self.volume.append(ops)
-                return
-            except NoRoomNow:
-                await asyncio.wait_for(self.volume.room(ops), 20)
+        await append(self.volume, ops)
 
     async def change(self, changes: list[tuple[int, int, bytes | int]]) -> None:
         """(kind, offset, payload or length): one batch, one write number each."""
@@ -155,6 +156,15 @@ class Driver:
         step = max(1, len(numbers) // at_most)
         for number in sorted({*numbers[::step], numbers[-1]}):
             await self.check_moment(number)
+
+
+async def append(volume: Volume, ops: list[Op]) -> None:
+    while True:
+        try:
+            volume.append(ops)
+            return
+        except NoRoomNow:
+            await asyncio.wait_for(volume.room(ops), 20)
 
 
 def assert_equal(have: bytes | bytearray, want: bytes | bytearray, what: str) -> None:

@@ -10,22 +10,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from revolume.blocks.digest import digest_array
 from revolume.chain.point import Point
+from revolume.errors import Refused
 from revolume.history.timeline import Spot
 from revolume.history.views import open_view
 from revolume.host import Host
 from revolume.log.carried import Carried, Shipment
-from revolume.log.ops import NoRoomNow
+from revolume.log.ops import OP_WRITE, NoRoomNow
+from revolume.log.segment import segment_name
 from revolume.log.transfer import unpack_proper
+from revolume.mirror.decide import Decision, Rule, Source, decide
+from revolume.mirror.messages import Hello, Identity, Pin
+from revolume.mirror.origin import VolumeOrigin
+from revolume.mirror.shelf import DirectoryShelf
+from revolume.mirror.target import Target
+from revolume.mirror.target_session import TargetSession
 from revolume.volume.creating import Birth
+from revolume.volume.longer_tail import LongerTail, open_longer_tail
 from revolume.volume.manifest import MirrorMode
 from revolume.volume.opening import open_secondary, open_volume
 from revolume.volume.options import OpenOptions
 from revolume.volume.secondary import Secondary
+from revolume.volume.volume import Volume
 
-from .driver import BLOCK, SEGMENT, SMALL, Driver, Model, assert_equal
+from .driver import BLOCK, SEGMENT, SMALL, Driver, Model, abandon, append, assert_equal
 
 THERE = replace(SMALL, segment_bytes=2 * SEGMENT)
 Meddle = Callable[[Carried], Carried]
@@ -38,6 +49,10 @@ def carried(shipment: Shipment) -> Carried:
     transfer = unpack_proper(memoryview(shipment.proper))
     assert transfer is not None and transfer.position == shipment.position
     return Carried(transfer, shipment.proper, memoryview(payload))
+
+
+class Nobody:
+    """The wire of a session that says nothing."""
 
 
 class Mirrored(Driver):
@@ -179,6 +194,148 @@ class Mirrored(Driver):
         self.secondary = await open_secondary(self.host, str(self.there), THERE)
         self._set_up()
 
+    # How they find together again
+
+    async def rule(self, source: Volume, shelf: DirectoryShelf) -> Decision:
+        """By which rule a source would bring a mirror up to date, from what the two say of themselves when it
+        comes to the mirror's door."""
+        origin = VolumeOrigin(source)
+        hello = Hello(
+            2, origin.segment_blocks, origin.segment_blocks, origin.volume_id, source.core.manifest.state.node,
+            origin.reign, origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, "m",
+        )  # fmt: skip
+        target = Target(self.host, bytes(16), shelf, None, print)
+        try:
+            session = TargetSession(self.host, Nobody(), shelf, target)  # type: ignore[arg-type]
+            welcome = await target.admit(session, hello)
+        except Refused:
+            welcome = await target._describe(hello)
+        found = await origin.feed.identity_at(welcome.end.position)
+        pinned = None
+        if any(m.name == "m" for m in source.mirrors):
+            pinned = origin.base_point(source.mirrors.get("m"))
+        pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
+        return decide(Source(hello, Identity(*found) if found else None, pin), welcome)
+
+    async def power_cut(self, number: int, alone: bool) -> None:
+        """The source loses some of what was not on its disk yet. It gets back what the mirror has of it; *alone*
+        it goes on without, and then a mirror that has more is refused, and stays as it is."""
+        there, places = self.secondary, self._places()
+        assert there is not None
+        end = self.volume.feed.end
+        await abandon(self.volume)
+        durable = self.volume.core.commit.durable
+        kept = durable + number % (end - durable + 1)
+        self._lose(behind=kept, places=places)
+        tail = await open_longer_tail(self.host, str(self.path), self.options)
+        assert durable <= tail.received <= kept
+        if not alone and tail.received < there.received:
+            await self._fetch(tail, there)
+        self.model.roll_back(tail.end.write)
+        await tail.close()
+        await self.open()
+        self.model.seal(self.volume.write)
+        await self.check_live()
+        await self._together(ahead=there.end.position >= self.volume.core.appender.position - 1 and alone)
+
+    def _on_shelf(self, third: Secondary) -> DirectoryShelf:
+        return DirectoryShelf(self.host, f"{self.there}-third", THERE, third)
+
+    def _places(self) -> list[tuple[int, Path, int]]:
+        """Of every transfer: its position, its segment's file, the block where it begins."""
+        log = self.path / "log"
+        return [
+            (found.transfer.position, log / segment_name(segment.index), found.block)
+            for segment in self.volume.core.pool.segments()
+            for found in self.volume.feed._transfers(segment)
+        ]
+
+    @staticmethod
+    def _lose(behind: int, places: list[tuple[int, Path, int]]) -> None:
+        """What the page cache had and the disk had not."""
+        first: dict[Path, int] = {}
+        for position, path, block in places:
+            if position > behind:
+                first[path] = min(block, first.get(path, block))
+        for path, block in first.items():
+            with path.open("r+b") as file:
+                size = file.seek(0, 2)
+                file.seek(block * BLOCK)
+                file.write(bytes(size - block * BLOCK))
+
+    @staticmethod
+    async def _fetch(tail: LongerTail, there: Secondary) -> None:
+        at = tail.end
+        assert await there.feed.identity_at(at.position) == (at.epoch, at.reign, at.chain)
+        while tail.received < there.received:
+            for shipment in await there.feed.older(tail.end.position, 1 << 20):
+                arrived = [carried(shipment)]
+                await asyncio.wait_for(tail.room(tail.need(arrived)), 20)
+                tail.keep(arrived)
+
+    async def _together(self, ahead: bool) -> None:
+        """After the source was opened again: the log goes on, or the mirror has what the source has not."""
+        there = self.secondary
+        assert there is not None
+        shelf = DirectoryShelf(self.host, str(self.there), THERE, there)
+        decision = await self.rule(self.volume, shelf)
+        there = self.secondary = shelf.secondary
+        assert there is not None
+        self._set_up()
+        there.resume()
+        assert decision.rule in (Rule.LOG, Rule.RESUME_BASE, Rule.BASE, Rule.DIVERGED, Rule.LOG_GONE), decision
+        if decision.rule == Rule.DIVERGED:
+            assert ahead and decision.reason and decision.hint
+        if decision.rule in (Rule.DIVERGED, Rule.BASE):  # nothing was ever promised of an unfinished base
+            assert (decision.rule == Rule.BASE) == (there.base is not None)
+            await self._begin_anew()
+
+    async def _begin_anew(self) -> None:
+        assert self.secondary is not None
+        await abandon_secondary(self.secondary)
+        shutil.rmtree(self.there)
+        await self.volume.mirrors.detach("m")
+        if await self.volume.cutter.cut() is None and not self.volume.core.points:
+            self.secondary = None
+        else:
+            await self.begin()
+
+    async def check_old_source_returns(self, openings: int) -> None:
+        """The mirror was promoted and has written; the old source wants to go on. It is refused by the promoted
+        one's own mirror, however often it was opened, and both stay what they are."""
+        third = await open_secondary(self.host, str(self.there) + "-third", THERE)
+        promoted = await open_volume(self.host, str(self.there), THERE)
+        await append(promoted, [(OP_WRITE, 0, BLOCK, memoryview(b"promoted" * 512))])
+        await promoted.cutter.cut()
+        held = bytearray(promoted.size)
+        await promoted.read(0, memoryview(held))
+        while third.end.position < promoted.feed.end:
+            for shipment in await promoted.feed.older(third.end.position, 1 << 20):
+                await asyncio.wait_for(third.room(third.need([carried(shipment)])), 20)
+                third.keep([carried(shipment)])
+        assert not (await self.rule(promoted, self._on_shelf(third))).rule.refuses
+        await promoted.close()
+        for _ in range(openings):
+            await self.open()
+            await self.change([(OP_WRITE, BLOCK, b"old" * 700)])
+            await self._refused_by(third)
+            await self.check_live()
+            await self.volume.close()
+        await third.close()
+        with_it = await open_volume(self.host, str(self.there) + "-third", replace(THERE, promote=True))
+        assert_equal(await read_all(with_it), held, "the promoted one's mirror")
+        await with_it.close()
+
+    async def _refused_by(self, third: Secondary) -> None:
+        before = third.end
+        decision = await self.rule(self.volume, self._on_shelf(third))
+        assert decision.rule in (Rule.STALE_EPOCH, Rule.RIVAL_EPOCH, Rule.DIVERGED), decision
+        assert decision.reason.endswith(".") and decision.hint
+        for shipment in await self.volume.feed.older(before.position, 1 << 20):  # nor is it stored
+            with pytest.raises(Refused):
+                third.keep([carried(shipment)])
+        assert third.end == before
+
     async def check_mirror_moment(self, number: int) -> None:
         there = self.secondary
         assert there is not None
@@ -218,6 +375,12 @@ class Mirrored(Driver):
             assert_equal(buffer, Model.content(self.model.size, self.model.blocks), "promoted")
         finally:
             await promoted.close()
+
+
+async def read_all(volume: Volume) -> bytearray:
+    buffer = bytearray(volume.size)
+    await volume.read(0, memoryview(buffer))
+    return buffer
 
 
 async def abandon_secondary(there: Secondary) -> None:

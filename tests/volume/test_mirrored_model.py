@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from revolume.host import Host
 from revolume.log.ops import OP_WRITE
 from revolume.volume.check import check
 
-from .driver import abandon
+from .driver import BLOCK, abandon
 from .mirrored import Mirrored, abandon_secondary
 from .test_model import MEMORY, SIZE, act, batch, loop_host, other, payload
 
@@ -24,7 +26,7 @@ __all__ = ["loop_host"]
 
 mirroring = st.sampled_from(
     ["ship", "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment",
-     "base", "begin", "acknowledge", "lose-hold", "drop-snapshot"]
+     "base", "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone"]
 )  # fmt: skip
 step = st.one_of(
     batch, batch, st.tuples(other, st.integers(0, 1000)), st.tuples(mirroring, st.integers(0, 1 << 20))
@@ -46,14 +48,14 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
         else:
             await act(driver, name, int(what))  # type: ignore[call-overload]
     if await driver.volume.cutter.cut() is not None:
-        await finish(driver)
+        await finish(driver, 1 + seed % 3)
     else:
         await driver.volume.close()
 
 
 OURS = {
     "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment", "base",
-    "begin", "acknowledge", "lose-hold", "drop-snapshot",
+    "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone",
 }  # fmt: skip
 
 
@@ -72,6 +74,8 @@ async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
         case "drop-snapshot":
             if taken := driver.volume.snapshots():
                 await driver.volume.drop_snapshot(taken[number % len(taken)].name)
+        case "power-cut" | "power-cut-alone":
+            await driver.power_cut(number, name == "power-cut-alone")
         case "ship":
             await driver.ship(number)
         case "settle":
@@ -95,8 +99,9 @@ async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
                 await driver.check_mirror_moment(kept[number % len(kept)])
 
 
-async def finish(driver: Mirrored) -> None:
-    """Everything gets over; both sides are what they should be, and so is the mirror once promoted."""
+async def finish(driver: Mirrored, openings: int) -> None:
+    """Everything gets over; both sides are what they should be, and so is the mirror once promoted; the source
+    that comes back then is refused."""
     there = driver.secondary or await driver.begin()
     await driver.volume.cutter.cut()
     if there.base is not None:
@@ -114,9 +119,13 @@ async def finish(driver: Mirrored) -> None:
     for path in (driver.path, driver.there):
         report = check(driver.host, str(path))
         assert report.good, report.problems
+    third = Path(f"{driver.there}-third")
+    shutil.copytree(driver.there, third, ignore=shutil.ignore_patterns("*.sock"))
     await driver.check_promoted()
-    report = check(driver.host, str(driver.there))
-    assert report.good, report.problems
+    await driver.check_old_source_returns(openings)
+    for path in (driver.path, driver.there, third):
+        report = check(driver.host, str(path))
+        assert report.good, report.problems
 
 
 async def play_to_the_end(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
@@ -143,5 +152,63 @@ def test_every_moment_on_both_sides_equals_the_model(
     directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
         loop.run_until_complete(play_to_the_end(Mirrored(host, directory / "v", SIZE), steps))
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_source_that_lost_its_logs_end(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host], seed: int, alone: bool
+) -> None:
+    """What its mirror has of it comes back, points and snapshots too; opened alone it goes on without, and the
+    mirror that has more is told apart."""
+    chance = random.Random(seed)
+
+    def changes() -> tuple[str, object]:
+        made: list[tuple[int, int, int]] = []
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(40) * BLOCK + chance.choice((0, 0, 100))
+            made.append((OP_WRITE, at, chance.choice((512, BLOCK, 3 * BLOCK, 30 * BLOCK))))
+        return "change", made
+
+    steps: list[tuple[str, object]] = [changes(), ("cut", 0), ("begin", 0), ("base", 0), ("ship", 1 << 20)]
+    for number in range(5):
+        steps += [("flush", 0), changes(), changes(), ("cut", 0), ("snapshot", number), changes()]
+        steps += [("ship", chance.choice((1 << 14, 1 << 20))), changes(), ("acknowledge", 0)]
+        steps += [("power-cut-alone" if alone else "power-cut", chance.randrange(1000)), changes(), ("begin", 0)]
+    loop, host = loop_host
+    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        loop.run_until_complete(play_to_the_end(Mirrored(host, directory / "v", SIZE), steps))
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_half_a_write_that_its_source_lost_does_not_part_them(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host],
+) -> None:
+    """Of a write that takes several transfers the mirror has the first, and its source none any more: it goes on
+    with another opening in that place, and the mirror with it."""
+    loop, host = loop_host
+
+    async def scenario(driver: Mirrored) -> None:
+        await driver.open()
+        await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
+        await driver.volume.cutter.cut()
+        there = await driver.begin()
+        await driver.send_base()
+        await driver.ship()
+        await driver.volume.durable(driver.volume.position)
+        await driver.change([(OP_WRITE, 0, payload(2, 40 * BLOCK))])
+        await driver.ship(1)
+        assert there.received < there.end.position < driver.volume.feed.end, "it has a half"
+        await driver.power_cut(0, False)
+        await driver.change([(OP_WRITE, 0, payload(3, 40 * BLOCK))])
+        await finish(driver, 1)
+
+    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
     finally:
         shutil.rmtree(directory)

@@ -261,3 +261,6 @@ class Shelf(Protocol):
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """Begin a base here; an unfinished one gives way. Refused: what is here may not be replaced."""
+
+    async def drop_half(self) -> None:
+        """Cut off the write of which only a part has come, and will not be continued."""

@@ -53,6 +53,13 @@ class DirectoryShelf:
         self._opened(self.secondary)
         return self.secondary
 
+    async def drop_half(self) -> None:
+        """See ``parts.Shelf``. What an opening cuts off is not cut off anywhere else: it is opened again."""
+        assert self.secondary is not None
+        await self.secondary.close()
+        self.secondary = await open_secondary(self._host, self._path, self._options)
+        self._opened(self.secondary)
+
     def _not_made(self, born: Birth, error: OSError) -> Refused:
         return Refused(
             "mirror-not-made",

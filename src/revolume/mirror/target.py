@@ -18,6 +18,7 @@ from revolume.host import Host
 from revolume.host.network import Listener, Wire
 from revolume.host.words import spoken
 from revolume.mirror.decide import Decision, unfit
+from revolume.mirror.link import unbroken
 from revolume.mirror.messages import (
     NOWHERE,
     Fetch,
@@ -101,6 +102,7 @@ class Target:
             if reason is not None:  # told before anybody is fenced for it
                 raise Refused(reason.rule.spoken, reason.reason, reason.hint)
             await self._fence()
+            await self._drop_half(hello)
             self.current = session
             return await self._describe(hello)
 
@@ -138,6 +140,15 @@ class Target:
         old.link.drain()
         old.link.break_off("It was replaced by a newer session of the same source.")
         await old.link.finished()
+
+    async def _drop_half(self, hello: Hello) -> None:
+        """Part of a write was the last that came of another opening: that source may not have it any more, and
+        has gone on otherwise. Nothing was promised of it; if it is still there it is sent again."""
+        secondary = self._shelf.secondary
+        if secondary is None or secondary.end.position == secondary.received:
+            return
+        if (hello.volume, hello.epoch) != (secondary.volume_id, secondary.end.epoch):
+            await unbroken(self._shelf.drop_half())
 
     async def _describe(self, hello: Hello) -> Welcome:
         secondary = self._shelf.secondary
