@@ -205,8 +205,10 @@ class Core:
             self._sweep_maps()
 
     def _sweep_maps(self) -> None:
+        """What the disk does not let go of now goes when the volume is opened next."""
         while self.stale_maps and not self.map_users:
-            self.maps_directory.remove(self.stale_maps.pop())
+            with contextlib.suppress(OSError):
+                self.maps_directory.remove(self.stale_maps.pop())
 
     @property
     def maintenance(self) -> Maintenance:

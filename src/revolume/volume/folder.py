@@ -246,7 +246,9 @@ class Folder:
         return Stretch(specs, position_below(self._core, base), point.record + 1)
 
     async def _flip(self, target: Point, spec: FoldSpec) -> None:
+        """What may fail comes before the horizon's edit: from there on memory has to follow the manifest."""
         core = self._core
+        sums = await core.host.work.call(core.sums.committed, spec.pages_generation)
         horizon = Horizon(
             target.number, target.write, target.position, target.address, target.time_ns, spec.size,
             *target.root, target.chain, spec.pages_generation,
@@ -261,7 +263,7 @@ class Folder:
             (EditKind.BASE_MAP, b"" if passed else base_name.encode()),
         )
         async with core.below_lock:
-            core.sums.reload(spec.pages_generation)
+            core.sums.take_up(sums)
             base = core.live.moved_horizon(target.address)
             core.base_name = "" if base is not None else base_name
             core.generation += 1

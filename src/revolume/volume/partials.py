@@ -88,7 +88,7 @@ class Partials:
         partial = self.blocks[block] = Partial(*self._resolve(block))
         try:
             base = self._read_base(block, partial.base_word, partial.base_digest)
-        except Damaged:
+        except (Damaged, OSError):  # the fragment is in the log already: nothing may fail here any more
             base = None  # reads of this block, and the next point, will meet and report it
         if base is not None:
             partial.merge(base)

@@ -24,6 +24,7 @@ folds, and takes up the new ones with ``reload``. A page whose digests are all 0
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,16 +125,23 @@ class Sums:
             raise
 
     def reload(self, generation: int) -> None:
-        """Take up what a fold has committed; afterwards give back the room of pages that are gone. Damaged:
-        the generation on the disk is older than this."""
-        old, new = self._held, _held(self._directory, self._volume, generation)
-        self._held = new
+        """Take up what a fold has committed. Damaged: the generation on the disk is older than this."""
+        self.take_up(self.committed(generation))
+
+    def committed(self, generation: int) -> Held:
+        """What a fold has committed, read and not yet in use: after this nothing about it can fail."""
+        return _held(self._directory, self._volume, generation)
+
+    def take_up(self, new: Held) -> None:
+        """From now on this; afterwards the room of pages that are gone is given back, if the disk takes it."""
+        old, self._held = self._held, new
         self._committed = new.tags.copy()
         gone = np.flatnonzero((old.tags != 0)[: len(new.tags)] & (new.tags[: len(old.tags)] == 0))
         starts, counts, _ = contiguous(gone.astype(np.uint64))
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             first = FIRST_PAGE + 2 * int(gone[start])
-            self._file.punch(first * PAGE, 2 * count * PAGE)
+            with suppress(OSError):
+                self._file.punch(first * PAGE, 2 * count * PAGE)
 
     def close(self) -> None:
         """Nobody may be asking any more. What was put and not committed has not happened."""

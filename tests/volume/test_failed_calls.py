@@ -1,0 +1,114 @@
+"""A single call to the disk that fails at a bad moment: behind what has been made durable, before memory knows.
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from revolume.log.ops import OP_WRITE
+from revolume.volume.check import check
+
+from .driver import BLOCK, Driver
+from .faulty import Faults, FaultyDisk
+from .store import SIZE, TINY, inline_host, payload
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="revolume-calls-", dir=MEMORY if MEMORY.is_dir() else None))
+    yield made / "v"
+    shutil.rmtree(made)
+
+
+def driver_on(place: Path) -> tuple[Driver, Faults]:
+    faults = Faults()
+    return Driver(inline_host(FaultyDisk(faults)), place, SIZE, TINY), faults
+
+
+async def written(driver: Driver) -> None:
+    for at in range(4):
+        await driver.change([(OP_WRITE, at * 7 * BLOCK, payload(at, 3 * BLOCK))])
+        await driver.volume.cutter.cut()
+
+
+async def whole(driver: Driver) -> None:
+    """Now, in the past, for the verifier, and after a kill."""
+    await driver.check_live()
+    await driver.check_moments()
+    await driver.crash()
+    await driver.check_live()
+    await driver.check_moments()
+    await driver.volume.close()
+    assert check(driver.host, str(driver.path)).problems == ()
+
+
+@pytest.mark.parametrize("call", [("open", "image.pages"), ("preadv", "image.pages")])
+def test_a_fold_that_cannot_read_its_digests_back(place: Path, call: tuple[str, str]) -> None:
+    """The manifest named the new horizon first; then memory stayed at the old one, and views read zeroes."""
+
+    async def run() -> None:
+        driver, faults = driver_on(place)
+        await driver.open()
+        await written(driver)
+        faults.once(*call)
+        assert not await driver.fold()
+        faults.never()
+        await driver.check_live()
+        await driver.check_moments()
+        await driver.change([(OP_WRITE, 90 * BLOCK, payload(9, BLOCK))])
+        await driver.volume.cutter.cut()
+        assert await driver.fold()
+        await whole(driver)
+
+    asyncio.run(run())
+
+
+def test_a_base_map_that_cannot_be_removed(place: Path) -> None:
+    """It had ended a fold's flip half-way; it is only rubbish, and goes with the next opening."""
+
+    async def run() -> None:
+        driver, _ = driver_on(place)
+        await driver.open()
+        await written(driver)
+        await driver.volume.folder.rebase(force=True)
+        maps = place / "maps"
+        for name in maps.iterdir():
+            name.unlink()
+        await driver.change([(OP_WRITE, 90 * BLOCK, payload(9, BLOCK))])
+        await driver.volume.cutter.cut()
+        assert await driver.fold()
+        await whole(driver)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ending", [".map", "image.sums"])
+def test_a_fragment_whose_base_cannot_be_looked_up_at_once(place: Path, ending: str) -> None:
+    """It was in the log, its write was answered with an error, and the rest of its transfer was forgotten until
+    a restart found it."""
+
+    async def run() -> None:
+        driver, faults = driver_on(place)
+        await driver.open()
+        await written(driver)
+        if ending == ".map":
+            await driver.volume.folder.rebase(force=True)
+        else:
+            assert await driver.fold()
+        await driver.reopen()
+        faults.once("preadv_nowait", ending)
+        await driver.change([(OP_WRITE, 7 * BLOCK + 9, payload(8, 3 * BLOCK))])
+        assert faults.fail("preadv_nowait", ending) is None, "it has failed"
+        faults.never()
+        await driver.check_live()
+        await driver.volume.cutter.cut()
+        await whole(driver)
+
+    asyncio.run(run())
