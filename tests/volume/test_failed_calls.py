@@ -1,4 +1,4 @@
-"""A single call to the disk that fails at a bad moment: behind what has been made durable, before memory knows.
+"""A single call to the disk that fails at a bad moment: behind what has been made durable, before memory knows."""
 
 from __future__ import annotations
 
