@@ -47,7 +47,8 @@ def export_as_file(uri: str, folder: Path) -> Iterator[Path]:
             time.sleep(0.05)
         yield file
     finally:
-        if process.poll() is None and not _try_until("unmount fuse", "fusermount3", "-u", str(place)):
+        # nbdfuse that lost its server has ended, and left a dead mount
+        if process.poll() is not None or not _try_until("unmount fuse", "fusermount3", "-u", str(place)):
             run("fusermount3", "-uz", str(place), check=False)
         try:
             process.wait(20)
