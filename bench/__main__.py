@@ -50,6 +50,7 @@ def main() -> int:
             "memory-sparse": bench.memory_sparse,
             "memory-full": bench.memory_full,
             "crash-open": bench.crash_open,
+            "new-mirror": bench.new_mirror,
         }
         for key, measure in own.items():
             ours = not options.peer or "revolume" in options.peer

@@ -41,6 +41,7 @@ class Scale:
     full_size: int = 1 << 40
     full_touched: int = 128 * MiB
     tail: int = 4 * GiB
+    new_mirror: int = 10 * GiB
     quiet_seconds: float = 1.0
 
 
@@ -56,6 +57,7 @@ QUICK = Scale(
     full_size=1 << 36,
     full_touched=64 * MiB,
     tail=256 * MiB,
+    new_mirror=512 * MiB,
     quiet_seconds=0.2,
 )
 FAIR = Scale(
@@ -65,6 +67,7 @@ FAIR = Scale(
     sustained_repetitions=1,
     budget=1536 * MiB,
     memory_touched=256 * MiB,
+    new_mirror=4 * GiB,
 )
 FULL = Scale()
 SCALES = {scale.name: scale for scale in (QUICK, FAIR, FULL)}
@@ -232,6 +235,13 @@ def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
             2.0,
             at_least=False,
         ),
+        Target(
+            f"share of a gigabit link while a new mirror of {scale.new_mirror / GiB:g} GiB comes up",
+            ("new-mirror", ours, "link"),
+            None,
+            0.7,
+        ),
+        Target("clients' p99 meanwhile / before", ("new-mirror", ours, "p99"), None, 2.0, at_least=False),
         Target("link bytes per client byte, depth 1", ("randwrite-1", sync, "link"), None, 1.03, at_least=False),
         Target(
             "consistency points' share of the link, whole blocks",

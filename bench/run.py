@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.bringup import Source, available, bring_up
 from bench.load import Fio, Measured
 from bench.mirrored import MIRRORED, Mirrored, QemuMirror
 from bench.peers import PEERS, BareFile, Peer, Revolume
@@ -177,6 +178,20 @@ class Bench:
             peer.stop()
             peer.clear()
         self.result("crash-open", peer.name).add(seconds=took)
+
+    def new_mirror(self) -> None:
+        """A mirror brought up over a gigabit while clients write."""
+        if not available():
+            raise RuntimeError("no network namespace with a limited link can be made here (root, ip, tc)")
+        source = Source(self.root, self.scale.new_mirror)
+        source.socket = self.sockets / source.folder.name
+        source.clear()
+        source.folder.mkdir(parents=True)
+        try:
+            found = bring_up(source, Fio("randwrite", 4096, 4, self.scale.seconds * 2, time_based=True), 600)
+        finally:
+            source.clear()
+        self.result("new-mirror", "revolume").add(**found)
 
 
 def _link_figures(before: dict[str, float], after: dict[str, float], client_bytes: float) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """The base of a new mirror: the blocks of the point at which its log begins, written straight into its image.
 
 Until all of them are there the copy is nobody's state and says so. Progress is durable now and then (image synced,
-digests committed, BASE edit), so a break costs no more than the last stretch. When all are there the whole map is
-summed once and compared with the root of the point: only then is this copy one of the volume.
+digests committed, BASE edit), so a break costs no more than the last two stretches: one is synced while the next one
+arrives, so that the link does not wait for the disk. When all are there the whole map is summed once and compared
+with the root of the point: only then is this copy one of the volume.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +29,10 @@ STRETCH_BYTES = 64 << 20
 
 
 class BaseFill:
-    """Fills the image of ``core``, a secondary whose base is not complete. One call at a time."""
+    """Fills the image of ``core``, a secondary whose base is not complete. One call at a time.
+
+    Digests are put and committed one after the other; those of blocks that came after the image's sync are committed
+    early, which does no harm: what is behind the BASE edit is sent again."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -35,17 +40,21 @@ class BaseFill:
         self._sums = Sums.open(core.directory, core.volume_id, horizon.pages_generation)
         self._generation = self._sums.facts.generation
         self._unsynced = 0
+        self._digests = asyncio.Lock()
+        self._committing: asyncio.Task[None] | None = None
         self.next_block = core.manifest.state.base or 0
         self.durable_block = self.next_block
 
     async def put(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
         """Blocks, ascending, with their content; everything below ``next_block`` has then been sent. Refused: the
         content is not what the digests say."""
-        await self._core.host.work.call(self._put, blocks, digests, memoryview(payload))
+        async with self._digests:
+            await self._core.host.work.call(self._put, blocks, digests, memoryview(payload))
         self.next_block = next_block
         self._unsynced += len(payload)
         if self._unsynced >= STRETCH_BYTES:
-            await self.commit()
+            await self._committed()  # a disk that is slower than the link sets the pace
+            self._committing = asyncio.create_task(self._commit())
 
     def _put(self, blocks: U64, digests: U64, payload: memoryview) -> None:
         found = digest_array(payload, len(blocks))
@@ -64,18 +73,26 @@ class BaseFill:
 
     async def commit(self) -> None:
         """What has been put survives a power cut."""
-        core = self._core
-        if not self._unsynced:
-            return
-        self._unsynced = 0
-        reached = self.next_block
+        await self._committed()
+        if self._unsynced:
+            await self._commit()
+
+    async def _committed(self) -> None:
+        """The stretch before this one."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            await committing
+
+    async def _commit(self) -> None:
+        core, reached, self._unsynced = self._core, self.next_block, 0
         await core.host.work.call_sync(core.store.image.datasync)
-        self._generation += 1
-        await core.host.work.call_sync(self._commit, self._generation)
+        async with self._digests:
+            self._generation += 1
+            await core.host.work.call_sync(self._commit_digests, self._generation)
         await core.recorder.record((EditKind.BASE, pack_base(reached)))
         self.durable_block = reached
 
-    def _commit(self, generation: int) -> None:
+    def _commit_digests(self, generation: int) -> None:
         horizon = self._core.manifest.state.horizon
         self._sums.commit(horizon.write, horizon.address, horizon.point, generation)
 
@@ -100,8 +117,10 @@ class BaseFill:
             total = roots.add(total, blocks, digests)
         return total
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """What was put and not committed is sent again."""
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
         self._sums.close()
 
 

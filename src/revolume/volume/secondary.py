@@ -203,7 +203,7 @@ class Secondary(Remembered):
         """All blocks have been sent: compare, and be a copy of the volume from now on."""
         fill = self._filling()
         await fill.finish()
-        fill.close()
+        await fill.close()
         self._fill = None
         self._queued.set()
         self.core.events.tell(f"the base is complete: cp{self.agreed.number} of {self.name} is here")
@@ -232,12 +232,13 @@ class Secondary(Remembered):
         to; as a primary it would go on from a state that is not known to be anybody's."""
         await self._halted.wait()
         if self._queue:
-            why = self.failure.cause if self.failure else "its source would have to be asked."
-            raise Refused(
-                "not-promotable",
-                f"This mirror stands at cp{self.agreed.number} and can't agree to the point behind it: {why}",
-                "Promote another mirror, or serve this one as a mirror and copy its last point out.",
-            )
+            raise Refused("not-promotable", self.why_not_agreed, COPY_OUT)
+
+    @property
+    def why_not_agreed(self) -> str:
+        """Why it does not go on from the point where it stands."""
+        why = self.failure.cause if self.failure else "its source would have to be asked."
+        return f"This mirror stands at cp{self.agreed.number} and can't agree to the point behind it: {why}"
 
     async def _dealt_with(self, queued: _Queued) -> bool:
         try:
@@ -426,7 +427,7 @@ class Secondary(Remembered):
                 await self._close_clean()
         finally:
             if self._fill is not None:
-                self._fill.close()
+                await self._fill.close()
             await core.pool.stop()
             await core.maintenance.settled()
             await core.commit.settle()
@@ -454,6 +455,10 @@ class Secondary(Remembered):
         return appender.address or max(used, default=0) * pool.segment_blocks
 
 
+COPY_OUT = (
+    "Promote another mirror; or serve this one again with --mirror-listen and copy the point out with "
+    "'revolume copy DIR FILE'."
+)
 SHIPPED = frozenset({Kind.WRITES, Kind.POINT, Kind.RESTORE, Kind.FACT})
 
 
