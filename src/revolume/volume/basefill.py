@@ -1,9 +1,9 @@
 """The base of a new mirror: the blocks of the point at which its log begins, written straight into its image.
 
 Until all of them are there the copy is nobody's state and says so. Progress is durable now and then (image synced,
-digests committed, BASE edit), so a break costs no more than the last two stretches: one is synced while the next one
-arrives, so that the link does not wait for the disk. When all are there the whole map is summed once and compared
-with the root of the point: only then is this copy one of the volume.
+digests committed, BASE edit), so a break costs no more than the last two stretches: one is synced while the next
+one arrives, so that the link does not wait for the disk. When all are there the whole map is summed once and
+compared with the root of the point: only then is this copy one of the volume.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STRETCH_BYTES = 64 << 20
 class BaseFill:
     """Fills the image of ``core``, a secondary whose base is not complete. One call at a time.
 
-    Digests are put and committed one after the other; those of blocks that came after the image's sync are committed
-    early, which does no harm: what is behind the BASE edit is sent again."""
+    Digests are put and committed one after the other; those of blocks that came after the image's sync are
+    committed early, which does no harm: what is behind the BASE edit is sent again."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
