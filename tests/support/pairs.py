@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import selectors
 import shutil
 import socket
@@ -41,9 +42,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Weather:
+    """How bytes travel: so many at most at once, so long between them, in how many parts, and how often (of all
+    pieces) one bit of a piece is turned over."""
+
+    piece: int = 1 << 18
+    pause_s: float = 0.0
+    parts: int = 1
+    flips: float = 0.0
+
+
+FAIR = Weather()
+TRICKLE = Weather(piece=4096, pause_s=0.005)
+SPLIT = Weather(parts=6, pause_s=0.0003)
+CORRUPT = Weather(flips=0.02)
+
+
 class Cable(threading.Thread):
     """Carries bytes from a socket of its own to another, until it is cut. `spoken`: what came from the near end of
-    the newest connection, the beginning of it."""
+    the newest connection, the beginning of it. `weather` may be changed at any time; `flipped` counts the bits."""
 
     def __init__(self, near: Place, far: Place) -> None:
         super().__init__(daemon=True)
@@ -54,6 +72,10 @@ class Cable(threading.Thread):
         self.whole = True
         self.ended = False
         self.carried = 0
+        self.weather = FAIR
+        self.flipped = 0
+        self._chance = random.Random(0)
+        self._swallowed: set[socket.socket] = set()
         self.spoken = bytearray()
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -86,14 +108,36 @@ class Cable(threading.Thread):
         with contextlib.suppress(OSError, ValueError):
             while True:
                 for key, _ in selector.select():
-                    data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
+                    data = key.fileobj.recv(self.weather.piece)  # type: ignore[union-attr]
                     if not data:
                         raise ConnectionResetError
-                    key.data.sendall(data)
+                    if key.fileobj in self._swallowed:
+                        continue
+                    self._pass_on(key.data, data)
                     self.carried += len(data)
                     if key.fileobj is one and len(spoken) < MiB:
                         spoken += data
         self._drop(one, other)
+
+    def _pass_on(self, to: socket.socket, data: bytes) -> None:
+        weather, chance = self.weather, self._chance
+        if weather.flips and chance.random() < weather.flips:
+            bent = bytearray(data)
+            bent[chance.randrange(len(bent))] ^= 1 << chance.randrange(8)
+            data = bytes(bent)
+            self.flipped += 1
+        ends = sorted(chance.randrange(len(data) + 1) for _ in range(weather.parts - 1))
+        for begin, end in zip([0, *ends], [*ends, len(data)], strict=True):
+            to.sendall(data[begin:end])
+            if weather.pause_s:
+                time.sleep(weather.pause_s)
+
+    def swallow(self, *, near: bool = True, far: bool = True) -> None:
+        """Half-open: what is connected now seems to stay so, and nothing that its near end (or far end) sends
+        arrives any more. What connects later is whole."""
+        with self._lock:
+            for taken, there in self._pairs:
+                self._swallowed |= ({taken} if near else set()) | ({there} if far else set())
 
     def _drop(self, *ends: socket.socket) -> None:
         for end in ends:
