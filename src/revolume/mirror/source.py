@@ -16,6 +16,7 @@ from revolume.host import Host
 from revolume.host.clock import within
 from revolume.host.network import Wire
 from revolume.host.words import spoken
+from revolume.log.transfer import BLOCK
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
@@ -58,6 +59,7 @@ class MirrorSource:
         self._failures = 0
         self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
+        self._shipped = 0
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
 
@@ -106,6 +108,7 @@ class MirrorSource:
         self._session = None
         if session.pump is not None:
             self._lost_ns = self._host.clock.monotonic_ns()
+            self._shipped += session.pump.sent - session.pump.begun
         self._refused = session.link.refusal is not None
         verb = "refuses" if self._refused else "is lost"
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
@@ -168,10 +171,16 @@ class MirrorSource:
         return session.lag.seconds(self._host.clock.monotonic_ns())
 
     def _lag_bytes(self) -> int:
-        """What was sent and is not known to have arrived, and, by the average, what was not sent."""
-        session = self._session
+        """What was sent and is not known to have arrived, and, by the average, what was not sent. While it is not
+        connected that is all that it is not known to have."""
+        session, feed = self._session, self._origin.feed
         if session is None or session.pump is None:
-            return 0
-        unsent = max(0, self._origin.feed.end - session.pump.sent)
-        average = self.counters.log_bytes // max(1, session.pump.sent - session.pump.begun)
-        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * average
+            received = max(self._mirror.received, feed.oldest)
+            return max(0, feed.end - received) * self._average(self._shipped)
+        shipped = self._shipped + session.pump.sent - session.pump.begun
+        unsent = max(0, feed.end - session.pump.sent)
+        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * self._average(shipped)
+
+    def _average(self, shipped: int) -> int:
+        """Bytes of a transfer on the link, so far."""
+        return self.counters.log_bytes // shipped if shipped else BLOCK

@@ -3,7 +3,8 @@
 One stream per volume. The *same* node that comes again (it restarted, or lost the connection before we noticed)
 replaces its old session: what that had already sent is stored, then it is cut off, and only then is it said how
 far we are. Another node is refused while the old one is alive, and always if its epoch is not newer than all that
-is known here.
+is known here. So is what calls itself the same node in another opening while the first is still heard: somebody
+has started a copy of its directory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from revolume.mirror.parts import Secondary, Shelf
 from revolume.mirror.target_session import TargetSession
 
 STRANGERS_MAX: Final = 16
-"""Connections that have not yet said who they are."""
+"""Connections that have not said who they are. One more, and the oldest has to go: a source says it at once."""
+HEARD_SECONDS: Final = 3.0
+"""A source that lives is heard within this time; it says something every second or two."""
+LOOK_SECONDS: Final = 0.1
 
 
 class Target:
@@ -69,19 +73,31 @@ class Target:
 
     def accept(self, wire: Wire) -> None:
         """A connection. Encrypted from its first byte, if that is asked for at all."""
-        strangers = len(self._handshakes) + sum(1 for session in self._sessions if session.hello is None)
-        if strangers >= STRANGERS_MAX:
-            wire.abort()
-        elif self._context is None:
+        strangers = [session for session in self._sessions if _is_stranger(session)]
+        if len(self._handshakes) + len(strangers) >= STRANGERS_MAX:
+            self._show_out(strangers)
+        if self._context is None:
             self._welcome(wire)
         else:
             task = asyncio.get_running_loop().create_task(self._secure(wire, self._context))
             self._handshakes[task] = None
             task.add_done_callback(lambda done: self._handshakes.pop(done, None))
 
+    def _show_out(self, strangers: list[TargetSession]) -> None:
+        """The one that has stood there longest; rather one that has no certificate yet."""
+        if self._handshakes:
+            oldest = next(iter(self._handshakes))
+            self._handshakes.pop(oldest)
+            oldest.cancel()
+        else:
+            strangers[0].link.break_off("It said nothing, and others came.")
+
     async def _secure(self, wire: Wire, context: ssl.SSLContext) -> None:
         try:
             await wire.start_tls(context)
+        except asyncio.CancelledError:
+            wire.abort()
+            raise
         except OSError as error:
             self._tell(f"A connection from {wire.peer.address} could not be secured: {spoken(error)}")
             return
@@ -98,6 +114,7 @@ class Target:
         """See ``target_session.Admission``."""
         async with self._turn:
             self._refuse_second(hello.node, hello.volume)
+            await self._refuse_copy((hello.epoch, hello.reign))
             reason = unfit(hello, await self._describe(hello))
             if reason is not None:  # told before anybody is fenced for it
                 raise Refused(reason.rule.spoken, reason.reason, reason.hint)
@@ -110,6 +127,7 @@ class Target:
         """See ``target_session.Admission``."""
         async with self._turn:
             self._refuse_second(fetch.node, fetch.volume)
+            await self._refuse_copy(None)
             await self._fence()
             secondary = self._shelf.secondary
             if secondary is None or secondary.volume_id != fetch.volume:
@@ -126,6 +144,29 @@ class Target:
                 f"This mirror is fed by another source, {current.hello.name} from {current.link.peer.address}.",
                 "Stop that one first, or wait until it is known to be gone.",
             )
+
+    async def _refuse_copy(self, opening: tuple[int, bytes] | None) -> None:
+        """Refused if the session that is to be replaced is of another opening (``None``: of one that is to come)
+        and its source still speaks: two processes have the same node's directory."""
+        current = self.current
+        if current is None or current.hello is None or (current.hello.epoch, current.hello.reign) == opening:
+            return
+        if await self._still_speaks(current):
+            raise Refused(
+                "node-twice",
+                f"This mirror is fed by the same node already, {current.hello.name} from "
+                f"{current.link.peer.address}, which is alive: one of the two runs on a copied directory.",
+                "Stop one of them. A copy is no node of its own: begin one with --mirror-listen.",
+            )
+
+    async def _still_speaks(self, session: TargetSession) -> bool:
+        """What had been sent before does not count."""
+        clock, link = self._host.clock, session.link
+        link.drain()
+        heard, since = link.bytes_in, clock.monotonic_ns()
+        while link.open and link.bytes_in == heard and clock.monotonic_ns() - since < HEARD_SECONDS * 1e9:
+            await clock.sleep(LOOK_SECONDS)
+        return link.open and link.bytes_in != heard
 
     def _known_epoch(self) -> tuple[int, bytes]:
         secondary = self._shelf.secondary
@@ -202,3 +243,8 @@ class Target:
             await session.link.finished()
         for listener in self._listeners:
             await listener.wait_closed()
+
+
+def _is_stranger(session: TargetSession) -> bool:
+    """It has not said who it is; who has, with HELLO or FETCH, is given a session id."""
+    return session.link.open and session.hello is None and not session.link.session

@@ -102,7 +102,7 @@ class Ending:
         durable = max(durable, state.durable.position, state.horizon.position)
         self._ground.stated.durable = durable
         found = await host.work.call(self._recover, segments, durable)
-        if state.epochs:
+        if state.epochs and (found.pieces or found.tail):  # a new one has nothing to recover
             self._ground.events.tell(
                 f"recovered after an unclean stop: {len(found.tail)} transfers beyond position {durable} kept"
             )
