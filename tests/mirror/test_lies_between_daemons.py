@@ -10,6 +10,7 @@ good: then it must be made anew). And each check that stands in a lie's way is t
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from revolume.mirror.frames import FRAME, FRAME_SIZE
 from tests.support.mirrors import until
 from tests.support.pairs import MirrorServer
 from tests.support.relay import Lie, Record, Relay, honest
-from tests.support.servers import Server, revolume
+from tests.support.servers import REVOLUME, Server, revolume
 from tests.support.surgery import patched
 from tests.support.wire import Wire, WireError
 
@@ -369,9 +370,36 @@ def test_d2_d13_a_record_that_is_not_true_is_refused_by_mirror_and_status(folder
         first.start()
         assert REFUSED[0][1] in made.outcome(first.name, number)
         assert content(first.server) == before
+        refuse_to_promote(first, before)
         second.begin_anew()
         until("it is whole again", lambda: made.state(second.name)["joined"], 30)
         made.until_equal(second.name)
+
+
+def refuse_to_promote(far: Far, held: bytes) -> None:
+    """Running or stopped; what its sentence advises is possible."""
+    assert "can't agree to the point behind it: Point cp" in promotion(far)
+    assert far.control is not None
+    source = far.control.status()["source"]
+    assert not source["promotable"] and "can't agree to the point" in source["why_not"]
+    revolume("copy", far.server.directory, far.server.folder / "running.img")
+    assert (far.server.folder / "running.img").read_bytes() == held
+    far.hang_up()
+    assert far.server.stop() == 0
+    told = promotion(far)
+    assert "can't agree to the point" in told and "copy the point out with 'revolume copy DIR FILE'" in told
+    revolume("check", far.server.directory)
+    far.start()
+    revolume("copy", far.server.directory, far.server.folder / "again.img")
+    assert (far.server.folder / "again.img").read_bytes() == held
+
+
+def promotion(far: Far) -> str:
+    """How it is refused."""
+    command = [str(REVOLUME), "promote", str(far.server.directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done
+    return " ".join(done.stderr.split())
 
 
 # --- frames that come otherwise than they were sent ----------------------------------------------------------

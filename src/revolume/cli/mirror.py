@@ -26,7 +26,7 @@ from revolume.mirror.shelf import DirectoryShelf
 from revolume.mirror.target import Target
 from revolume.volume.creating import OURS
 from revolume.volume.opening import open_secondary
-from revolume.volume.secondary import Secondary
+from revolume.volume.secondary import COPY_OUT, Secondary
 from revolume.volume.secondary_status import empty_status, secondary_status
 from revolume.volume.status import Snapshot, VolumeStatus
 
@@ -177,7 +177,9 @@ class SecondaryRole:
         """Refused while its source is connected, or while it is no whole copy."""
         reason = self._failure or why_not_promotable(self.secondary)
         if reason:
-            raise Refused("not-promotable", reason, "Promote another mirror, or let the source finish this one.")
+            stuck = self.secondary is not None and self.secondary.failure is not None
+            hint = COPY_OUT if stuck else "Promote another mirror, or let the source finish this one."
+            raise Refused("not-promotable", reason, hint)
         current = self._target.current if self._target is not None else None
         if current is not None and current.hello is not None:
             raise Refused(

@@ -120,7 +120,7 @@ def why_not_promotable(secondary: Secondary | None) -> str:
         return "No source has connected yet."
     if secondary.base is not None:
         return base_sentence(secondary)
-    return ""
+    return secondary.why_not_agreed if secondary.failure is not None else ""
 
 
 def base_sentence(secondary: Secondary) -> str:
