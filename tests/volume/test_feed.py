@@ -58,3 +58,38 @@ def test_every_transfer_is_found_and_no_segment_stays_behind_unused() -> None:
         asyncio.run(run(folder))
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_segment_in_which_nothing_lies_is_passed_over() -> None:
+    """Wherever it stands among the others, and however many of them there are."""
+
+    async def run(folder: Path) -> None:
+        host = real_host()
+        driver = Driver(host, folder / "v", 4 << 20)
+        await driver.open()
+        for number in range(60):
+            await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(number, 7 * BLOCK))])
+        pool, feed = driver.volume.core.pool, driver.volume.feed
+        await driver.volume.core.footers_written()
+        standing = {segment.use for segment in pool.ready}
+        used = [segment for segment in pool.segments() if segment.use not in standing]
+        firsts = [feed._first_position(segment) for segment in used]
+        assert len(used) > 20 and None not in firsts
+        for blank in ([3], [4, 5, 6], list(range(8, 19))):
+            heads = {index: bytearray(BLOCK) for index in blank}
+            for index, head in heads.items():
+                used[index].file.preadv([head], 0)
+                used[index].file.pwritev([bytes(BLOCK)], 0)
+            for index in set(range(len(used))) - set(blank):
+                position = firsts[index]
+                assert position is not None and feed._find(position) is used[index], (index, blank)
+            for index, head in heads.items():
+                used[index].file.pwritev([head], 0)
+        await driver.volume.close()
+        await host.work.close()
+
+    folder = Path(tempfile.mkdtemp(prefix="revolume-feed-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        asyncio.run(run(folder))
+    finally:
+        shutil.rmtree(folder)
