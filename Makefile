@@ -12,6 +12,10 @@ TESTS  := $(VENV)/.installed-tests
 # How the tests are spread over the cores; `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
 JOBS ?= auto
 ARGS ?=
+# `make soak` simulates for so long, on so many processes, seeds from these; then it does everything else that is long.
+MINUTES ?= 20
+SEEDS ?= 0:1000000
+SOAK_JOBS ?= 2
 # `make bench SCALE=quick` takes a few minutes, SCALE=fair twenty, the full one more than an hour.
 SCALE ?= full
 
@@ -21,7 +25,7 @@ help:
 	@echo "make setup     .venv with revolume in it"
 	@echo "make demo      what it does, shown on a real file system in under a minute"
 	@echo "make test      every test (installs foreign NBD clients through apt where it may)"
-	@echo "make soak      the long ones: kill -9 in fifty rounds"
+	@echo "make soak      every crash and fault at length, and docs/proof/report.md (MINUTES=20 SEEDS=0:1000000)"
 	@echo "make bench     the table beside qemu-nbd and nbdkit (SCALE=quick or fair for a short one)"
 	@echo "make lint      ruff and mypy (make format repairs what can be repaired)"
 
@@ -52,7 +56,14 @@ test: $(if $(CI),lint) $(TESTS) foreign
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: $(TESTS) foreign
-	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS)
+	$(RUN) -m revolume.sim.report --begin
+	-$(RUN) -m revolume.sim --seeds $(SEEDS) --minutes $(MINUTES) --jobs $(SOAK_JOBS) --part
+	-$(RUN) -m revolume.sim --planted --jobs $(SOAK_JOBS) --part
+	-$(RUN) -m revolume.sim.every_byte
+	-$(RUN) -m revolume.sim.nth
+	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS) || \
+	  $(RUN) -m revolume.sim.report --failed "make soak: pytest -m soak"
+	$(RUN) -m revolume.sim.report
 
 bench: $(TESTS) foreign
 	$(RUN) -m bench --scale $(SCALE) $(ARGS)
@@ -69,4 +80,4 @@ foreign:
 	@tools/foreign.sh
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench .demo
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench .demo .proof

@@ -1,26 +1,25 @@
 """``python -m revolume.sim``: seeds of simulated worlds, one line for each that fails, 1 as exit status then.
 
-    --seeds A:B        which (B excluded)
+    --seeds A[:B]      which (B excluded)
     --world NAME       primary, pair, rot, cuts; all of them without it
     --minutes M        no new seed is begun after so long
     --jobs N           processes
-    --report FILE      write the report there
     --trace N          one seed: the last N events, for reading
     --planted [NAME]   plant bugs into the code, one at a time: each must be caught within its number of seeds
+    --part             write what it came to into ``.proof/``, for ``revolume.sim.report``
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
-import subprocess
 import sys
+import time
 
 import structlog
 
-from revolume.sim.campaign import CUTS, campaign, one, report
-from revolume.sim.planted import PLANTED, caught
+from revolume.sim.campaign import CUTS, campaign, one, part
+from revolume.sim.planted import planted_part
 from revolume.sim.worlds import WORLDS
 
 
@@ -31,19 +30,28 @@ def main() -> int:
     worlds = [asked.world] if asked.world else [*WORLDS, CUTS]
     first, _, behind = asked.seeds.partition(":")
     seeds = range(int(first), int(behind or int(first) + 1))
-    if asked.planted is not None:
-        return _planted(asked.planted)
     if asked.trace:
-        verdict, _ = one(worlds[0], seeds[0], asked.trace)
-        print("\n".join([*verdict.trace[-asked.trace :], *verdict.wrong, f"digest {verdict.digest:016x}"]))
-        return bool(verdict.wrong)
-    totals = campaign(worlds, seeds, asked.minutes, asked.jobs, lambda line: print(line, flush=True))
-    text = report(totals, _commit(), datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    if asked.report:
-        with open(asked.report, "w") as file:
-            file.write(text)
-    print(text, end="")
-    return any(total.failed for total in totals.values())
+        return _traced(worlds[0], seeds[0], asked.trace)
+    if asked.planted is not None:
+        made = planted_part(asked.planted, asked.jobs, _say)
+    else:
+        began = time.monotonic()
+        totals = campaign(worlds, seeds, asked.minutes, asked.jobs, _say)
+        made = part(totals, asked.minutes, time.monotonic() - began)
+        print(*(f"{name}: {count:,}" for name, count in made.counts.items()), *made.notes, sep="\n")
+    if asked.part:
+        made.write()
+    return bool(made.failures)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _traced(world: str, seed: int, keep: int) -> int:
+    verdict, _ = one(world, seed, keep)
+    print("\n".join([*verdict.trace[-keep:], *verdict.wrong, f"digest {verdict.digest:016x}"]))
+    return bool(verdict.wrong)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -53,25 +61,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--world", choices=[*WORLDS, CUTS])
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--report")
     parser.add_argument("--trace", type=int, default=0)
     parser.add_argument("--planted", nargs="?", const="")
+    parser.add_argument("--part", action="store_true")
     return parser
-
-
-def _planted(name: str) -> int:
-    missed = 0
-    for plant in PLANTED:
-        if name in ("", plant.name):
-            found = caught(plant)
-            missed += found is None
-            print(f"{plant.name}: {'NOT CAUGHT' if found is None else found}", flush=True)
-    return bool(missed)
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many seeds: worlds and power cuts one after the other, until they are through or the time is up; and the report.
+"""Many seeds: worlds and power cuts one after the other, until they are through or the time is up.
 
 Each seed is alone: what one does has no effect on another, so they may be spread over processes, and each is run
 again by its number. A failing seed is told at once, in one line, with the command that runs it again.
@@ -6,6 +6,7 @@ again by its number. A failing seed is told at once, in one line, with the comma
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field
 
 from revolume.sim.cuts import Cuts
+from revolume.sim.part import Part
 from revolume.sim.worlds import WORLDS
 from revolume.sim.worlds.world import Verdict
 
 CUTS = "cuts"
-"""Not a world: every power cut of a short history."""
+"""Not a world: power cuts of a short history, by the dozen."""
+SHARES = {"primary": 1, "pair": 1, "rot": 4, CUTS: 2}
+"""How many seeds of each in a round."""
+STATES = 60
 Say = Callable[[str], None]
 
 
@@ -30,7 +35,7 @@ class Total:
     real_s: float = 0.0
     answered: int = 0
     faults: int = 0
-    failed: list[int] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     states: set[int] = field(default_factory=set)
     happened: dict[str, int] = field(default_factory=dict)
 
@@ -43,33 +48,50 @@ class Total:
         self.faults += verdict.faults
         self.states |= verdict.cuts
         if verdict.wrong:
-            self.failed.append(verdict.seed)
+            self.failed.append(replay(verdict))
         for name, count in verdict.happened.items():
             self.happened[name] = self.happened.get(name, 0) + count
+
+
+def replay(verdict: Verdict) -> str:
+    """A failure in one line, with the command that shows it again."""
+    command = f"python -m revolume.sim --world {verdict.world} --seeds {verdict.seed}"
+    return f"`{command}`: {' | '.join(verdict.wrong[:2])[:600]}".replace("\n", " ")
 
 
 def one(world: str, seed: int, keep: int = 0) -> tuple[Verdict, float]:
     """One seed, and the real seconds that it took."""
     began = time.monotonic()
     if world == CUTS:
-        tally = Cuts(seed, every=5, again=2).run()
-        verdict = Verdict(CUTS, seed, tally.wrong, 0, 0.0, 0, tally.opened, tally.opened, tally.states)
+        tally = Cuts(seed, every=5, again=1, most=STATES).run()
+        verdict = Verdict(CUTS, seed, tally.wrong, 0, 0.0, 0, 0, tally.opened, tally.states)
     else:
         verdict = WORLDS[world](seed, keep=keep).live()
     return verdict, time.monotonic() - began
 
 
 def campaign(worlds: list[str], seeds: range, minutes: float | None, jobs: int, say: Say) -> dict[str, Total]:
-    """Every seed in every world, seed by seed, as far as the time reaches."""
+    """Round by round, each world's share of seeds, as far as numbers and time reach."""
     totals = {world: Total() for world in worlds}
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    tasks = ((world, seed) for seed in seeds for world in worlds)
-    for verdict, real_s in _run(tasks, jobs, deadline):
+    for verdict, real_s in _run(_tasks(worlds, seeds), jobs, deadline):
         totals[verdict.world].add(verdict, real_s)
         if verdict.wrong:
-            command = f"python -m revolume.sim --world {verdict.world} --seeds {verdict.seed}:{verdict.seed + 1}"
-            say(f"FAILED {command}  # {' | '.join(verdict.wrong[:2])[:600]}".replace("\n", " "))
+            say(f"FAILED {replay(verdict)}")
     return totals
+
+
+def _tasks(worlds: list[str], seeds: range) -> Iterator[tuple[str, int]]:
+    """No world has more seeds than ``seeds``."""
+    for number in itertools.count():
+        found = False
+        for world in worlds:
+            share = SHARES[world] if len(worlds) > 1 else 1
+            for seed in seeds[number * share : (number + 1) * share]:
+                found = True
+                yield world, seed
+        if not found:
+            return
 
 
 def _run(
@@ -93,29 +115,43 @@ def _run(
         yield from (future.result() for future in waiting)
 
 
-def report(totals: dict[str, Total], commit: str, when: str) -> str:
-    """As ``docs/proof/report.md`` has it; the verdict is its last line."""
+def part(totals: dict[str, Total], minutes: float | None, seconds: float) -> Part:
+    """For the report."""
+    found = list(totals.values())
+    states = set[int]().union(*(total.states for total in found))
+    real_s = max(0.001, sum(total.real_s for total in found))
+    virtual_s = sum(total.virtual_s for total in found)
+    made = Part("campaign", "Seeds of simulated worlds", 10, seconds=round(seconds, 1))
+    made.counts = {
+        "seeds": sum(total.seeds for total in found), "simulated hours": round(virtual_s / 3600, 2),
+        "simulated seconds a real one": round(virtual_s / real_s, 1),
+        "client operations": sum(total.answered for total in found),
+        "faults": sum(total.faults for total in found), "distinct crash states": len(states),
+    }  # fmt: skip
+    if minutes is not None:
+        made.counts["minutes"] = minutes
+    made.failures = [failure for total in found for failure in total.failed]
+    made.notes = [_table(totals), *(_operators(world, total) for world, total in totals.items() if total.happened)]
+    return made
+
+
+def _table(totals: dict[str, Total]) -> str:
     lines = [
-        "# Report of a campaign of simulations", "",
-        f"{when}, commit {commit}. Figures as they came out; how to read them: [README](README.md).", "",
-        "| world | seeds | simulated hours | hours per hour | seeds/s | answered operations | faults | "
+        "| world | seeds | simulated hours | processor seconds | client operations | faults | "
         "distinct crash states | failing seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for world, total in totals.items():
-        real = max(total.real_s, 0.001)
         lines.append(
-            f"| {world} | {total.seeds} | {total.virtual_s / 3600:.2f} | {total.virtual_s / real:.0f} | "
-            f"{total.seeds / real:.2f} | {total.answered} | {total.faults} | {len(total.states)} | "
-            f"{len(total.failed)} |"
+            f"| {world} | {total.seeds:,} | {total.virtual_s / 3600:.2f} | {total.real_s:,.0f} | "
+            f"{total.answered:,} | {total.faults:,} | {len(total.states):,} | {len(total.failed)} |"
         )
-    for world, total in totals.items():
-        if total.happened:
-            told = ", ".join(f"{name} {count}" for name, count in sorted(total.happened.items()))
-            lines += ["", f"Operators in {world}: {told}."]
-    failed = {world: total.failed for world, total in totals.items() if total.failed}
-    lines += ["", f"Failing seeds: {failed}." if failed else "No seed failed.", ""]
-    return "\n".join([*lines, f"VERDICT: {'FAILED' if failed else 'PASSED'}"]) + "\n"
+    return "\n".join(lines)
 
 
-__all__ = ["CUTS", "Total", "campaign", "one", "report"]
+def _operators(world: str, total: Total) -> str:
+    told = ", ".join(f"{name} {count}" for name, count in sorted(total.happened.items()))
+    return f"\nOperators in {world}: {told}."
+
+
+__all__ = ["CUTS", "STATES", "Total", "campaign", "one", "part"]

@@ -91,7 +91,7 @@ class SimClient:
 
     async def _work(self) -> None:
         while not self._orders.stop:
-            tired = 20 if self._orders.counts.answered > self._orders.enough else 1
+            tired = 60 if self._orders.counts.answered > self._orders.enough else 1
             await asyncio.sleep(self._chance.delay(self._habits.think_s * tired))
             if not self._orders.paused and not self._orders.stop:
                 burst = self._habits.burst

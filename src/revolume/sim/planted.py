@@ -6,17 +6,25 @@ take. Several of these were real once; of some their story says that the simulat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from revolume.chain import received
+from revolume.chain.versions import newest
+from revolume.cli import primary
 from revolume.log import commit, pool, tail
-from revolume.mirror import reporter
+from revolume.mirror import decide, reporter
 from revolume.mirror.messages import Positions
 from revolume.sim import disk
 from revolume.sim.campaign import one
+from revolume.sim.part import Part
 from revolume.volume import core, ending, folder, loading, mirrors, partials, reader, replay, volume
+from revolume.volume.foldjob import fold
+from revolume.volume.manifest import EditKind, pack_number
 
 Patch = tuple[Any, str, Any]
 
@@ -45,17 +53,42 @@ def planted(plant: Plant) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def caught(plant: Plant) -> str | None:
-    """By which seed, and what was said; None: by none."""
+def caught(plant: Plant) -> tuple[int, str] | None:
+    """After how many seeds, and what was said; None: not within its number."""
     with planted(plant):
         for seed in range(plant.seeds):
             try:
                 verdict, _ = one(plant.world, seed)
             except Exception as error:  # it went so wrong that the world itself broke
-                return f"{plant.world} seed {seed}: {error!r}"[:200]
+                return seed + 1, repr(error)[:160]
             if verdict.wrong:
-                return f"{plant.world} seed {seed}: {verdict.wrong[0]}"[:200].replace("\n", " ")
+                return seed + 1, " ".join(verdict.wrong[0].split())[:160]
     return None
+
+
+def _caught_by_name(name: str) -> tuple[int, str] | None:
+    return caught(next(plant for plant in PLANTED if plant.name == name))
+
+
+def planted_part(name: str, jobs: int, say: Callable[[str], None]) -> Part:
+    """All of them, or the one of that name, each alone: how many seeds each has taken."""
+    made = Part("planted", "Bugs planted on purpose", 20)
+    chosen = [plant for plant in PLANTED if name in ("", plant.name)]
+    rows = ["| planted | what it does | world | seeds allowed | caught by seed | how it showed |",
+            "|---|---|---|---:|---:|---|"]  # fmt: skip
+    with ProcessPoolExecutor(jobs, initializer=os.nice, initargs=(10,)) as work:
+        all_found = work.map(_caught_by_name, [plant.name for plant in chosen])
+        for plant, found in zip(chosen, all_found, strict=True):
+            after, shown = found or (0, "NOT CAUGHT")
+            say(f"{plant.name}: {f'seed {after} of {plant.seeds}, ' if found else ''}{shown}")
+            cells = (plant.name, plant.story, plant.world, plant.seeds, after or "—", shown.replace("|", "/"))
+            rows.append(f"| {' | '.join(map(str, cells))} |")
+            if found is None:
+                command = f"python -m revolume.sim --planted {plant.name}"
+                made.failures.append(f"{plant.name} was not caught: `{command}`.")
+    made.counts = {"planted bugs": len(chosen), "planted bugs caught": len(chosen) - len(made.failures)}
+    made.notes = ["\n".join(rows)]
+    return made
 
 
 # What becomes of the names
@@ -139,6 +172,56 @@ async def _replayed_without_its_end(live: Any, columns: Any, *more: Any) -> Any:
 _replay = replay.replay
 
 
+async def _folded_early(self: folder.Folder, target: Any) -> None:
+    """Only the cut is durable, not the record that has its partial blocks."""
+    self.retired_write = target.write
+    spec = self._spec(target)
+    await self._core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
+    await self._core.commit.wait_durable(target.position)
+    await self._core.footers_written()
+    await self._give_room(target)
+    await self._core.host.work.job(fold, spec)
+    await self._flip(target, spec)
+
+
+def _resumed(then: Callable[[Any], None]) -> Callable[..., None]:
+    """Opening, and something undone of it."""
+    resume = loading.Loading._resume
+
+    def resumed(self: loading.Loading, core: Any, tail: Any, state: Any) -> None:
+        write = core.appender.write
+        resume(self, core, tail, state)
+        then((core, write))
+
+    return resumed
+
+
+def _unreserved(found: Any) -> None:
+    found[0].appender.write = found[1]
+
+
+def _without_last_record(volume: Any, pieces: Any, horizon: Any, upto: Any = None) -> Any:
+    points, records = _read_points(volume, pieces, horizon, upto)
+    return points[:-1], records[:-1]
+
+
+_read_points = replay.read_points
+
+
+def _not_the_newest(versions: Any, after: int, upto: int) -> Any:
+    """Of what the last write of an interval wrote the version before is taken."""
+    return newest(versions, after, max(after, upto - 1))
+
+
+def _any_epoch(hello: Any, target: Any) -> Any:
+    found = _unfit(hello, target)
+    return None if found is not None and found.rule in _OF_EPOCHS else found
+
+
+_unfit = decide.unfit
+_OF_EPOCHS = (decide.Rule.STALE_EPOCH, decide.Rule.RIVAL_EPOCH)
+
+
 PLANTED: Final = (
     Plant("names-not-synced", "no directory is ever synced", "cuts", 6,
           ((disk.SimDirectory, "begin_sync", lambda self: lambda: None),)),
@@ -180,4 +263,26 @@ PLANTED: Final = (
           ((mirrors.Mirrors, "_hold", lambda *_: None),)),
     Plant("numbers-go-back", "a promoted mirror numbers from its last write (found here)", "pair", 60,
           ((loading, "_newest_stated", lambda *_: 0),)),
+    Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 60,
+          ((folder.Folder, "_fold", _folded_early),)),
+    Plant("old-footers-forgotten", "footers of a killed life are never synced (found here)", "primary", 20,
+          ((loading.Loading, "_resume", _resumed(lambda found: found[0].sealed.clear())),)),
+    Plant("numbers-again", "write numbers that a crash may have used are used again", "pair", 60,
+          ((loading.Loading, "_resume", _resumed(_unreserved)),)),
+    Plant("last-delta-dropped", "opening leaves out the last point's delta", "primary", 20,
+          ((replay, "read_points", _without_last_record),)),
+    Plant("stale-reference", "a mirror's point takes an older version of a block", "pair", 10,
+          ((received, "newest", _not_the_newest),)),
+    Plant("pages-not-synced", "the digests' page table is renamed before it is synced", "cuts", 20,
+          ((disk.SimFile, "begin_sync", _unsynced("image.pages")),)),
+    Plant("digests-not-synced", "a fold flips to digests that are not on the disk", "primary", 40,
+          ((disk.SimFile, "begin_sync", _unsynced("image.sums")),)),
+    Plant("zeroes-not-replayed", "opening forgets ranges of zeroes", "primary", 10,
+          ((replay, "_ranges", lambda versions: iter(())),)),
+    Plant("longer-tail-not-fetched", "a source opens without what only its mirror has", "pair", 40,
+          ((primary, "fetch_longer_tail", _at_once),)),
+    Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,
+          ((decide, "identity", lambda end: 0),)),
+    Plant("epoch-not-compared", "a source of an old epoch is let in", "pair", 120,
+          ((decide, "unfit", _any_epoch),)),
 )  # fmt: skip

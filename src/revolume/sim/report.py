@@ -1,6 +1,7 @@
-"""``python -m revolume.sim.report``: the parts of the proof joined, ``docs/proof/report.md``; its last line is the verdict.
+"""``python -m revolume.sim.report``: the parts of the proof, joined. The last line is the verdict.
 
     --begin        forget what earlier runs have left in ``.proof/``
+    --failed WHAT  note that this command failed, in a part of its own
     --file FILE    write it there
 
 The head adds up what several parts count under one name. A part that is required and was not written fails, as a
@@ -34,11 +35,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m revolume.sim.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--begin", action="store_true")
+    parser.add_argument("--failed")
     parser.add_argument("--file", default="docs/proof/report.md")
     asked = parser.parse_args()
     if asked.begin:
         for name in os.listdir(FOLDER) if os.path.isdir(FOLDER) else []:
             os.remove(os.path.join(FOLDER, name))
+        return 0
+    if asked.failed:
+        Part("failed", "What did not come to its end", 99, failures=[asked.failed]).write()
         return 0
     text, sound = joined(read())
     with open(asked.file, "w") as file:
@@ -50,14 +55,14 @@ def main() -> int:
 def joined(parts: list[Part]) -> tuple[str, bool]:
     """The report, and whether everything is as it should be."""
     wrong = _missed(parts)
-    when = max((part.when for part in parts), default="never")
-    commits = sorted({part.commit for part in parts})
+    when = max((part.when for part in parts), default="") or "never"
+    commits = sorted({part.commit for part in parts if part.commit})
     lines = [
         "# What was tried to make it lose data", "",
         f"Finished {when}, at commit {', '.join(commits) or 'unknown'}. What is tried, and how to read and to "
         "repeat it: [README](README.md).", "",
         "| all parts together | |", "|---|---:|",
-        *(f"| {name} | {_figure(total)} |" for name, total in _totals(parts).items()),
+        *_rows(_totals(parts)),
         f"| failures | {sum(len(part.failures) for part in parts)} |",
     ]  # fmt: skip
     for part in parts:
@@ -68,14 +73,20 @@ def joined(parts: list[Part]) -> tuple[str, bool]:
 
 
 def _section(part: Part) -> list[str]:
-    lines = ["", f"## {part.title}", "", f"Took {part.seconds:.0f} s, at commit {part.commit}.", ""]
+    lines = ["", f"## {part.title}", ""]
+    if part.seconds:
+        lines += [f"Took {part.seconds:,.0f} s.", ""]
     if part.counts:
-        lines += ["| | |", "|---|---:|", *(f"| {name} | {_figure(value)} |" for name, value in part.counts.items())]
+        lines += ["| | |", "|---|---:|", *_rows(part.counts)]
     if part.notes:
         lines += ["", *part.notes]
     if part.failures:
         lines += ["", "Failures:", "", *(f"- {failure}" for failure in part.failures)]
     return lines
+
+
+def _rows(counts: dict[str, float]) -> list[str]:
+    return [f"| {name} | {_figure(value)} |" for name, value in counts.items()]
 
 
 def _totals(parts: list[Part]) -> dict[str, float]:
@@ -92,8 +103,9 @@ def _missed(parts: list[Part]) -> list[str]:
     if campaign is not None:
         share = min(1.0, campaign.counts.get("minutes", FULL_MINUTES) / FULL_MINUTES)
         for name, bound in BOUNDS.items():
-            if campaign.counts.get(name, 0) < bound * share:
-                wrong.append(f"{name}: {_figure(campaign.counts.get(name, 0))}, {_figure(bound * share)} are asked for.")
+            count = campaign.counts.get(name, 0)
+            if count < bound * share:
+                wrong.append(f"{name}: {_figure(count)}, {_figure(bound * share)} are asked for.")
         if campaign.counts.get("simulated seconds a real one", 0) < RATIO_MIN:
             wrong.append("Simulated time is too slow.")
     return wrong

@@ -124,7 +124,7 @@ class World:
     async def _operate(self) -> None:
         operations = self.operations()
         for _ in range(self.steps):
-            await asyncio.sleep(self.chance.delay(0.8))
+            await asyncio.sleep(self.chance.delay(1.6))
             if self.wrong or self.register.wrong:
                 return
             names = list(operations)
@@ -169,14 +169,14 @@ class World:
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""
-        self.orders.enough = self.chance.choice((600, 1200, 2400))
+        self.orders.enough = self.chance.choice((1000, 2500, 5000))
         host = Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
         for number in range(count):
             chance = self.chance.stream(f"client {number}")
             habits = Habits(
-                depth=chance.choice((1, 2, 4)), burst=chance.choice((1, 8, 32)), think_s=chance.choice((0.01, 0.04, 0.1)),
-                sectors_max=chance.choice((8, 16, 64, 128)), hot=chance.choice((0, 256)),
-                flush=chance.choice((0.02, 0.1)), fua=chance.choice((0.0, 0.1)),
+                depth=chance.choice((1, 2, 4)), burst=chance.choice((1, 16, 48)),
+                think_s=chance.choice((0.01, 0.04, 0.1)), sectors_max=chance.choice((8, 16, 64, 128)),
+                hot=chance.choice((0, 256)), flush=chance.choice((0.02, 0.1)), fua=chance.choice((0.0, 0.1)),
             )  # fmt: skip
             client = SimClient(host, f"client {number}", self.register, self.orders, chance, habits)
             context = self._clients_process.context.copy()
