@@ -1,6 +1,6 @@
 """Every byte of a small, cleanly stopped store spoilt, every length of its files, every two blocks exchanged.
 
-    python -m revolume.sim.every_byte [--every N] [--minutes M] [--jobs N] [--only PHASES] [--json FILE]
+    python -m revolume.sim.every_byte [--every N] [--minutes M] [--jobs N] [--only PHASES] [--folder FOLDER]
     python -m revolume.sim.every_byte --case flip:image.sums:4711
 
 Each case must end in one of these: opening refuses, a read is an error, or every byte that is read is right; and
@@ -38,14 +38,19 @@ import structlog
 from revolume.sim.judge import CHECK, OPENING, Opened, Part, Verdict, checked, judged, opened_and_read, told_as
 from revolume.sim.little import Little, damaged, inode, make
 from revolume.sim.model import BLOCK
+from revolume.sim.part import FOLDER
+from revolume.sim.part import Part as Section
 from revolume.sim.platter import Platter
 from revolume.sim.regions import IDLE, TOLD, Region
-from revolume.sim.tally import Section
 
 SECTOR = 512
 SINGLE = 61
 PAYLOAD = frozenset({"whole block", "fragments", "point's block", "image block"})
 UNREAD_AT_ONCE = 64 << 10
+TOLD_AS = {
+    "meta": "Bytes of manifests, headers, footers, maps and digests", "payload": "Bytes of blocks and fragments",
+    "idle": "Bytes that nobody needs, by sectors, and every 61st alone", "cut": "Lengths", "swap": "Pairs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +361,7 @@ _here: list[tuple[EveryByte, float]] = []
 
 
 def _begin(all_moments: bool, deadline: float) -> None:
-    _quiet()
+    quiet()
     _here.append((EveryByte(all_moments), deadline))
 
 
@@ -370,27 +375,28 @@ def report(total: Total, planned: int, seconds: float) -> Section:
     part = Section("every-byte", "Every byte of a stopped store", order=30)
     part.counts = {
         "byte flips": total.of("meta", "payload", "idle"), "truncations": total.of("cut"),
-        "block swaps": total.of("swap"), "flips that check has to name, of payloads": total.of("named"),
-        "cases judged": total.cases, "cases there are": planned,
+        "block swaps": total.of("swap"), "flips of payloads that check has named": total.of("named"),
+        "cases of the campaign": total.cases, "cases left out for want of time": planned - total.cases,
     }  # fmt: skip
     part.failures = total.failures
     part.seconds = seconds
-    for phase in ("meta", "payload", "idle", "cut", "swap"):
+    for phase, what in TOLD_AS.items():
         by_outcome: Counter[str] = Counter()
         for (where, _, outcome), count in total.counts.items():
             by_outcome[outcome] += count if where == phase else 0
         told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(by_outcome.items()) if count)
-        part.notes.append(f"{phase}: {told or 'none'}")
+        part.notes.append(f"{what}: {told or 'none'}.")
     return part
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """No events on the screen: of these there are many."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def main() -> int:
     """See the module's text."""
-    _quiet()
+    quiet()
     asked = _arguments().parse_args()
     if asked.case:
         found = EveryByte(True).judge(_case(asked.case))
@@ -404,7 +410,7 @@ def main() -> int:
     for (phase, kind, outcome), count in sorted(total.counts.items()):
         print(f"{phase:8} {kind:18} {outcome:28} {count}")
     print(f"{total.cases} of {planned} cases in {part.seconds} s, {len(total.failures)} failed")
-    part.write(asked.json)
+    part.write(asked.folder)
     return bool(total.failures)
 
 
@@ -419,10 +425,10 @@ def _arguments() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", help="phases, with commas between them")
     parser.add_argument("--all-moments", action="store_true")
-    parser.add_argument("--json")
+    parser.add_argument("--folder", default=FOLDER)
     parser.add_argument("--case")
     return parser
 
