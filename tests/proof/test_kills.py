@@ -29,7 +29,7 @@ from tests.support.tally import SEED, Tally, rounds
 MiB = 1 << 20
 SIZE = 16 * MiB
 OURS = 12 * MiB  # fio has the rest
-ROUNDS = rounds(100, 4)
+ROUNDS = rounds(80, 4)
 LIFE = 8
 """Rounds of one volume: its log stays short, and with it every check; the next one has another geometry."""
 
