@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from revolume.chain.point import Point
 from revolume.errors import NotFound
@@ -16,7 +17,8 @@ from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link
 from revolume.mirror.rows import GONE, ROWS_MAX, Rows, pack_need, unpack_whole
 
-FLAGS_AT = 5
+FLAGS_AT: Final = 5
+"""Of a frame (``frames.py``)."""
 
 
 class Asking:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from revolume.chain.point import Point
+from revolume.log.transfer import BLOCK
 from revolume.mirror.base_intake import FRAMES_AHEAD
 from revolume.mirror.counters import Counters
 from revolume.mirror.frames import Broken, Type
@@ -45,7 +46,7 @@ class BaseSender:
         self._point = point
         self._counters = counters
         self._done = done
-        self._blocks = max(1, -(-origin.size_at(point.write) // 4096))
+        self._blocks = max(1, -(-origin.size_at(point.write) // BLOCK))
         self._sent_to: list[int] = []
         self._acknowledged = asyncio.Event()
         self._next = next_block

@@ -19,6 +19,7 @@ from revolume.host import Host
 from revolume.host.words import spoken
 from revolume.mirror.fetch import Fetched, fetch_tail
 from revolume.mirror.messages import Fetch
+from revolume.mirror.target import NODE_TWICE
 from revolume.volume.longer_tail import LongerTail, left_behind, open_longer_tail
 from revolume.volume.manifest import MirrorMode, MirrorState, State
 from revolume.volume.mirrors import missing
@@ -107,15 +108,16 @@ class _Asking:
             self._tell(f"Mirror {place.name} had a longer log: {more} transfers were fetched from it.")
 
     async def _insist(self, place: Elsewhere) -> None:
-        """It may be starting too."""
+        """It may be starting too; or what we sent before the stop is still arriving there."""
         clock = self._host.clock
         deadline = clock.monotonic_ns() + int(REQUIRED_SECONDS * 1e9)
         while True:
             try:
                 await self._fetch(place, REQUIRED_SECONDS)
                 return
-            except OSError:
-                if clock.monotonic_ns() >= deadline:
+            except (OSError, RevolumeError) as error:
+                passes = isinstance(error, OSError) or error.code == NODE_TWICE
+                if not passes or clock.monotonic_ns() >= deadline:
                     raise
             await clock.sleep(PAUSE_SECONDS)
 

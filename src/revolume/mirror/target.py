@@ -37,6 +37,7 @@ STRANGERS_MAX: Final = 16
 HEARD_SECONDS: Final = 3.0
 """A source that lives is heard within this time; it says something every second or two."""
 LOOK_SECONDS: Final = 0.1
+NODE_TWICE: Final = "node-twice"
 
 
 class Target:
@@ -153,10 +154,10 @@ class Target:
             return
         if await self._still_speaks(current):
             raise Refused(
-                "node-twice",
+                NODE_TWICE,
                 f"This mirror is fed by the same node already, {current.hello.name} from "
-                f"{current.link.peer.address}, which is alive: one of the two runs on a copied directory.",
-                "Stop one of them. A copy is no node of its own: begin one with --mirror-listen.",
+                f"{current.link.peer.address}, which is heard: one of the two runs on a copied directory.",
+                "Stop one of them; if the other was stopped just now, try again in a moment.",
             )
 
     async def _still_speaks(self, session: TargetSession) -> bool:
