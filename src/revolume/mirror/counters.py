@@ -28,9 +28,12 @@ _WRITES, _POINT, _SEALS = int(Kind.WRITES), int(Kind.POINT), int(Flag.SEALS)
 class Counters:
     """Bytes, since this source was opened."""
 
-    __slots__ = ("base_bytes", "client_bytes", "log_bytes", "point_bytes", "saved_bytes", "whole_bytes")
+    __slots__ = (
+        "base_bytes", "client_bytes", "log_bytes", "point_bytes", "saved_bytes", "transfers", "whole_bytes",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.transfers = 0
         self.client_bytes = 0
         self.log_bytes = 0
         self.point_bytes = 0
@@ -38,8 +41,14 @@ class Counters:
         self.base_bytes = 0
         self.whole_bytes = 0
 
+    @property
+    def average(self) -> int:
+        """Of a transfer, so far."""
+        return self.log_bytes // self.transfers if self.transfers else BLOCK
+
     def shipped(self, proper: bytes, payload: int, frame: int) -> None:
         """A transfer went out, ``frame`` bytes in all."""
+        self.transfers += 1
         self.log_bytes += frame
         kind = proper[6]
         if kind == _WRITES:

@@ -88,6 +88,20 @@ def unfit(hello: Hello, target: Welcome) -> Decision | None:
             f"The target holds another volume than {hello.name}.",
             "Name an empty directory, or the one of this volume's mirror.",
         )
+    if (outdated := _outdated(hello, target)) is not None:
+        return outdated
+    if hello.largest_blocks > target.segment_blocks:
+        return Decision(
+            Rule.SEGMENTS_TOO_SMALL,
+            f"A transfer may take {hello.largest_blocks} blocks; a segment of the target has "
+            f"{target.segment_blocks}.",
+            "Create the mirror with segments at least as large as the source's.",
+        )
+    return None
+
+
+def _outdated(hello: Hello, target: Welcome) -> Decision | None:
+    """Refusals of an opening that is not the newest."""
     if hello.epoch < target.known_epoch:
         return Decision(
             Rule.STALE_EPOCH,
@@ -99,13 +113,6 @@ def unfit(hello: Hello, target: Welcome) -> Decision | None:
             Rule.RIVAL_EPOCH,
             f"The target knows another opening {hello.epoch} of {hello.name} than this source's.",
             "Two nodes were made primary at the same time: one of them must give way.",
-        )
-    if hello.largest_blocks > target.segment_blocks:
-        return Decision(
-            Rule.SEGMENTS_TOO_SMALL,
-            f"A transfer may take {hello.largest_blocks} blocks; a segment of the target has "
-            f"{target.segment_blocks}.",
-            "Create the mirror with segments at least as large as the source's.",
         )
     return None
 

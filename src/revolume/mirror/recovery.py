@@ -51,9 +51,7 @@ async def fetch_longer_tail(
     """See the module's text. Refused: a required mirror is not named, or does not answer, or holds another log."""
     state = await host.work.call(left_behind, host, path)
     joined = {mirror.name: mirror for mirror in state.mirrors if mirror.joined} if state is not None else {}
-    for mirror in filter(_required, joined.values()):
-        if mirror.name not in {place.name for place in places}:
-            raise missing(mirror.name)
+    _refuse_unnamed(joined, {place.name for place in places})
     if state is None or not joined:
         return
     asked = [place for place in places if place.name in joined and not (alone and _required(joined[place.name]))]
@@ -65,6 +63,12 @@ async def fetch_longer_tail(
             tell(_bound(tail, options, [name for name in joined if _required(joined[name])]))
     finally:
         await tail.close()
+
+
+def _refuse_unnamed(joined: dict[str, MirrorState], named: set[str]) -> None:
+    for mirror in filter(_required, joined.values()):
+        if mirror.name not in named:
+            raise missing(mirror.name)
 
 
 def _required(mirror: MirrorState) -> bool:

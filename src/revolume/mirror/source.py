@@ -16,7 +16,6 @@ from revolume.host import Host
 from revolume.host.clock import within
 from revolume.host.network import Wire
 from revolume.host.words import spoken
-from revolume.log.transfer import BLOCK
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
@@ -59,7 +58,6 @@ class MirrorSource:
         self._failures = 0
         self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
-        self._shipped = 0
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
 
@@ -108,7 +106,6 @@ class MirrorSource:
         self._session = None
         if session.pump is not None:
             self._lost_ns = self._host.clock.monotonic_ns()
-            self._shipped += session.pump.sent - session.pump.begun
         self._refused = session.link.refusal is not None
         verb = "refuses" if self._refused else "is lost"
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
@@ -176,11 +173,6 @@ class MirrorSource:
         session, feed = self._session, self._origin.feed
         if session is None or session.pump is None:
             received = max(self._mirror.received, feed.oldest)
-            return max(0, feed.end - received) * self._average(self._shipped)
-        shipped = self._shipped + session.pump.sent - session.pump.begun
+            return max(0, feed.end - received) * self.counters.average
         unsent = max(0, feed.end - session.pump.sent)
-        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * self._average(shipped)
-
-    def _average(self, shipped: int) -> int:
-        """Bytes of a transfer on the link, so far."""
-        return self.counters.log_bytes // shipped if shipped else BLOCK
+        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * self.counters.average
