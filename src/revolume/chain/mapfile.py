@@ -118,6 +118,8 @@ class MapFile:
         self._cache = PageCache()
         self._fences = np.zeros(0, np.uint64)
         self._ranges = Ranges()
+        self.damaged = False
+        """A page has been met that is not what was written: the map wants to be made anew."""
 
     @classmethod
     def open(cls, file: File, volume: bytes) -> MapFile:
@@ -204,7 +206,11 @@ class MapFile:
     def _load(self, numbers: I64, nowait: bool) -> U64 | None:
         table = load_pages(self._file, numbers, nowait)
         if table is not None:
-            check_pages(self._file, self._seed, numbers, table)
+            try:
+                check_pages(self._file, self._seed, numbers, table)
+            except Damaged:
+                self.damaged = True
+                raise
         return table
 
     def _read(self, first: int, last: int) -> U64:

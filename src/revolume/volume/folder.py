@@ -299,12 +299,40 @@ class Folder:
     def rebase_due(self) -> bool:
         """Whether the live map wants a new base."""
         core = self._core
-        if not core.points or core.points[-1].address <= max(core.live.based, core.live.folded):
+        if not self._rebase_possible():
             return False
         since = core.appender.address - max(core.live.based, core.live.folded)
         return (
             core.live.overlay.pressure > REBASE_PRESSURE or since > REBASE_SEGMENTS * core.pool.segment_blocks
+            or self._base_damaged()
+        )  # fmt: skip
+
+    def _base_damaged(self) -> bool:
+        base = self._core.live.base
+        return base is not None and base.damaged
+
+    def _rebase_possible(self) -> bool:
+        """There is a newer point than the base's, or the base is damaged and its own point will do."""
+        core = self._core
+        newest = core.points[-1].address if core.points else 0
+        return newest > max(core.live.based, core.live.folded) or (
+            self._base_damaged() and newest == core.live.based > core.live.folded
         )
+
+    def _map_spec(self, point: Point, name: str) -> MapSpec:
+        """A base up to ``point``, over the one that there is. A damaged one is left aside, and not tried twice
+        before it is met again: the log has all that it had."""
+        core, state = self._core, self._core.manifest.state
+        base = core.live.base
+        if base is not None and base.damaged:
+            core.events.tell(f"the map {core.base_name} is damaged and is made anew")
+            base.damaged, base = False, None
+        after = base.meta.write if base is not None else state.horizon.write
+        return MapSpec(
+            core.log_directory.path, core.maps_directory.path, core.volume_id, self._stretch(base, point),
+            core.base_name if base is not None else "", after, point.write, core.live.folded, name,
+            point.address, point.number,
+        )  # fmt: skip
 
     async def rebase(self, force: bool = False) -> None:
         """Merge what changed since the last base, up to the newest point, into a new base map."""
@@ -313,23 +341,19 @@ class Folder:
     async def _rebase(self, force: bool) -> None:
         async with self._busy:
             core = self._core
-            newest = core.points[-1].address if core.points else 0
-            if newest <= max(core.live.based, core.live.folded) or not (force or self.rebase_due()):
+            if not self._rebase_possible() or not (force or self.rebase_due()):
                 return
             point = core.points[-1]
             durable = await self._settled_place()
             await core.footers_written()
             name = layout.base_map_name(point.number, core.manifest.number)
-            state = core.manifest.state
-            after = core.live.base.meta.write if core.live.base is not None else state.horizon.write
-            based = core.live.base is not None
-            spec = MapSpec(
-                core.log_directory.path, core.maps_directory.path, core.volume_id,
-                self._stretch(core.live.base, point),
-                core.base_name if based else "", after, point.write, core.live.folded, name,
-                point.address, point.number,
-            )  # fmt: skip
-            made = await self._made(spec)
+            spec = self._map_spec(point, name)
+            try:
+                made = await self._made(spec)
+            except Damaged:
+                if spec.base and core.live.base is not None:
+                    core.live.base.damaged = True  # the next attempt does without it
+                raise
             if made.fragments:
                 raise Damaged(
                     "point-damaged",
