@@ -44,6 +44,8 @@ class Machine:
         self.process: Process | None = None
         self.lost_power_ns: int | None = None
         self.lives = 0
+        self.blows = 0
+        """Kills, losses of power and of disks."""
         self._fabric = fabric
         self._chance = chance.stream(name)
         self._trace = trace
@@ -90,11 +92,13 @@ class Machine:
     def kill(self) -> None:
         """``kill -9``: what it wrote stays in the kernel's memory."""
         self._trace.note("kill", self.name)
+        self.blows += 1
         self._end(silently=False)
 
     def power_cut(self, cut: Cut) -> None:
         """Everything but the disk is gone, and of what the disk was to have any part may be."""
         self._trace.note("power cut", self.name)
+        self.blows += 1
         self.lost_power_ns = self.loop.now_ns
         self._end(silently=True)
         self.platter = self.platter.after(cut)
@@ -102,6 +106,7 @@ class Machine:
     def wipe(self) -> None:
         """An empty disk in the place of the old one."""
         assert self.process is None
+        self.blows += 1
         self.platter = Platter(self.platter.capacity)
 
     def stopped(self) -> None:

@@ -36,6 +36,7 @@ PATIENCE_S = 30.0
 CONNECT_S = 20.0
 LOW_WATER = 256 << 10
 LINGER_S = 1.0
+HEARD_MAX = 200
 
 
 @dataclass(slots=True)
@@ -60,6 +61,11 @@ class Fabric:
         self.listeners: dict[str, SimListener] = {}
         self.wires: dict[SimWire, None] = {}
         self.bent_bytes = 0
+        self.cuts = 0
+        """Of single directions."""
+        self.heard: deque[bytes] = deque()
+        """What was last sent to ``overheard``, piece by piece."""
+        self.overheard = ""
         self._paths: dict[tuple[str, str], Path] = {}
 
     def path(self, source: str, target: str) -> Path:
@@ -73,6 +79,7 @@ class Fabric:
             return
         path.up = False
         path.cuts += 1
+        self.cuts += 1
         self.trace.note("cut", source, target)
         for wire in list(self.wires):
             if {wire.here, wire.there} == {source, target}:
@@ -353,6 +360,8 @@ class SimWire:
 
     def _depart(self, piece: bytes | None) -> None:
         fabric, path = self._fabric, self._fabric.path(self.here, self.there)
+        if piece and self.peer.address == fabric.overheard and len(fabric.heard) < HEARD_MAX:
+            fabric.heard.append(piece)
         if piece and fabric.chance.hit(path.bent):
             piece = self._bend(piece)
         now = fabric.loop.time()

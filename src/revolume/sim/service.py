@@ -42,6 +42,7 @@ class PrimaryService:
         self._machine = machine
         self.role = role
         self.volume: Volume = role._volume
+        self.opened_at = self.volume.position
         self.model = model
         self.server: Server | None = None
         self.flushed_ahead = 0

@@ -21,15 +21,18 @@ from typing import Any
 
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound, Refused, RevolumeError
+from revolume.host import Host
 from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.equal import check_equal
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended, Machine
-from revolume.sim.platter import NOTHING, Cut, state_of
+from revolume.sim.model import Model
+from revolume.sim.platter import NOTHING, Cut, Platter, state_of
 from revolume.sim.register import NEVER, Written
-from revolume.sim.service import PATH, MirrorService, PrimaryService, mirror_at
+from revolume.sim.replayed import replayed
+from revolume.sim.service import MIRROR_PORT, PATH, MirrorService, PrimaryService, mirror_at
 from revolume.sim.worlds.world import KiB, MiB, World
 from revolume.volume.volume import Volume
 
@@ -47,18 +50,21 @@ class PairWorld(World):
         chance = self.chance.stream("geometry")
         self.sync = chance.hit(0.65)
         self.first, self.second = self.machine("a"), self.machine("b")
+        self.intruder = self.machine("z")
         self.primary: PrimaryService | None = None
         self.mirror: MirrorService | None = None
         self._uneven = chance.hit(0.3)
         self._asked = self._geometry()
         self._crashes: dict[str, str] = {}
+        self._old: Platter | None = None
+        """A primary's disk as it was when its mirror was promoted."""
         self._answering: tuple[PrimaryService, str, str]
 
     def _geometry(self) -> dict[str, Serving]:
         """Machines differ; in the size of their segments only where nothing has to be mirrored the other way."""
         chance, found = self.chance.stream("geometry"), {}
         segment = chance.choice((64 * KiB, 128 * KiB, 256 * KiB))
-        for name in self.machines:
+        for name in ("a", "b"):
             if name == "b" and self._uneven:
                 segment *= 2
             found[name] = Serving(
@@ -72,7 +78,8 @@ class PairWorld(World):
         return {
             "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
-            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1,
+            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 2, "partition": 1, "mode": 1,
+            "replay": 1, "stale": 1, "cut_off_power": 2,
         }  # fmt: skip
 
     # Life
@@ -92,10 +99,11 @@ class PairWorld(World):
             await self.op_kill()
         await self._all_up()
         await self.rest()
+        await self._not_lost()
         await self._judge()
         await self.op_stop_mirror(start=False)
         await self._stop_primary()
-        for machine in self.machines.values():
+        for machine in (self.first, self.second):
             self.wrong += check_clean(machine, machine.platter, f"{machine.name} at the end")
 
     async def _judge(self) -> None:
@@ -312,6 +320,80 @@ class PairWorld(World):
         if start:
             await self.start_mirror()
 
+    async def op_mode(self) -> None:
+        """From async to sync: an option of the next start. The other way answers rest on the mirror: it has to be
+        given up first."""
+        if self.primary is not None and self._required():
+            with contextlib.suppress(Ended):
+                await self.first.run(self.primary.role.detach(self.second.name))
+                self._forget_holder(self.second.name)
+            if self.primary is None:
+                return
+        self.sync = not self.sync
+        await self.op_stop()
+
+    async def op_cut_off_power(self) -> None:
+        """The primary loses its power while it does not reach its mirror. An async mirror may have more of the log
+        than the primary's disk then: the primary goes on without it, and the two logs part. Neither gives way."""
+        there = self.mirror.secondary if self.mirror is not None else None
+        if self.sync or self.primary is None or self._required() or there is None or there.base is not None:
+            return
+        self.fabric.partition([["a"], ["b"]])
+        await self._power(self.first)
+        await self.start_primary()
+        apart = there.end.position > self.primary.opened_at
+        near, seen = there.end.position > self.primary.opened_at - 8, len(self.told)
+        await asyncio.sleep(self.chance.delay(1.0))
+        await self._heal()
+
+        async def settled() -> bool:
+            return self._refused(seen) or (not apart and await self._near())
+
+        if await self.patiently("the mirror is refused, or has everything", settled, 90) and self._refused(seen):
+            if not near:
+                self.say("the mirror was refused for nothing" + self.state())
+            await self.op_wipe_mirror()
+
+    def _required(self) -> bool:
+        return self.primary is not None and any(mirror.required for mirror in self.primary.volume.mirrors)
+
+    def _refused(self, since: int) -> bool:
+        return any("are not of the log" in told or "log goes on to" in told for told in self.told[since:])
+
+    async def _near(self) -> bool:
+        """The mirror takes what the primary sends, or has lost its claim to it."""
+        primary = self.primary
+        return primary is not None and any(
+            mirror.lost or mirror.received > primary.opened_at for mirror in primary.volume.mirrors
+        )
+
+    async def _not_lost(self) -> None:
+        """A mirror for which the log had no more room is made anew, as the refusal advises."""
+        if self.primary is not None and any(mirror.lost for mirror in self.primary.volume.mirrors):
+            await self.op_wipe_mirror()
+
+    async def op_stale(self) -> None:
+        """An image of a primary as it once was is started on another machine, while the primary is away."""
+        if self._old is None or self.mirror is None or self.primary is None:
+            return
+        self._lose(self.first, "killed")
+        self.intruder.platter = self._old.copy()
+        asked = replace(
+            self._asked[self.first.name], size=None, alone=True, mirrors=(mirror_at(self.second.name, self.sync),)
+        )
+        with contextlib.suppress(Ended, RevolumeError):
+            await self.intruder.run(
+                PrimaryService.open(self._intruding(), "z", asked, Model(self.size), self.tell)
+            )
+        await asyncio.sleep(self.chance.delay(4.0))
+        self.intruder.kill()
+        await self.start_primary()
+
+    def _intruding(self) -> Host:
+        if self.intruder.process is not None:
+            self.intruder.stopped()
+        return self.intruder.boot()
+
     async def op_both(self) -> None:
         """Both at once: killed, or without power. What was flushed survives that too."""
         how = self.chance.choice(("killed", "lost power"))
@@ -359,11 +441,29 @@ class PairWorld(World):
         await self._take_over()
         if self.second.process is not None:  # the old one, cut off until now: it must not have answered
             self._lose(self.second, "killed")
+        self._old = self.second.platter.copy()
+        await self._old_returns()
         self.second.wipe()
         self.second.lost_power_ns = self.loop.now_ns
         await self._heal()
         self._forget_holder(self.second.name)
         await self.op_stop()
+        if self.chance.hit(0.4):
+            await self.op_stale()
+
+    async def _old_returns(self) -> None:
+        """The old primary is started as it is, to be a mirror: it is refused, and keeps what it has."""
+        before = state_of(self.second.platter.copy())
+        try:
+            await self.second.run(MirrorService.open(
+                self.second.boot(), self.second.name, replace(self._asked[self.second.name], size=None), self.tell
+            ))  # fmt: skip
+            self.say("an old primary is a mirror without a word")
+        except RevolumeError as error:
+            self.tell(f"{error!r}")
+        self.second.stopped()
+        if state_of(self.second.platter.copy()) != before:
+            self.say("an old primary was changed by its refusal")
 
     async def _take_over(self) -> None:
         service, self.mirror = self.mirror, None
@@ -396,6 +496,32 @@ class PairWorld(World):
         self.fabric.cut(*way)
         await asyncio.sleep(self.chance.choice((0.3, 3.0, 20.0)))
         await self._heal()
+
+    async def op_stutter(self) -> None:
+        """Again and again, for moments, anywhere."""
+        for _ in range(self.chance.randrange(3, 9)):
+            way = self.chance.choice((("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")))
+            self.fabric.cut(*way)
+            await asyncio.sleep(self.chance.delay(0.05))
+            self.fabric.heal(*way)
+            await asyncio.sleep(self.chance.delay(0.1))
+
+    async def op_partition(self) -> None:
+        """Two see each other and the third sees nobody, or nobody sees anybody."""
+        self.fabric.partition(self.chance.choice((
+            [["a"], ["b", "c"]], [["b"], ["a", "c"]], [["c"], ["a", "b"]], [["a"], ["b"], ["c"]],
+        )))  # fmt: skip
+        await asyncio.sleep(self.chance.choice((0.3, 2.0, 12.0)))
+        await self._heal()
+
+    async def op_replay(self) -> None:
+        """Somebody has heard what a source sent, and sends it to the mirror again."""
+        host = self._intruding()
+        pieces, address = list(self.fabric.heard), self.fabric.overheard
+        self.fabric.heard.clear()
+        with contextlib.suppress(Ended, OSError):
+            await self.intruder.run(replayed(host, address, pieces))
+        self.fabric.overheard = f"{self.second.name}:{MIRROR_PORT}"
 
     async def op_slow_link(self) -> None:
         """A long thin line."""

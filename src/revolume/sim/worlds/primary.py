@@ -16,7 +16,7 @@ from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended
-from revolume.sim.platter import NOTHING, Cut, Platter, state_of
+from revolume.sim.platter import NOTHING, PAGE, Cut, Platter, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, PrimaryService
 from revolume.sim.worlds.world import KiB, MiB, World
@@ -48,7 +48,8 @@ class PrimaryWorld(World):
     def operations(self) -> dict[str, int]:
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
-            "slow": 2, "sync_error": 1, "write_error": 1, "helper": 1, "clock": 1,
+            "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 2, "helper": 1,
+            "clock": 1,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -205,6 +206,22 @@ class PrimaryWorld(World):
         for way in ways:
             self.fabric.heal(*way)
 
+    async def op_stutter(self) -> None:
+        """Again and again, for moments."""
+        for _ in range(self.chance.randrange(3, 9)):
+            way = self.chance.choice((("a", "c"), ("c", "a")))
+            self.fabric.cut(*way)
+            await asyncio.sleep(self.chance.delay(0.05))
+            self.fabric.heal(*way)
+            await asyncio.sleep(self.chance.delay(0.1))
+
+    async def op_full(self) -> None:
+        """Somebody else fills the disk for a while."""
+        platter, capacity = self.a.platter, self.a.platter.capacity
+        platter.capacity = min(capacity, platter.used_pages * PAGE + self.chance.choice((0, 64, 256)) * KiB)
+        await asyncio.sleep(self.chance.delay(1.0))
+        platter.capacity = capacity
+
     async def op_moments(self) -> None:
         """Look at the past, and at what is bounded."""
         if self.service is None:
@@ -261,6 +278,10 @@ class PrimaryWorld(World):
     async def op_sync_error(self) -> None:
         """Syncs fail, and lose what they were to sync."""
         await self._failing("sync_error")
+
+    async def op_read_error(self) -> None:
+        """Reads fail."""
+        await self._failing("read_error")
 
     async def op_write_error(self) -> None:
         """Writes fail half-way."""
