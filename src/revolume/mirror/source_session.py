@@ -3,8 +3,7 @@
     greeting    HELLO is out; WELCOME says what the target has
     deciding    by which rule it is brought up to date (``decide``): BEGIN, or REFUSED
     mirroring   ``Pump`` ships the log, ``BaseSender`` a base behind it, ``Answers`` blocks asked for whole;
-    positions
-                come back and are handed to the storage, which releases clients' answers by them
+                positions come back and are handed to the storage, which releases clients' answers by them
 
 A target's word is believed only within what it can know: it has not received more than was sent, it has not made
 durable more than it received, and nothing goes back.
