@@ -51,9 +51,9 @@ class Rounds:
         self.book = Book(0, SIZE // SECTOR)
         self.number = 0
 
-    def load(self) -> Load:
+    def load(self, *, failing: bool) -> Load:
         self.number += 1
-        return Load(self.server.uri(), self.book, self.number)
+        return Load(self.server.uri(), self.book, self.number, failing=failing)
 
     def begins(self) -> bool:
         """Whether it came to its ready line with the fault."""
@@ -76,11 +76,9 @@ class Rounds:
             return True
         assert self.server.process is not None
         try:
-            load = self.load()
+            load = self.load(failing=True)
         except (OSError, WireError):  # gone again
             load = None
-        if load is not None:
-            load.errors_are_fair()
         try:
             self.server.process.wait(seconds)
             died = True
@@ -176,7 +174,7 @@ def test_where_a_system_call_fails_from_now_on_nothing_is_promised(folder: Path,
         try:
             place.server.start()
             assert place.server.process is not None
-            load = place.load()
+            load = place.load(failing=False)
             time.sleep(0.5)
             load.errors_are_fair()
             with attached(place.server.process.pid, place.told, calls, f"error={error}"):

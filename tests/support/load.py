@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
 from tests.support.programs import SYSTEM_PATH
@@ -13,14 +14,27 @@ from tests.support.wire import Wire
 
 
 class Load:
-    """Two writers, each with half of the book. `seed` grows from one load on a book to the next."""
+    """Two writers, each with half of the book, at work when this is made. `seed` grows from one load on a
+    book to the next. `failing`: errors are fair from the beginning."""
 
-    def __init__(self, uri: str, book: Book, seed: int) -> None:
+    def __init__(self, uri: str, book: Book, seed: int, *, failing: bool = False) -> None:
         first, middle, end = book.first, book.first + book.count // 2, book.first + book.count
         parts = (range(first, middle), range(middle, end))
         self.writers = [Writer(uri, book, part, lane, seed) for lane, part in enumerate(parts)]
+        if failing:
+            self.errors_are_fair()
         for writer in self.writers:
             writer.start()
+        self._until_at_work()
+
+    def _until_at_work(self, seconds: float = 30) -> None:
+        """What is done to a server that nobody uses yet shows nothing."""
+        deadline = time.monotonic() + seconds
+        while not (self.flushes and all(writer.answered for writer in self.writers)):
+            ended = not all(writer.is_alive() for writer in self.writers)
+            if ended or self.refused or time.monotonic() > deadline:
+                return  # its end tells why
+            time.sleep(0.01)
 
     def errors_are_fair(self) -> None:
         """From now on."""
