@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from revolume.cli.serving import Serving
+from revolume.errors import NotFound
 from revolume.log.ops import OP_WRITE, OP_ZERO
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.moments import check_moments
 from revolume.sim.cuts import Cuts
 from revolume.sim.model import BLOCK
 from revolume.sim.platter import KEPT, NOTHING, Cut, Folder
@@ -125,6 +128,38 @@ def test_a_fold_waits_for_its_points_record() -> None:
                 self.a.power_cut(NOTHING)
 
     assert Crash(7).live().wrong == []
+
+
+def test_a_moment_that_is_opened_between_a_flips_record_and_its_effect() -> None:
+    """The manifest has the new horizon then, memory the old digests: a map from the new one on would not fit."""
+
+    class Slow(PrimaryWorld):
+        steps = 1
+
+        def _geometry(self) -> Serving:
+            return replace(super()._geometry(), cp_interval_s=3600.0, keep_s=0.01)
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            await self.rest()
+            assert self.service is not None
+            volume = self.service.volume
+            with contextlib.suppress(NotFound):
+                await self.a.run(volume.cut())
+            await asyncio.sleep(0.1)
+            self.a.faults.slow = 300.0
+            before, flip = volume.folder.horizon, asyncio.ensure_future(self.a.run(volume.folder.step(True)))
+            while volume.core.manifest.state.horizon == before and not flip.done():
+                await asyncio.sleep(0.001)
+            assert not flip.done() and volume.folder.horizon == before
+            newest = volume.write
+            self.a.faults.slow = 1.0
+            self.wrong += await self.a.run(check_moments(volume, self.model, self.chance, "a", 3, newest))
+            assert await flip
+
+    assert [Slow(seed).live().wrong for seed in range(3)] == [[], [], []]
 
 
 def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -> None:

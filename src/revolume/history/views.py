@@ -177,10 +177,10 @@ def _not_made(name: str, error: OSError) -> RevolumeError:
 async def _make(volume: Remembered, spot: Spot, name: str) -> tuple[Fragment, ...]:
     core = volume.core
     await core.footers_written()
-    state, base = core.manifest.state, core.live.base
+    base = core.live.base
     if base is not None and base.meta.write > spot.write:
         base = None
-    after = base.meta.write if base is not None else state.horizon.write
+    after = base.meta.write if base is not None else core.horizon.write
     spec = MapSpec(
         core.log_directory.path, core.maps_directory.path, core.volume_id, _stretch(volume, base, spot),
         core.base_name if base is not None else "", after, spot.write, core.live.folded, name, 0, 0,

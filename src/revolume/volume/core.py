@@ -27,7 +27,7 @@ from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
 from revolume.volume.live import LiveMap
-from revolume.volume.manifest import EditKind, Manifest
+from revolume.volume.manifest import EditKind, Horizon, Manifest
 from revolume.volume.options import OpenOptions
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
@@ -187,6 +187,8 @@ class Core:
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)
     footers: set[asyncio.Task[None]] = field(default_factory=set)
     sealed: dict[int, Segment] = field(default_factory=dict)
+    horizon_before: Horizon | None = None
+    """While a flip is recorded and memory does not follow it yet: the horizon of before."""
     """By use, segments whose footers this opening has written; not all of them are on the disk."""
 
     def retire_map(self, name: str) -> None:
@@ -239,6 +241,11 @@ class Core:
     def size_at(self, write: int) -> int:
         """The volume's size as of a retained write."""
         return [size for at, size in self.sizes if at <= write][-1]
+
+    @property
+    def horizon(self) -> Horizon:
+        """The image's moment, as everything in memory has it: a flip is one step here, behind its record."""
+        return self.horizon_before or self.manifest.state.horizon
 
     async def footers_written(self) -> None:
         """Every segment sealed so far has its footer."""

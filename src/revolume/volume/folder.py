@@ -54,7 +54,7 @@ def position_below(core: Core, base: MapFile | None) -> int:
     """The position up to which ``base`` knows everything; without one the horizon's."""
     number = base.meta.point if base is not None else 0
     found = (p.position for p in core.points if p.number == number)
-    return next(found, core.manifest.state.horizon.position)
+    return next(found, core.horizon.position)
 
 
 def plan_fold(
@@ -123,7 +123,7 @@ class Folder:
     @property
     def horizon(self) -> Horizon:
         """The image's moment."""
-        return self._core.manifest.state.horizon
+        return self._core.horizon
 
     def plan(self, pressed: bool = False) -> FoldPlan | None:
         """What to do now."""
@@ -257,12 +257,18 @@ class Folder:
         freed = {s.index: 0 for s in gone}
         passed = core.live.base is not None and core.live.based <= target.address
         base_name = core.base_name
-        await core.recorder.record(
-            (EditKind.HORIZON, pack_horizon(horizon)),
-            (EditKind.USES, pack_pairs(freed)),
-            (EditKind.BASE_MAP, b"" if passed else base_name.encode()),
-        )
+        core.horizon_before = core.horizon
+        try:
+            await core.recorder.record(
+                (EditKind.HORIZON, pack_horizon(horizon)),
+                (EditKind.USES, pack_pairs(freed)),
+                (EditKind.BASE_MAP, b"" if passed else base_name.encode()),
+            )
+        except BaseException:
+            core.horizon_before = None
+            raise
         async with core.below_lock:
+            core.horizon_before = None
             core.sums.take_up(sums)
             base = core.live.moved_horizon(target.address)
             core.base_name = "" if base is not None else base_name
@@ -322,12 +328,12 @@ class Folder:
     def _map_spec(self, point: Point, name: str) -> MapSpec:
         """A base up to ``point``, over the one that there is. A damaged one is left aside, and not tried twice
         before it is met again: the log has all that it had."""
-        core, state = self._core, self._core.manifest.state
+        core = self._core
         base = core.live.base
         if base is not None and base.damaged:
             core.events.tell(f"the map {core.base_name} is damaged and is made anew")
             base.damaged, base = False, None
-        after = base.meta.write if base is not None else state.horizon.write
+        after = base.meta.write if base is not None else core.horizon.write
         return MapSpec(
             core.log_directory.path, core.maps_directory.path, core.volume_id, self._stretch(base, point),
             core.base_name if base is not None else "", after, point.write, core.live.folded, name,
