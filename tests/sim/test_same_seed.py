@@ -11,7 +11,11 @@ SEEDS = 50
 PLAY = """
 import json, sys
 from revolume.sim.worlds import WORLDS
-class Short: steps = 1
+class Short:
+    steps, size = 1, 1 << 18
+    def start_clients(self, count):
+        super().start_clients(1)
+        self.orders.enough = 50
 found = {}
 for name, world in sorted(WORLDS.items()):
     short = type(name, (Short, world), {})

@@ -22,6 +22,7 @@ from revolume.mirror.messages import Positions
 from revolume.sim import disk
 from revolume.sim.campaign import one
 from revolume.sim.part import Part
+from revolume.sim.worlds import WORLDS
 from revolume.volume import core, ending, folder, loading, mirrors, partials, reader, replay, volume
 from revolume.volume.foldjob import fold
 from revolume.volume.manifest import EditKind, pack_number
@@ -31,13 +32,25 @@ Patch = tuple[Any, str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """``patches``: (owner, name, what it becomes). ``world``: who should notice, within ``seeds``."""
+    """``patches``: (owner, name, what it becomes). ``world``: who should notice, within ``seeds``; where most of
+    what happens there can't show it, the operator does only what can (``focus``)."""
 
     name: str
     story: str
     world: str
     seeds: int
     patches: tuple[Patch, ...]
+    focus: str = ""
+    """What the operator does, if not everything."""
+
+
+def _lived(plant: Plant, seed: int) -> list[str]:
+    """What is wrong after a seed."""
+    if not plant.focus:
+        return one(plant.world, seed)[0].wrong
+    chosen = dict.fromkeys(plant.focus.split(), 1)
+    world = type("Focused", (WORLDS[plant.world],), {"operations": lambda self: chosen})
+    return list(world(seed).live().wrong)
 
 
 @contextmanager
@@ -58,11 +71,11 @@ def caught(plant: Plant) -> tuple[int, str] | None:
     with planted(plant):
         for seed in range(plant.seeds):
             try:
-                verdict, _ = one(plant.world, seed)
+                wrong = _lived(plant, seed)
             except Exception as error:  # it went so wrong that the world itself broke
                 return seed + 1, repr(error)[:160]
-            if verdict.wrong:
-                return seed + 1, " ".join(verdict.wrong[0].split())[:160]
+            if wrong:
+                return seed + 1, " ".join(wrong[0].split())[:160]
     return None
 
 
@@ -81,7 +94,8 @@ def planted_part(name: str, jobs: int, say: Callable[[str], None]) -> Part:
         for plant, found in zip(chosen, all_found, strict=True):
             after, shown = found or (0, "NOT CAUGHT")
             say(f"{plant.name}: {f'seed {after} of {plant.seeds}, ' if found else ''}{shown}")
-            cells = (plant.name, plant.story, plant.world, plant.seeds, after or "—", shown.replace("|", "/"))
+            where = f"{plant.world}: {plant.focus}" if plant.focus else plant.world
+            cells = (plant.name, plant.story, where, plant.seeds, after or "—", shown.replace("|", "/"))
             rows.append(f"| {' | '.join(map(str, cells))} |")
             if found is None:
                 command = f"python -m revolume.sim --planted {plant.name}"
@@ -252,23 +266,23 @@ PLANTED: Final = (
     Plant("holders-ignored", "folding looks neither at pins nor at leases", "pair", 40,
           ((folder, "holders", lambda core: []),)),
     Plant("use-number-again", "use numbers go on from the highest that is in use", "primary", 100,
-          ((pool.SegmentPool, "adopt", _uses_again(pool.SegmentPool.adopt)),)),
+          ((pool.SegmentPool, "adopt", _uses_again(pool.SegmentPool.adopt)),), "power point"),
     Plant("released-without-mirror", "a write is answered before a required mirror has it", "pair", 20,
-          ((mirrors.Mirrors, "released", lambda *_: True),)),
-    Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 80,
-          ((mirrors.Mirrors, "wait_durable", _at_once),)),
-    Plant("mirror-durable-early", "a mirror calls durable what it has received", "pair", 80,
-          ((reporter.Reporter, "_positions", _all_durable),)),
+          ((mirrors.Mirrors, "released", lambda *_: True),), "promote"),
+    Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 30,
+          ((mirrors.Mirrors, "wait_durable", _at_once),), "promote"),
+    Plant("mirror-durable-early", "a mirror calls durable what it has received", "pair", 30,
+          ((reporter.Reporter, "_positions", _all_durable),), "promote"),
     Plant("log-not-held-for-mirror", "segments that a mirror still needs are recycled", "pair", 60,
           ((mirrors.Mirrors, "_hold", lambda *_: None),)),
     Plant("numbers-go-back", "a promoted mirror numbers from its last write (found here)", "pair", 60,
-          ((loading, "_newest_stated", lambda *_: 0),)),
+          ((loading, "_newest_stated", lambda *_: 0),), "promote power"),
     Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 60,
           ((folder.Folder, "_fold", _folded_early),)),
     Plant("old-footers-forgotten", "footers of a killed life are never synced (found here)", "primary", 20,
           ((loading.Loading, "_resume", _resumed(lambda found: found[0].sealed.clear())),)),
     Plant("numbers-again", "write numbers that a crash may have used are used again", "pair", 60,
-          ((loading.Loading, "_resume", _resumed(_unreserved)),)),
+          ((loading.Loading, "_resume", _resumed(_unreserved)),), "power kill cut"),
     Plant("last-delta-dropped", "opening leaves out the last point's delta", "primary", 20,
           ((replay, "read_points", _without_last_record),)),
     Plant("stale-reference", "a mirror's point takes an older version of a block", "pair", 10,
@@ -280,9 +294,9 @@ PLANTED: Final = (
     Plant("zeroes-not-replayed", "opening forgets ranges of zeroes", "primary", 10,
           ((replay, "_ranges", lambda versions: iter(())),)),
     Plant("longer-tail-not-fetched", "a source opens without what only its mirror has", "pair", 40,
-          ((primary, "fetch_longer_tail", _at_once),)),
+          ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,
-          ((decide, "identity", lambda end: 0),)),
+          ((decide, "identity", lambda end: 0),), "cut_off_power"),
     Plant("epoch-not-compared", "a source of an old epoch is let in", "pair", 120,
-          ((decide, "unfit", _any_epoch),)),
+          ((decide, "unfit", _any_epoch),), "promote"),
 )  # fmt: skip

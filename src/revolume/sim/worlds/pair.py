@@ -438,6 +438,8 @@ class PairWorld(World):
             await asyncio.sleep(self.chance.uniform(0.0, 12.0))
         else:
             self._lose(self.first, self.chance.choice(("killed", "lost power")))
+            if required and self.chance.hit(0.5):  # the mirror too, which then stands for it alone
+                self._lose(self.second, "lost power")
         await self._take_over()
         if self.second.process is not None:  # the old one, cut off until now: it must not have answered
             self._lose(self.second, "killed")
