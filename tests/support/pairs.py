@@ -241,7 +241,10 @@ class Pair:
 
     def until_equal(self, seconds: float = 60) -> None:
         """A point is made; the mirror agrees to it."""
-        self.wait("the mirror agrees to the last point", self._equal, seconds)
+        try:
+            self.wait("the mirror agrees to the last point", self._equal, seconds)
+        except pytest.fail.Exception as error:
+            pytest.fail(f"{json.dumps([self.status(server) for server in (self.primary, self.mirror)])}\n{error}")
 
     def _equal(self) -> bool:
         """The last point is of the last write: what was written since the one before is in its log only."""
