@@ -62,6 +62,10 @@ class Orders:
     holders: Callable[[], tuple[str, ...]] = lambda: ()
     counts: Counts = field(default_factory=Counts)
 
+    def busy(self) -> None:
+        """Nobody is tired for a while."""
+        self.enough = max(self.enough, self.counts.answered + 300)
+
 
 class SimClient:
     """See the module's text."""

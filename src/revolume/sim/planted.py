@@ -16,7 +16,7 @@ from typing import Any, Final
 from revolume.chain import received
 from revolume.chain.versions import newest
 from revolume.cli import primary
-from revolume.log import commit, pool, tail
+from revolume.log import commit, tail
 from revolume.mirror import decide, reporter
 from revolume.mirror.messages import Positions
 from revolume.sim import disk
@@ -155,13 +155,6 @@ async def _copied_unsynced(self: ending.Ending, found: list[Any]) -> list[Any]:
     return copies
 
 
-def _uses_again(adopt: Any) -> Any:
-    def adopted(self: pool.SegmentPool, uses: dict[int, int], next_use: int) -> None:
-        adopt(self, uses, 1 + max([0, *uses.values()]))
-
-    return adopted
-
-
 class _Equal:
     """Whatever it is compared with."""
 
@@ -243,8 +236,8 @@ PLANTED: Final = (
           ((volume.Volume, "durable", _at_once),)),
     Plant("position-after-sync", "a sync covers what was appended while it ran", "primary", 40,
           ((commit.Commit, "_sync_once", _sync_then_look),)),
-    Plant("sync-tried-again", "a failed sync is repeated until it succeeds", "primary", 60,
-          ((commit.Commit, "_sync_once", _sync_again),)),
+    Plant("sync-tried-again", "a failed sync is repeated until it succeeds", "primary", 40,
+          ((commit.Commit, "_sync_once", _sync_again),), "sync_error stop power"),
     Plant("image-not-synced", "a fold flips to an image that is not on the disk", "primary", 30,
           ((disk.SimFile, "begin_sync", _unsynced("image")),)),
     Plant("manifest-not-synced", "manifest edits are not synced", "cuts", 6,
@@ -265,8 +258,6 @@ PLANTED: Final = (
           ((partials.Partials, "overwritten", lambda *_: None),)),
     Plant("holders-ignored", "folding looks neither at pins nor at leases", "pair", 40,
           ((folder, "holders", lambda core: []),)),
-    Plant("use-number-again", "use numbers go on from the highest that is in use", "primary", 100,
-          ((pool.SegmentPool, "adopt", _uses_again(pool.SegmentPool.adopt)),), "power point"),
     Plant("released-without-mirror", "a write is answered before a required mirror has it", "pair", 20,
           ((mirrors.Mirrors, "released", lambda *_: True),), "promote"),
     Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 30,
@@ -278,7 +269,7 @@ PLANTED: Final = (
     Plant("numbers-go-back", "a promoted mirror numbers from its last write (found here)", "pair", 60,
           ((loading, "_newest_stated", lambda *_: 0),), "promote power"),
     Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 60,
-          ((folder.Folder, "_fold", _folded_early),)),
+          ((folder.Folder, "_fold", _folded_early),), "power point"),
     Plant("old-footers-forgotten", "footers of a killed life are never synced (found here)", "primary", 20,
           ((loading.Loading, "_resume", _resumed(lambda found: found[0].sealed.clear())),)),
     Plant("numbers-again", "write numbers that a crash may have used are used again", "pair", 60,
@@ -291,8 +282,6 @@ PLANTED: Final = (
           ((disk.SimFile, "begin_sync", _unsynced("image.pages")),)),
     Plant("digests-not-synced", "a fold flips to digests that are not on the disk", "primary", 40,
           ((disk.SimFile, "begin_sync", _unsynced("image.sums")),)),
-    Plant("zeroes-not-replayed", "opening forgets ranges of zeroes", "primary", 10,
-          ((replay, "_ranges", lambda versions: iter(())),)),
     Plant("longer-tail-not-fetched", "a source opens without what only its mirror has", "pair", 40,
           ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,

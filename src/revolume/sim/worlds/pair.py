@@ -432,14 +432,20 @@ class PairWorld(World):
             return
         required = self.primary is not None and any(m.required for m in self.primary.volume.mirrors)
         cut_off = required and self.chance.hit(0.4)
-        if cut_off:
+        both = required and not cut_off and self.chance.hit(0.5)  # the mirror too, which then stands for it alone
+        self.orders.busy()
+        if both:
+            self.second.faults.slow = 300.0
+            await asyncio.sleep(self.chance.delay(0.4))
+            self.second.faults.quiet()
+            self._lose(self.first, "lost power")
+            self._lose(self.second, "lost power")
+        elif cut_off:
             self.fabric.cut("a", "b")
             self.fabric.cut("b", "a")
             await asyncio.sleep(self.chance.uniform(0.0, 12.0))
         else:
             self._lose(self.first, self.chance.choice(("killed", "lost power")))
-            if required and self.chance.hit(0.5):  # the mirror too, which then stands for it alone
-                self._lose(self.second, "lost power")
         await self._take_over()
         if self.second.process is not None:  # the old one, cut off until now: it must not have answered
             self._lose(self.second, "killed")

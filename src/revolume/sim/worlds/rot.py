@@ -31,6 +31,11 @@ class RotWorld(PrimaryWorld):
             "moments": 4, "snapshot": 1,
         }  # fmt: skip
 
+    def start_clients(self, count: int) -> None:
+        """A few will do: it is the disk that is busy here."""
+        super().start_clients(count)
+        self.orders.enough = 300
+
     def promised(self, written: Written) -> bool:
         """Nothing."""
         return False
