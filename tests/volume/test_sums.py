@@ -93,7 +93,7 @@ def test_a_commit_is_all_or_nothing(steps: list[tuple]) -> None:
             elif step[0] == "commit":
                 generation += 1
                 writer.commit(1, 2, 3, generation)
-                reader.reload(generation)
+                reader.take_up(reader.committed(generation))
                 committed, committed_size = dict(model), size
             else:
                 writer.close()
@@ -116,19 +116,19 @@ def test_facts_and_generations(directory: RealDirectory) -> None:
     assert sums.facts == Facts(blocks=1000)
     folded(directory, {7: 8}, 4)
     assert got(sums, [7]) == [0]  # until it is told
-    sums.reload(4)
+    sums.take_up(sums.committed(4))
     assert got(sums, [7]) == [8] and sums.facts == Facts(4, 1000, 40, 400, 4)
     assert Sums.open(directory, VOLUME, 3).facts.generation == 4
     with pytest.raises(Damaged, match="generation 4"):
         Sums.open(directory, VOLUME, 5)
     with pytest.raises(Damaged, match="generation 4"):
-        sums.reload(5)
+        sums.take_up(sums.committed(5))
 
 
 def test_a_reader_is_not_disturbed_by_folds_that_do_not_come_to_their_flip(directory: RealDirectory) -> None:
     reader = Sums.create(directory, VOLUME, 3000)
     folded(directory, dict.fromkeys(range(0, 3000, 3), 7), 1)
-    reader.reload(1)
+    reader.take_up(reader.committed(1))
     for attempt in range(5):
         folded(directory, dict.fromkeys(range(1, 3000, 3), attempt + 1), 2, commit=attempt % 2 == 1)
         fresh = Sums.open(directory, VOLUME, 1)
@@ -140,14 +140,14 @@ def test_a_reader_is_not_disturbed_by_folds_that_do_not_come_to_their_flip(direc
 def test_pages_that_became_zero_give_their_room_back(directory: RealDirectory, tmp_path: Path) -> None:
     reader = Sums.create(directory, VOLUME, 1000 * PER_PAGE)
     folded(directory, dict.fromkeys(range(0, 1000 * PER_PAGE, 50), 1), 1)
-    reader.reload(1)
+    reader.take_up(reader.committed(1))
     full = (tmp_path / SUMS_NAME).stat().st_blocks
     assert full * 512 > 900 * PAGE
     writer = Sums.open(directory, VOLUME)
     writer.zero(PER_PAGE, 1000 * PER_PAGE)
     writer.commit(2, 2, 2, 2)
     assert got(reader, [5000]) == [1]
-    reader.reload(2)
+    reader.take_up(reader.committed(2))
     assert got(reader, [0, 5000]) == [1, 0]
     assert (tmp_path / SUMS_NAME).stat().st_blocks * 512 <= 64 << 10
 

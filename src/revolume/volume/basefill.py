@@ -105,10 +105,11 @@ class BaseFill:
         if await core.host.work.call(self._root) != (horizon.root_low, horizon.root_high):
             raise _refused("its base, summed up, differs from the source's point")
         complete = replace(horizon, pages_generation=self._generation)
+        digests = await core.host.work.call(core.sums.committed, self._generation)
         await core.recorder.record(
             (EditKind.HORIZON, pack_horizon(complete)), (EditKind.BASE, pack_base(None))
         )
-        core.sums.reload(self._generation)
+        core.sums.take_up(digests)
         core.last.root = (horizon.root_low, horizon.root_high)
 
     def _root(self) -> roots.Root:

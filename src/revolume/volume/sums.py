@@ -8,7 +8,7 @@ its checksum. It is small (4 bytes for two megabytes of volume) and always repla
 Two places for each page make a fold safe at every instant. A fold writes a changed page into the place that
 is *not* current; the new ``image.pages`` makes all of them current in one step. A crash before that leaves the
 old state, untouched. The process that serves the volume goes on reading the old places while the helper
-folds, and takes up the new ones with ``reload``. A page whose digests are all 0 is not written: it is absent.
+folds, and takes up the new ones with ``take_up``. A page whose digests are all 0 is not written: it is absent.
 
 ``image.sums``, pages of 4096 bytes, numbers 64 bits little endian:
 
@@ -80,7 +80,7 @@ class Held:
 
 
 class Sums:
-    """The digests of the image. Readers: ``get`` (loop or thread), ``within``, ``reload``. One writer at a
+    """The digests of the image. Readers: ``get`` (loop or thread), ``within``, ``take_up``. One writer at a
     time, over an object of its own: ``put``, ``zero``, ``resize``, then ``commit``; without it nothing has
     happened."""
 
@@ -124,12 +124,9 @@ class Sums:
             file.close()
             raise
 
-    def reload(self, generation: int) -> None:
-        """Take up what a fold has committed. Damaged: the generation on the disk is older than this."""
-        self.take_up(self.committed(generation))
-
     def committed(self, generation: int) -> Held:
-        """What a fold has committed, read and not yet in use: after this nothing about it can fail."""
+        """What a fold has committed, read and not yet in use: after this nothing about it can fail. Damaged: the
+        generation on the disk is older than this."""
         return _held(self._directory, self._volume, generation)
 
     def take_up(self, new: Held) -> None:
