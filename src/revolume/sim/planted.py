@@ -24,8 +24,6 @@ from revolume.sim.campaign import one
 from revolume.sim.part import Part
 from revolume.sim.worlds import WORLDS
 from revolume.volume import core, ending, folder, loading, mirrors, partials, reader, replay, volume
-from revolume.volume.foldjob import fold
-from revolume.volume.manifest import EditKind, pack_number
 
 Patch = tuple[Any, str, Any]
 
@@ -179,18 +177,6 @@ async def _replayed_without_its_end(live: Any, columns: Any, *more: Any) -> Any:
 _replay = replay.replay
 
 
-async def _folded_early(self: folder.Folder, target: Any) -> None:
-    """Only the cut is durable, not the record that has its partial blocks."""
-    self.retired_write = target.write
-    spec = self._spec(target)
-    await self._core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
-    await self._core.commit.wait_durable(target.position)
-    await self._core.footers_written()
-    await self._give_room(target)
-    await self._core.host.work.job(fold, spec)
-    await self._flip(target, spec)
-
-
 def _resumed(then: Callable[[Any], None]) -> Callable[..., None]:
     """Opening, and something undone of it."""
     resume = loading.Loading._resume
@@ -201,10 +187,6 @@ def _resumed(then: Callable[[Any], None]) -> Callable[..., None]:
         then((core, write))
 
     return resumed
-
-
-def _unreserved(found: Any) -> None:
-    found[0].appender.write = found[1]
 
 
 def _without_last_record(volume: Any, pieces: Any, horizon: Any, upto: Any = None) -> Any:
@@ -218,15 +200,6 @@ _read_points = replay.read_points
 def _not_the_newest(versions: Any, after: int, upto: int) -> Any:
     """Of what the last write of an interval wrote the version before is taken."""
     return newest(versions, after, max(after, upto - 1))
-
-
-def _any_epoch(hello: Any, target: Any) -> Any:
-    found = _unfit(hello, target)
-    return None if found is not None and found.rule in _OF_EPOCHS else found
-
-
-_unfit = decide.unfit
-_OF_EPOCHS = (decide.Rule.STALE_EPOCH, decide.Rule.RIVAL_EPOCH)
 
 
 PLANTED: Final = (
@@ -262,18 +235,14 @@ PLANTED: Final = (
           ((mirrors.Mirrors, "released", lambda *_: True),), "promote"),
     Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 30,
           ((mirrors.Mirrors, "wait_durable", _at_once),), "promote"),
-    Plant("mirror-durable-early", "a mirror calls durable what it has received", "pair", 30,
+    Plant("mirror-durable-early", "a mirror calls durable what it has received", "pair", 60,
           ((reporter.Reporter, "_positions", _all_durable),), "promote"),
     Plant("log-not-held-for-mirror", "segments that a mirror still needs are recycled", "pair", 60,
           ((mirrors.Mirrors, "_hold", lambda *_: None),)),
     Plant("numbers-go-back", "a promoted mirror numbers from its last write (found here)", "pair", 60,
           ((loading, "_newest_stated", lambda *_: 0),), "promote power"),
-    Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 60,
-          ((folder.Folder, "_fold", _folded_early),), "power point"),
     Plant("old-footers-forgotten", "footers of a killed life are never synced (found here)", "primary", 20,
           ((loading.Loading, "_resume", _resumed(lambda found: found[0].sealed.clear())),)),
-    Plant("numbers-again", "write numbers that a crash may have used are used again", "pair", 60,
-          ((loading.Loading, "_resume", _resumed(_unreserved)),), "power kill cut"),
     Plant("last-delta-dropped", "opening leaves out the last point's delta", "primary", 20,
           ((replay, "read_points", _without_last_record),)),
     Plant("stale-reference", "a mirror's point takes an older version of a block", "pair", 10,
@@ -286,6 +255,4 @@ PLANTED: Final = (
           ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,
           ((decide, "identity", lambda end: 0),), "cut_off_power"),
-    Plant("epoch-not-compared", "a source of an old epoch is let in", "pair", 120,
-          ((decide, "unfit", _any_epoch),), "promote"),
 )  # fmt: skip

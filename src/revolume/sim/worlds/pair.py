@@ -78,7 +78,7 @@ class PairWorld(World):
         return {
             "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
-            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 2, "partition": 1, "mode": 1,
+            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 4, "partition": 1, "mode": 1,
             "replay": 1, "stale": 1, "cut_off_power": 2,
         }  # fmt: skip
 
@@ -377,6 +377,7 @@ class PairWorld(World):
         if self._old is None or self.mirror is None or self.primary is None:
             return
         self._lose(self.first, "killed")
+        await self._heal()
         self.intruder.platter = self._old.copy()
         asked = replace(
             self._asked[self.first.name], size=None, alone=True, mirrors=(mirror_at(self.second.name, self.sync),)
@@ -455,8 +456,11 @@ class PairWorld(World):
         self.second.lost_power_ns = self.loop.now_ns
         await self._heal()
         self._forget_holder(self.second.name)
+        stale = self.chance.hit(0.4)
+        if stale:  # while the new mirror's base is under way, and nothing but epochs says whose it is
+            self.fabric.path(self.first.name, self.second.name).bytes_per_s = 1e5
         await self.op_stop()
-        if self.chance.hit(0.4):
+        if stale:
             await self.op_stale()
 
     async def _old_returns(self) -> None:

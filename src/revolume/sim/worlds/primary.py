@@ -48,7 +48,7 @@ class PrimaryWorld(World):
     def operations(self) -> dict[str, int]:
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
-            "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 2, "helper": 1,
+            "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
             "clock": 1,
         }  # fmt: skip
 
