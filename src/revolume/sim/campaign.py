@@ -20,7 +20,7 @@ from revolume.sim.worlds.world import Verdict
 
 CUTS = "cuts"
 """Not a world: power cuts of a short history, by the dozen."""
-SHARES = {"primary": 1, "pair": 1, "rot": 4, CUTS: 2}
+SHARES = {"primary": 1, "pair": 1, "rot": 10, CUTS: 3}
 """How many seeds of each in a round."""
 STATES = 60
 Say = Callable[[str], None]

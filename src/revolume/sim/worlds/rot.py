@@ -32,9 +32,9 @@ class RotWorld(PrimaryWorld):
         }  # fmt: skip
 
     def start_clients(self, count: int) -> None:
-        """A few will do: it is the disk that is busy here."""
-        super().start_clients(count)
-        self.orders.enough = 300
+        """One will do: it is the disk that is busy here."""
+        super().start_clients(1)
+        self.orders.enough = 50
 
     def promised(self, written: Written) -> bool:
         """Nothing."""

@@ -125,7 +125,7 @@ class World:
     async def _operate(self) -> None:
         operations = self.operations()
         for _ in range(self.steps):
-            await asyncio.sleep(self.chance.delay(1.6))
+            await asyncio.sleep(self.chance.delay(3.0))
             if self.wrong or self.register.wrong:
                 return
             names = list(operations)
@@ -170,7 +170,7 @@ class World:
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""
-        self.orders.enough = self.chance.choice((1000, 2500, 5000))
+        self.orders.enough = self.chance.choice((1500, 3000, 6000))
         host = Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
         for number in range(count):
             chance = self.chance.stream(f"client {number}")
