@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Damaged
+from revolume.history.stopped import look
 from revolume.host import Host
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
 from revolume.log.segment import segment_name
@@ -204,6 +205,39 @@ def test_a_manifest_that_lost_its_end_is_not_an_older_state(crashed: Crashed) ->
         crashed.loop.run_until_complete(opened(crashed.host, path))
     assert refused.value.code == "manifest-damaged"
     shutil.rmtree(path)
+
+
+def test_a_manifest_damaged_in_its_middle_is_not_an_older_state(tmp_path: Path) -> None:
+    """What comes behind a flipped bit of it is gone: also the segments' new uses, so the older state knows of none
+    of them. The files themselves do."""
+
+    async def scenario() -> None:
+        host = inline_host()
+        driver = Driver(host, tmp_path / "vol", 64 * BLOCK, QUIET)
+        await driver.open()
+        names = ("manifest.a", "manifest.b")
+        newest = max((tmp_path / "vol" / name for name in names), key=_generation)
+        begun = newest.stat().st_size
+        for number in range(400):  # segments are used up, and folded away
+            await driver.change([(OP_WRITE, number % 60 * BLOCK, bytes([number % 251]) * 4 * BLOCK)])
+            if number % 40 == 39:
+                await driver.volume.cut()
+                await driver.volume.folder.step(True)
+        await abandon(driver.volume)
+        assert newest.stat().st_size > begun + 64, "nothing was recorded meanwhile"
+        path = Path(shutil.copytree(tmp_path / "vol", tmp_path / "spoilt"))
+        data = bytearray(newest.read_bytes())
+        data[begun + 30] ^= 1
+        (path / newest.name).write_bytes(data)
+        with pytest.raises(Damaged) as refused:
+            await opened(host, path)
+        assert refused.value.code == "manifest-damaged"
+        report = check(host, str(path))
+        assert any("manifest" in problem.what for problem in report.problems), report
+        with pytest.raises(Damaged):
+            look(host, str(path))
+
+    asyncio.run(scenario())
 
 
 def _generation(path: Path) -> int:

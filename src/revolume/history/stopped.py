@@ -24,10 +24,10 @@ from revolume.log.appender import LogEnd
 from revolume.log.columns import Columns, ColumnsBuilder, resizes
 from revolume.log.scan import Found
 from revolume.log.segment import Segment, segment_name
-from revolume.log.tail import Recovered, recover, stated_durable
+from revolume.log.tail import Recovered, recover, stated_durable, stated_edit
 from revolume.log.transfer import BLOCK, Kind
 from revolume.volume import layout
-from revolume.volume.manifest import PinnedSnapshot, Role, State, load
+from revolume.volume.manifest import PinnedSnapshot, Role, State, judge_end, load
 from revolume.volume.replay import read_points as sealed_points
 from revolume.volume.status import Holder, Snapshot, VolumeStatus
 
@@ -191,8 +191,10 @@ def look(host: Host, path: str) -> StoppedVolume:
 
 
 def _look(host: Host, directory: Directory) -> StoppedVolume:
-    state = load(directory).state
-    segments = _segments(directory.child(layout.LOG), state)
+    loaded, log = load(directory), directory.child(layout.LOG)
+    state = loaded.state
+    judge_end(loaded.number, stated_edit(log, state.segment_blocks, state.volume))
+    segments = _segments(log, state)
     try:
         found = _recovered(segments, state)
         pieces = [(piece.segment, piece.columns) for piece in found.pieces] + _tail(found.tail)

@@ -6,7 +6,7 @@ Nothing here decides: what a gap in the chain means is for ``tail.py`` to say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,12 +61,13 @@ class Found:
 
 
 class SegmentReader:
-    """Headers of one segment through a sliding window, so that small transfers share a read."""
+    """Headers of one segment through a sliding window of so many bytes, so that small transfers share a read."""
 
-    def __init__(self, segment: Segment, volume: bytes) -> None:
+    def __init__(self, segment: Segment, volume: bytes, window: int = WINDOW) -> None:
         self.segment = segment
         self._volume = volume
         self._seed = volume_seed(volume)
+        self._size = window
         self._start = 0
         self._window = memoryview(b"")
 
@@ -74,10 +75,19 @@ class SegmentReader:
         """``size`` bytes at ``offset``, fewer at the end of the file."""
         inside = offset - self._start
         if inside < 0 or inside + size > len(self._window):
-            buffer = bytearray(max(size, WINDOW))
+            buffer = bytearray(max(size, self._size))
             got = self.segment.file.preadv([buffer], offset)
             self._start, self._window, inside = offset, memoryview(buffer)[:got], 0
         return self._window[inside : inside + size]
+
+    def first_of_any_use(self) -> Found | None:
+        """The valid transfer at the file's beginning, whichever use of it that was."""
+        first = self._bytes(0, LOCAL_SIZE)
+        local = unpack_local(first) if len(first) == LOCAL_SIZE else None
+        if local is None:
+            return None
+        segment = replace(self.segment, use=local.use)
+        return SegmentReader(segment, self._volume, self._size).at(0)
 
     def at(self, block: int) -> Found | None:
         """The valid transfer that begins at ``block``, else None."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import xxhash
 
@@ -35,6 +36,7 @@ from revolume.log.transfer import BLOCK, volume_seed
 
 TRAILER = struct.Struct("<8sQ16sIIII16s16sQQQQ")
 TRAILER_MAGIC = b"RVFOOT01"
+SEGMENT_SUFFIX = ".seg"
 
 assert TRAILER.size == 112
 
@@ -68,7 +70,7 @@ class Footer:
 
 def segment_name(index: int) -> str:
     """File name of segment file ``index``."""
-    return f"{index:08d}.seg"
+    return f"{index:08d}{SEGMENT_SUFFIX}"
 
 
 def footer_blocks(columns_size: int) -> int:
@@ -97,16 +99,27 @@ def write_footer(
     segment.file.pwritev([columns, padding, trailer, bytes(BLOCK - len(trailer))], first * BLOCK)
 
 
-def read_footer(segment: Segment, volume: bytes) -> Footer | None:
-    """The footer if this use of the segment was sealed and the footer is whole, else None."""
-    last = bytearray(BLOCK)
-    if segment.file.preadv([last], (segment.blocks - 1) * BLOCK) != BLOCK:
+def _trailer(segment: Segment, volume: bytes) -> tuple[Any, ...] | None:
+    """The fields of a trailer of any use that holds."""
+    last = bytearray(TRAILER.size)
+    if segment.file.preadv([last], (segment.blocks - 1) * BLOCK) != TRAILER.size:
         return None
     fields = TRAILER.unpack_from(last)
-    seed = volume_seed(volume)
-    if fields[:3] != (TRAILER_MAGIC, segment.use, volume):
+    if fields[0] != TRAILER_MAGIC or fields[2] != volume:
         return None
-    if xxhash.xxh3_64_intdigest(bytes(last[:104]), seed) != fields[12]:
+    return fields if xxhash.xxh3_64_intdigest(bytes(last[:104]), volume_seed(volume)) == fields[12] else None
+
+
+def trailer_edit(segment: Segment, volume: bytes) -> int:
+    """The highest manifest edit that the file's trailer states, of whatever use it is; 0 if it has none."""
+    fields = _trailer(segment, volume)
+    return 0 if fields is None else int(fields[10])
+
+
+def read_footer(segment: Segment, volume: bytes) -> Footer | None:
+    """The footer if this use of the segment was sealed and the footer is whole, else None."""
+    fields, seed = _trailer(segment, volume), volume_seed(volume)
+    if fields is None or fields[1] != segment.use:
         return None
     rows, entries, digests, end_block = fields[3:7]
     size = 64 * rows + 16 * entries + 8 * digests

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from revolume.errors import Damaged
+from revolume.host.disk import Directory
 from revolume.log.appender import LogEnd
 from revolume.log.columns import Columns, ColumnsBuilder
 from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefix, payload_holds
-from revolume.log.segment import Footer, Segment, read_footer
+from revolume.log.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer, trailer_edit
 from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind, pack_local, volume_seed
 
 
@@ -119,6 +120,23 @@ def highest_write(columns: Columns) -> int:
     """The newest write in these columns, 0 if there is none."""
     rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
     return int((rows["write"] + np.maximum(rows["entries"], 1) - 1).max()) if len(rows) else 0
+
+
+def stated_edit(directory: Directory, blocks: int, volume: bytes) -> int:
+    """The highest manifest edit that any segment file states by its first header or its trailer, whether the
+    manifest knows of that use or not: a manifest that lost its end knows neither."""
+    newest = 0
+    for name in directory.names():
+        if not name.endswith(SEGMENT_SUFFIX):
+            continue
+        file = directory.open(name, write=False)
+        try:
+            segment = Segment(0, 0, blocks, file)
+            first = SegmentReader(segment, volume, BLOCK).first_of_any_use()
+            newest = max(newest, trailer_edit(segment, volume), first.local.edit if first else 0)
+        finally:
+            file.close()
+    return newest
 
 
 def stated_durable(segments: Sequence[Segment], volume: bytes) -> tuple[int, int]:

@@ -35,11 +35,11 @@ from revolume.log.columns import Columns, ColumnsBuilder, only, ramp
 from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefix, payload_holds
 from revolume.log.segment import Segment, read_footer, segment_name
 from revolume.log.table import TableView
-from revolume.log.tail import stated_durable
+from revolume.log.tail import stated_durable, stated_edit
 from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import layout
 from revolume.volume.compose import delta_digest
-from revolume.volume.manifest import NAMES, Role, State, load, parse, read_file
+from revolume.volume.manifest import NAMES, Role, State, judge_end, load, parse, read_file
 from revolume.volume.replay import addresses
 from revolume.volume.reports import CheckReport, Problem, Progress
 from revolume.volume.sums import Sums
@@ -110,10 +110,13 @@ class _Check:
         )
 
     def _all(self) -> None:
-        state = load(self._directory).state
+        loaded = load(self._directory)
+        state = loaded.state
         self._manifests(state)
         log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
+        judge_end(loaded.number, stated_edit(log, state.segment_blocks, state.volume))
         segments = self._segments(log, state)
+        judge_end(loaded.number, stated_durable(segments, state.volume)[1])
         self._log(segments, state)
         self._image(state)
         self._points(state)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from revolume.errors import Damaged, NotFound, Refused
+from revolume.errors import NotFound, Refused
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.segment import Segment, segment_name
-from revolume.log.tail import stated_durable
+from revolume.log.tail import stated_durable, stated_edit
 from revolume.volume import layout
-from revolume.volume.manifest import EditKind, Manifest
+from revolume.volume.manifest import EditKind, Manifest, judge_end
 
 
 def detach_stopped(host: Host, path: str, name: str) -> None:
@@ -53,14 +53,10 @@ def _judge(directory: Directory, manifest: Manifest) -> None:
         for use, index in sorted((use, index) for index, use in state.uses.items() if use and use >= first)
     ]
     try:
-        _, edit = stated_durable(segments, state.volume)
+        _, inside = stated_durable(segments, state.volume)
+        edit = max(inside, stated_edit(log, state.segment_blocks, state.volume))
     finally:
         for segment in segments:
             segment.file.close()
         log.close()
-    if edit > manifest.number:
-        raise Damaged(
-            "manifest-damaged",
-            f"The log knows manifest edit {edit}, the manifest ends with {manifest.number}.",
-            "Run 'revolume check', then open the volume, or restore it from a mirror.",
-        )
+    judge_end(manifest.number, edit)

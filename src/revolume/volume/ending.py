@@ -14,9 +14,9 @@ from revolume.log.appender import LogEnd
 from revolume.log.columns import Columns
 from revolume.log.scan import Found, chain_behind
 from revolume.log.segment import Segment, write_footer
-from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable
+from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable, stated_edit
 from revolume.volume.ground import Ground
-from revolume.volume.manifest import EditKind, Mark, pack_mark, pack_pairs
+from revolume.volume.manifest import EditKind, Mark, judge_end, pack_mark, pack_pairs
 
 
 @dataclass(slots=True)
@@ -44,6 +44,9 @@ class Ending:
         """The log's end."""
         state = self._ground.state
         self._ground.pool.adopt(state.uses, state.next_use)
+        blocks = self._ground.pool.segment_blocks
+        edit = await self._ground.host.work.call(stated_edit, self._ground.log, blocks, state.volume)
+        judge_end(self._ground.recorder.manifest.number, edit)
         if state.clean is None:
             return await self._unclean_tail()
         tail = await self._ground.host.work.call(self._clean_tail, state.clean)
@@ -92,13 +95,7 @@ class Ending:
         host, state = self._ground.host, self._ground.state
         segments = self._log_segments()
         durable, edit = await host.work.call(stated_durable, segments, state.volume)
-        last = self._ground.recorder.manifest.number
-        if edit > last:
-            raise Damaged(
-                "manifest-damaged",
-                f"The log knows manifest edit {edit}, the manifest ends with {last}.",
-                "The manifest's end is lost: use 'revolume salvage', or restore from a mirror or a backup.",
-            )
+        judge_end(self._ground.recorder.manifest.number, edit)
         durable = max(durable, state.durable.position, state.horizon.position)
         self._ground.stated.durable = durable
         found = await host.work.call(self._recover, segments, durable)

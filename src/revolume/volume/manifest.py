@@ -453,6 +453,16 @@ def load(directory: Directory) -> Loaded:
     return max(loaded, key=lambda m: (m.number, m.generation))
 
 
+def judge_end(number: int, stated: int) -> None:
+    """Damaged if the log names a later edit than the manifest's last: the manifest is older than the log."""
+    if stated > number:
+        raise Damaged(
+            "manifest-damaged",
+            f"The log knows manifest edit {stated}, the manifest ends with {number}.",
+            "The manifest's end is lost: use 'revolume salvage', or restore from a mirror or a backup.",
+        )
+
+
 class Manifest:
     """The open manifest. ``record`` and ``renew`` block on the disk: call them from a thread, one at a time."""
 
