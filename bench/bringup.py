@@ -1,7 +1,8 @@
 """A new mirror over a link of a gigabit: how fast it comes up, and what that costs the source's clients.
 
 The mirror lives in a network namespace behind a token bucket (`tbf`), so the link is a real TCP connection under
-TLS with a real limit. Needs root, `ip` and `tc`; where they are missing the row is named and left out.
+TLS with a real limit; its directory lies in memory, because two nodes do not share a disk. Needs root, `ip` and
+`tc`; where they are missing the row is named and left out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from bench.peers import REVOLUME, MiB, Revolume
 
 SPACE, NEAR, FAR = "revolume-bench", "10.93.7.1", "10.93.7.2"
 LINK_BYTES = 125_000_000
+MEMORY = Path("/dev/shm")
 PORT = 10977
 
 
@@ -83,13 +86,18 @@ class Source(Revolume):
 def bring_up(source: Source, load: Fio, seconds_max: float) -> dict[str, float]:
     """Figures of one mirror brought up: `link` share of the link used, `p99` beside the one before it."""
     make_certificates(source.folder / "pki", FAR)
+    with tempfile.TemporaryDirectory(prefix="rvb-mirror-", dir=MEMORY if MEMORY.is_dir() else None) as there:
+        return _bring_up(source, load, Path(there), seconds_max)
+
+
+def _bring_up(source: Source, load: Fio, there: Path, seconds_max: float) -> dict[str, float]:
     source.start()
     Fio("write", MiB, 8, 600, amount=source.size).run(source.uri, source.size, 1)
     alone = load.run(source.uri, source.size, seed=2)
     source.stop()
     source.mirrored = True
     with Limited():
-        words = ["ip", "netns", "exec", SPACE, str(REVOLUME), "serve", str(source.folder / "mirror")]
+        words = ["ip", "netns", "exec", SPACE, str(REVOLUME), "serve", str(there / "mirror")]
         words += ["--mirror-listen", f"{FAR}:{PORT}", "--tls-dir", str(source.folder / "pki")]
         with (source.folder / "mirror.log").open("ab") as log:
             mirror = subprocess.Popen(words, stdout=log, stderr=log)
