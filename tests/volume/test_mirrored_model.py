@@ -212,3 +212,41 @@ def test_half_a_write_that_its_source_lost_does_not_part_them(
         loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
     finally:
         shutil.rmtree(directory)
+
+
+def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host],
+) -> None:
+    """Half a write becomes durable when its rest arrives, which may be never: nothing but the write waits for it."""
+    loop, host = loop_host
+
+    async def scenario(driver: Mirrored) -> None:
+        await driver.open()
+        await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
+        await driver.volume.cutter.cut()
+        there = await driver.begin()
+        await driver.send_base()
+        await driver.ship()
+        for number in range(2, 12):  # several segments of it
+            await driver.change([(OP_WRITE, number * BLOCK, payload(number, 20 * BLOCK))])
+            await driver.volume.cutter.cut()
+        await driver.ship()
+        async with asyncio.timeout(10):
+            while there.agreed.number < driver.volume.core.points[-1].number:
+                await asyncio.sleep(0.01)
+        await driver.change([(OP_WRITE, 0, payload(5, 40 * BLOCK))])
+        await driver.ship(1)
+        assert there.received < there.end.position, "it has a half"
+        before = there.folder.folds
+        async with asyncio.timeout(10):
+            assert await there.folder.step(True)
+        assert there.folder.folds > before
+        async with asyncio.timeout(10):
+            await there.close()
+        await abandon(driver.volume)
+
+    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
+    finally:
+        shutil.rmtree(directory)

@@ -204,8 +204,10 @@ class Folder:
         core = self._core
         self.retired_write = target.write
         await core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
-        await core.commit.wait_durable(core.appender.position)  # with the point's record: it has blocks of which
-        await core.footers_written()  # the log in front of it has only sectors, and the image is the rest of them
+        # With the point's record: it has blocks of which the log in front of it has only sectors, and the image is
+        # the rest of them. Behind what is whole a mirror may have half a write, which nothing makes durable.
+        await core.commit.wait_durable(core.appender.whole)
+        await core.footers_written()
         spec = self._spec(target)
         await self._give_room(target)
         done = await core.host.work.job(fold, spec)
