@@ -217,7 +217,7 @@ def test_half_a_write_that_its_source_lost_does_not_part_them(
 def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
     loop_host: tuple[asyncio.AbstractEventLoop, Host],
 ) -> None:
-    """Half a write becomes durable when its rest arrives, which may be never: nothing but the write waits for it."""
+    """Half a write becomes durable when its rest arrives, which may be never: nothing else waits for that."""
     loop, host = loop_host
 
     async def scenario(driver: Mirrored) -> None:
