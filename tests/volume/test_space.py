@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from revolume.errors import NoSpace
-from revolume.host import Host, real_host
+from revolume.host import Host, JobFailed, real_host
+from revolume.host.real_work import RealWork
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.volume.check import check
 from revolume.volume.options import OpenOptions
@@ -305,3 +307,29 @@ def test_a_full_disk_is_stopped_crashed_and_opened_again(small_disk: Path) -> No
         await filling.ends_well()
 
     run(filling, play)
+
+
+def test_a_lost_helper_is_no_reason_to_refuse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folds whose helper process is killed are done again while the client waits."""
+    job, lost = RealWork.job, list(range(14))
+
+    async def sometimes_lost(work: RealWork, fn: Any, *args: Any) -> Any:
+        if fn.__name__ == "fold" and lost:
+            lost.pop()
+            raise JobFailed("job-failed", "The helper process ended during fold.", "Try it once more.")
+        return await job(work, fn, *args)
+
+    monkeypatch.setattr(RealWork, "job", sometimes_lost)
+
+    async def scenario() -> None:
+        host = real_host()
+        filling = Filling(host, place / "v", replace(SMALL_BUDGET, keep_s=0.0))
+        await filling.driver.open()
+        for _ in range(400):  # several times the budget
+            await filling.write()
+        assert not lost
+        assert filling.driver.volume.folder.folds
+        await filling.driver.volume.close()
+        await host.work.close()
+
+    asyncio.run(scenario())

@@ -20,6 +20,7 @@ from revolume.chain.mapjob import MapMade, MapSpec, make_map
 from revolume.chain.point import Point
 from revolume.chain.versions import SegmentSpec, Stretch
 from revolume.errors import Damaged, NoSpace
+from revolume.host import JobFailed
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
 from revolume.volume.core import Core
@@ -29,6 +30,7 @@ from revolume.volume.status import Holder
 
 REBASE_SEGMENTS = 48
 REBASE_PRESSURE = 0.5
+LOSSES_MAX = 8
 SMALL_FILES = 64 << 10
 FILES_MIN = 6
 """Segment files that stay whatever the disk lacks."""
@@ -117,6 +119,7 @@ class Folder:
         state = core.manifest.state
         self.retired_write = max(state.horizon.write, state.folding)
         self.failure: str | None = None
+        self._losses = 0
         self.starved = False
         """The image had no room to grow: only zeroes, in a newer point, can make some."""
 
@@ -153,19 +156,27 @@ class Folder:
         """Fold once if there is reason to; whether log was given back."""
         return await self._core.maintenance.finished(self._step(pressed))
 
+    @property
+    def interrupted(self) -> bool:
+        """The last fold's helper process was lost, and not yet many in a row: it is done again, and says nothing of
+        room."""
+        return 0 < self._losses <= LOSSES_MAX
+
     async def _step(self, pressed: bool) -> bool:
         async with self._busy:
             plan = self.plan(pressed)
             if plan is None:
+                self._losses = 0
                 return False
             self.folding = True
             try:
                 await self._fold(await self._affordable(plan))
-                self.failure, self.starved = None, False
+                self.failure, self.starved, self._losses = None, False, 0
                 return True
             except Exception as error:  # whatever it was: the log is as it was, and the operator is told
                 self.failure = str(error)
                 self.starved = isinstance(error, NoSpace)
+                self._losses = self._losses + 1 if isinstance(error, JobFailed) else 0
                 self._core.events.tell(f"folding failed: {error}")
                 return False
             finally:

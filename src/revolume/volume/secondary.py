@@ -386,7 +386,7 @@ class Secondary(Remembered):
         self._tasks = [asyncio.create_task(job()) for job in (self._deal, self._sync_on_time, self._tidy)]
 
     async def _make_room(self, may_cut: bool) -> bool:
-        return self._fill is None and await self.folder.step(True)
+        return self._fill is None and (await self.folder.step(True) or self.folder.interrupted)
 
     async def _sync_on_time(self) -> None:
         while not self._closing:

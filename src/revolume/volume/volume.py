@@ -319,6 +319,8 @@ class Volume(Remembered):
         itself can't be helped by another)."""
         if await self.folder.step(True):
             return True
+        if self.folder.interrupted:  # nobody is refused or given up for that
+            return True
         if not may_cut:
             return await self.mirrors.drop_hold() and await self.folder.step(True)
         newest = self.core.points[-1].address if self.core.points else 0
