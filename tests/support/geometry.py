@@ -15,6 +15,6 @@ def geometry(chance: random.Random, *, small: bool | None = None) -> tuple[str, 
     return (
         "--segment-size", chance.choice(["1MiB", "2MiB", "8MiB"]),
         "--cp-interval", chance.choice(["100ms", "300ms", "1s", "3s"]),
-        "--budget", SMALL if small else "512MiB",
+        "--budget", SMALL if small else "3GiB",  # a named moment holds all that is written after it
         "--spare", chance.choice(["4MiB", "16MiB"]),
     )  # fmt: skip

@@ -158,8 +158,8 @@ class Folder:
 
     @property
     def interrupted(self) -> bool:
-        """The last fold's helper process was lost, and not yet many in a row: it is done again, and says nothing of
-        room."""
+        """The last fold's helper process was lost, and not yet many in a row: it is done again, and that says
+        nothing of room."""
         return 0 < self._losses <= LOSSES_MAX
 
     async def _step(self, pressed: bool) -> bool:
