@@ -98,7 +98,7 @@ class Rounds:
 
     def judge(self, what: str) -> None:
         """Without the fault."""
-        if (self.server.directory / "image").exists():
+        if (self.server.directory / "manifest.a").exists():  # made whole: before that there is no volume
             revolume("check", self.server.directory)
         self.server.start()
         problems = self.book.problems(content(self.server.uri(), self.book))
