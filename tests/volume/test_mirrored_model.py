@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -185,12 +186,23 @@ def test_a_source_that_lost_its_logs_end(
         shutil.rmtree(directory)
 
 
+def played(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host], scenario: Callable[[Mirrored], Awaitable[None]]
+) -> None:
+    """On a directory of its own."""
+    loop, host = loop_host
+    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
+    finally:
+        shutil.rmtree(directory)
+
+
 def test_half_a_write_that_its_source_lost_does_not_part_them(
     loop_host: tuple[asyncio.AbstractEventLoop, Host],
 ) -> None:
     """Of a write that takes several transfers the mirror has the first, and its source none any more: it goes on
     with another opening in that place, and the mirror with it."""
-    loop, host = loop_host
 
     async def scenario(driver: Mirrored) -> None:
         await driver.open()
@@ -207,18 +219,13 @@ def test_half_a_write_that_its_source_lost_does_not_part_them(
         await driver.change([(OP_WRITE, 0, payload(3, 40 * BLOCK))])
         await finish(driver, 1)
 
-    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
-    try:
-        loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
-    finally:
-        shutil.rmtree(directory)
+    played(loop_host, scenario)
 
 
 def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
     loop_host: tuple[asyncio.AbstractEventLoop, Host],
 ) -> None:
     """Half a write becomes durable when its rest arrives, which may be never: nothing else waits for that."""
-    loop, host = loop_host
 
     async def scenario(driver: Mirrored) -> None:
         await driver.open()
@@ -245,8 +252,4 @@ def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
             await there.close()
         await abandon(driver.volume)
 
-    directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
-    try:
-        loop.run_until_complete(scenario(Mirrored(host, directory / "v", SIZE)))
-    finally:
-        shutil.rmtree(directory)
+    played(loop_host, scenario)
