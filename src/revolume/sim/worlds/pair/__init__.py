@@ -1,0 +1,7 @@
+"""A primary and a mirror: ``PairWorld``, in storeys (see ``world``)."""
+
+from __future__ import annotations
+
+from revolume.sim.worlds.pair.world import PairWorld
+
+__all__ = ["PairWorld"]

@@ -1,0 +1,75 @@
+"""The network: everything that may happen between the two, and between them and their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from revolume.host import Host
+from revolume.sim.machine import Ended
+from revolume.sim.replayed import replayed
+from revolume.sim.service import MIRROR_PORT
+from revolume.sim.worlds.pair.blows import PairBlows
+
+
+class PairLink(PairBlows):
+    """See the module's text."""
+
+    async def op_cut(self) -> None:
+        """The link between the two is cut, for a moment or for long."""
+        self.fabric.partition([["a"], ["b"]])
+        await asyncio.sleep(self.chance.choice((0.05, 1.0, 8.0, 45.0)))
+        await self._heal()
+
+    async def op_cut_one_way(self) -> None:
+        """In one direction only."""
+        way = self.chance.choice((("a", "b"), ("b", "a")))
+        self.fabric.cut(*way)
+        await asyncio.sleep(self.chance.choice((0.3, 3.0, 20.0)))
+        await self._heal()
+
+    async def op_stutter(self) -> None:
+        """Again and again, for moments, anywhere."""
+        for _ in range(self.chance.randrange(3, 9)):
+            way = self.chance.choice((("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")))
+            self.fabric.cut(*way)
+            await asyncio.sleep(self.chance.delay(0.05))
+            self.fabric.heal(*way)
+            await asyncio.sleep(self.chance.delay(0.1))
+
+    async def op_partition(self) -> None:
+        """Two see each other and the third sees nobody, or nobody sees anybody."""
+        self.fabric.partition(self.chance.choice((
+            [["a"], ["b", "c"]], [["b"], ["a", "c"]], [["c"], ["a", "b"]], [["a"], ["b"], ["c"]],
+        )))  # fmt: skip
+        await asyncio.sleep(self.chance.choice((0.3, 2.0, 12.0)))
+        await self._heal()
+
+    async def op_replay(self) -> None:
+        """Somebody has heard what a source sent, and sends it to the mirror again."""
+        host = self._intruding()
+        pieces, address = list(self.fabric.heard), self.fabric.overheard
+        self.fabric.heard.clear()
+        with contextlib.suppress(Ended, OSError):
+            await self.intruder.run(replayed(host, address, pieces))
+        self.fabric.overheard = f"{self.second.name}:{MIRROR_PORT}"
+
+    def _intruding(self) -> Host:
+        if self.intruder.process is not None:
+            self.intruder.stopped()
+        return self.intruder.boot()
+
+    async def op_slow_link(self) -> None:
+        """A long thin line."""
+        for way in (("a", "b"), ("b", "a")):
+            path = self.fabric.path(*way)
+            path.latency_s, path.bytes_per_s = self.chance.choice((0.01, 0.2)), self.chance.choice((2e5, 2e6))
+        await asyncio.sleep(self.chance.delay(3.0))
+        await self._heal()
+
+    async def op_bend(self) -> None:
+        """Bytes are bent on their way to the mirror and back."""
+        for way in (("a", "b"), ("b", "a")):
+            self.fabric.path(*way).bent = 0.02
+        await asyncio.sleep(self.chance.delay(2.0))
+        await self._heal()

@@ -1,0 +1,106 @@
+"""The mirror takes over, and the old primary comes back: as it was, as an image on another machine, or empty.
+
+The operator is a person who keeps the rules. He promotes a mirror only when the primary is gone or, in ``sync``
+mode, cut off from it: then the old one goes on for a while, and a single write that it answers on its own would be
+found missing (O6). Then he ends the old one for good; a machine whose disk was wiped begins anew, as an empty
+mirror.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from revolume.errors import RevolumeError
+from revolume.sim.machine import Ended
+from revolume.sim.model import Model
+from revolume.sim.platter import state_of
+from revolume.sim.service import MirrorService, PrimaryService, mirror_at
+from revolume.sim.worlds.pair.parting import PairParting
+
+
+class PairTakeover(PairParting):
+    """See the module's text."""
+
+    async def op_promote(self) -> None:
+        """The primary's machine is lost, or cut off; its mirror takes over, and it comes back empty."""
+        there = self.mirror.secondary if self.mirror is not None else None
+        if there is None or there.base is not None or self.mirror is None or self._uneven:
+            return
+        required = self.primary is not None and any(m.required for m in self.primary.volume.mirrors)
+        if not required and (self.primary is None or there.end.position < self.primary.opened_at):
+            return  # a state from before the last recovery: the register knows no other than what was found then
+        cut_off = required and self.chance.hit(0.4)
+        both = required and not cut_off and self.chance.hit(0.5)  # the mirror too, which then stands for it alone
+        self.orders.busy()
+        if both:
+            self.second.faults.slow = 300.0
+            await asyncio.sleep(self.chance.delay(0.4))
+            self.second.faults.quiet()
+            self._lose(self.first, "lost power")
+            self._lose(self.second, "lost power")
+        elif cut_off:
+            self.fabric.cut("a", "b")
+            self.fabric.cut("b", "a")
+            await asyncio.sleep(self.chance.uniform(0.0, 12.0))
+        else:
+            self._lose(self.first, self.chance.choice(("killed", "lost power")))
+        await self._take_over()
+        if self.second.process is not None:  # the old one, cut off until now: it must not have answered
+            self._lose(self.second, "killed")
+        self._old = self.second.platter.copy()
+        await self._old_returns()
+        self.second.wipe()
+        self.second.lost_power_ns = self.loop.now_ns
+        await self._heal()
+        self._forget_holder(self.second.name)
+        stale = self.chance.hit(0.4)
+        if stale:  # while the new mirror's base is under way, and nothing but epochs says whose it is
+            self.fabric.path(self.first.name, self.second.name).bytes_per_s = 1e5
+        await self.op_stop()
+        if stale:
+            await self.op_stale()
+
+    async def _old_returns(self) -> None:
+        """The old primary is started as it is, to be a mirror: it is refused, and keeps what it has."""
+        before = state_of(self.second.platter.copy())
+        try:
+            await self.second.run(MirrorService.open(
+                self.second.boot(), self.second.name, replace(self._asked[self.second.name], size=None), self.tell
+            ))  # fmt: skip
+            self.say("an old primary is a mirror without a word")
+        except RevolumeError as error:
+            self.tell(f"{error!r}")
+        self.second.stopped()
+        if state_of(self.second.platter.copy()) != before:
+            self.say("an old primary was changed by its refusal")
+
+    async def _take_over(self) -> None:
+        service, self.mirror = self.mirror, None
+        self.primary = None
+        self.orders.uri = "nbd://none:1/vm"
+        if service is not None:
+            with contextlib.suppress(Ended):
+                await self.second.run(service.close())
+        self.first, self.second = self.second, self.first
+        self._crashes = {self.first.name: "promoted"}
+        await self.start_primary(promote=True)
+
+    async def op_stale(self) -> None:
+        """An image of a primary as it once was is started on another machine, while the primary is away."""
+        if self._old is None or self.mirror is None or self.primary is None:
+            return
+        self._lose(self.first, "killed")
+        await self._heal()
+        self.intruder.platter = self._old.copy()
+        asked = replace(
+            self._asked[self.first.name], size=None, alone=True, mirrors=(mirror_at(self.second.name, self.sync),)
+        )
+        with contextlib.suppress(Ended, RevolumeError):
+            await self.intruder.run(
+                PrimaryService.open(self._intruding(), "z", asked, Model(self.size), self.tell)
+            )
+        await asyncio.sleep(self.chance.delay(4.0))
+        self.intruder.kill()
+        await self.start_primary()

@@ -1,0 +1,123 @@
+"""A primary and a mirror, with everything that may happen to two machines and the network between them.
+
+It is built in storeys, a noun each: the two machines and what is promised (``ground``), how services are started
+and stopped (``running``), blows, the link, logs that part, and who takes over. Each may use what lies below it.
+Here is how it all begins and ends, and what an operator does when he is only looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from revolume.errors import NotFound, RevolumeError
+from revolume.sim.checks.bounded import check_bounded
+from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.equal import check_equal
+from revolume.sim.checks.moments import check_moments
+from revolume.sim.machine import Ended
+from revolume.sim.worlds.pair.takeover import PairTakeover
+from revolume.volume.volume import Volume
+
+
+class PairWorld(PairTakeover):
+    """See the module's text."""
+
+    name = "pair"
+    steps = 9
+
+    def operations(self) -> dict[str, int]:
+        return {
+            "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
+            "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
+            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 4, "partition": 1, "mode": 1,
+            "replay": 1, "stale": 1, "cut_off_power": 2,
+        }  # fmt: skip
+
+    # Life
+
+    async def begin(self) -> None:
+        self.orders.holders = self.holders
+        await self.start_mirror()
+        await self.start_primary()
+        self.start_clients(self.chance.choice((1, 2)))
+
+    async def end(self) -> None:
+        for machine in self.machines.values():
+            machine.faults.quiet()
+        await self._heal()
+        await self._all_up()
+        if self.primary is not None and self.primary.volume.core.commit.failure is not None:
+            await self.op_kill()
+        await self._all_up()
+        await self.rest()
+        await self._not_lost()
+        await self._judge()
+        await self.op_stop_mirror(start=False)
+        await self._stop_primary()
+        for machine in (self.first, self.second):
+            self.wrong += check_clean(machine, machine.platter, f"{machine.name} at the end")
+
+    async def _judge(self) -> None:
+        """Both sides come to the same point, with the same root, and each holds its past."""
+        primary = self.primary
+        assert primary is not None
+        content = await self.first.run(primary.content())
+        if found := self.model.differs(self.model.newest, content):
+            self.say(f"at the end: live, {found}")
+        self.register.read(0, content[: self.register.sectors * 512], self.register.tick(), "at the end")
+        with contextlib.suppress(NotFound):
+            await self.first.run(primary.volume.cut())
+        if await self.patiently("the mirror has everything", self._caught_up, 120):
+            assert self.mirror is not None
+            assert self.mirror.secondary is not None
+            self.wrong += check_equal(primary.volume, self.mirror.secondary)
+            self.wrong += await self.second.run(
+                check_moments(self.mirror.secondary, self.model, self.chance, "mirror", 6, self._agreed())
+            )
+        self.wrong += await self.first.run(check_moments(primary.volume, self.model, self.chance, "primary", 6))
+
+    # Looking, and small things
+
+    async def op_moments(self) -> None:
+        """Either side's past."""
+        primary, mirror = self.primary, self.mirror
+        with contextlib.suppress(Ended):
+            if primary is not None:
+                self.wrong += check_bounded(primary, self.first.name)
+                self.wrong += await self.first.run(
+                    check_moments(primary.volume, self.model, self.chance, self.first.name, 2, self.model.newest)
+                )
+        there = mirror.secondary if mirror is not None else None
+        if there is not None and there.base is None:
+            with contextlib.suppress(Ended):
+                self.wrong += await self.second.run(
+                    check_moments(there, self.model, self.chance, "the mirror", 2, there.agreed.write)
+                )
+
+    async def op_snapshot(self) -> None:
+        """Name this moment, here and there."""
+        await self._asks(lambda volume: volume.snapshot(f"s{self.loop.now_ns}"))
+
+    async def op_point(self) -> None:
+        """A point now."""
+        await self._asks(lambda volume: volume.cut())
+
+    async def _asks(self, what: Callable[[Volume], Coroutine[Any, Any, object]]) -> None:
+        if self.primary is not None:
+            with contextlib.suppress(Ended, RevolumeError):
+                await self.first.run(what(self.primary.volume))
+
+    async def op_slow(self) -> None:
+        """One of the disks is slow, or stuck."""
+        machine = self.chance.choice((self.first, self.second))
+        machine.faults.slow, machine.faults.stuck = self.chance.choice((10.0, 100.0)), 0.01
+        await asyncio.sleep(self.chance.delay(2.0))
+        machine.faults.quiet()
+
+    async def op_clock(self) -> None:
+        """Somebody sets one of the clocks."""
+        hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
+        self.chance.choice((self.first, self.second)).clock.offset_ns += int(hours * 3600e9)
