@@ -202,3 +202,30 @@ def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -
     verdict = next(world for seed in range(20) if not (world := Promotion(seed))._uneven).live()
     assert verdict.wrong == []
     assert verdict.answered > 50, "clients of the new primary were served"
+
+
+def test_a_mirror_does_not_begin_behind_what_its_source_has_on_its_disk() -> None:
+    """A new mirror's base was of a point that lay in its source's memory only. The source lost its power when the
+    mirror had just joined; its log ended before the mirror's began, and it asked for the rest, for ever."""
+
+    class NewMirror(PairWorld):
+        steps = 1
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            for _ in range(4):
+                await self.op_wipe_mirror()
+                assert await self.patiently("the mirror joins", self._joined, 60)
+                await self.op_power_at_once()
+
+        async def _joined(self) -> bool:
+            return self.primary is not None and all(mirror.joined for mirror in self.primary.volume.mirrors)
+
+        async def op_power_at_once(self) -> None:
+            self._lose(self.first, "lost power")
+            await self.start_primary()
+
+    worlds = [world for seed in range(8) if (world := NewMirror(seed)).sync][:3]
+    assert [world.live().wrong for world in worlds] == [[], [], []]
