@@ -7,14 +7,16 @@ import os
 import pytest
 
 from revolume.log.commit import Commit
-from revolume.sim.nth import ON, ONCE, Case, History, run
+from revolume.sim.nth.alone import Alone
+from revolume.sim.nth.case import ONCE, Case
+from revolume.sim.nth.total import run
 from revolume.volume.manifest import Manifest
 
 EVERY = 23
 
 
 def test_the_history_without_a_fault_does_everything() -> None:
-    found = History(None).play()
+    found = Alone(None).play()
     assert not found.said and not found.wrong
     names = {"open", "create", "mkdir", "rename", "remove", "list", "lock", "stat", "statfs", "dirsync"}
     assert names | {"read", "write", "datasync", "truncate", "allocate", "punch", "size"} <= set(found.calls)
@@ -22,7 +24,7 @@ def test_the_history_without_a_fault_does_everything() -> None:
 
 
 def test_a_slice_of_all_failures() -> None:
-    total = run(int(os.environ.get("REVOLUME_EVERY", EVERY)), None, None, lambda line: None)
+    (total,) = run(["alone"], int(os.environ.get("REVOLUME_EVERY", EVERY)), None, 0, None, lambda line: None)
     assert not total.failures, "\n".join(total.failures[:10])
     assert total.judged == total.planned > 50
 
@@ -40,8 +42,8 @@ def test_a_sync_that_is_tried_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
         self._advance(target)
 
     monkeypatch.setattr(Commit, "_sync_once", careless)
-    calls = History(None).play().calls
-    assert any(History(Case("datasync", n, "EIO", ONCE)).play().wrong for n in range(1, calls["datasync"] + 1, 3))
+    calls = Alone(None).play().calls["datasync"]
+    assert any(Alone(Case("alone", "datasync", n, "EIO", ONCE)).play().wrong for n in range(1, calls + 1, 3))
 
 
 def test_a_manifest_that_swallows_errors_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +58,5 @@ def test_a_manifest_that_swallows_errors_is_seen(monkeypatch: pytest.MonkeyPatch
             self.state, self.failure = state, None
 
     monkeypatch.setattr(Manifest, "record", careless)
-    calls = History(None).play().calls
-    some = [Case("write", n, "EIO", ON) for n in range(1, calls["write"] + 1, 3)]
-    assert any(History(case).play().wrong for case in some)
+    calls = Alone(None).play().calls
+    assert any(Alone(Case("alone", "write", n, "EIO", ONCE)).play().wrong for n in range(1, calls["write"] + 1))

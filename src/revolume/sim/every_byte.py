@@ -22,23 +22,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import logging
-import multiprocessing
-import os
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 
-import structlog
-
+from revolume.sim.counted import parser, quiet, spread
 from revolume.sim.judge import CHECK, OPENING, Opened, Part, Verdict, checked, judged, opened_and_read, told_as
 from revolume.sim.little import Little, damaged, inode, make
 from revolume.sim.model import BLOCK
-from revolume.sim.part import FOLDER
 from revolume.sim.part import Part as Section
 from revolume.sim.platter import Platter
 from revolume.sim.regions import IDLE, TOLD, Region
@@ -331,10 +326,9 @@ def run(
     every: int, minutes: float | None, jobs: int, only: str | None, all_moments: bool, say: Callable[[str], None]
 ) -> tuple[Total, int]:
     """All of them, as far as the time reaches; and how many there were to be."""
-    campaign, total = EveryByte(all_moments), Total()
-    cases = chosen(campaign, every, only)
-    deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    for found in _judged(campaign, cases, jobs, deadline):
+    total = Total()
+    cases = chosen(_campaign(all_moments), every, only)
+    for found in spread(partial(_judge, all_moments), cases, jobs, minutes, 200):
         before = len(total.failures)
         total.add(found)
         if len(total.failures) > before:
@@ -342,32 +336,14 @@ def run(
     return total, len(cases)
 
 
-def _judged(campaign: EveryByte, cases: list[Case], jobs: int, deadline: float) -> Iterator[Found]:
-    if not jobs:
-        for case in cases:
-            if time.monotonic() > deadline:
-                return
-            yield campaign.judge(case)
-        return
-    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")  # caches of a volume are large, and hardly used here
-    context = multiprocessing.get_context("spawn")
-    pieces = [cases[at : at + 200] for at in range(0, len(cases), 200)]
-    with ProcessPoolExecutor(jobs, context, _begin, (campaign._all_moments, deadline)) as pool:
-        for found in pool.map(_piece, pieces):
-            yield from found
+@cache
+def _campaign(all_moments: bool) -> EveryByte:
+    """This process's."""
+    return EveryByte(all_moments)
 
 
-_here: list[tuple[EveryByte, float]] = []
-
-
-def _begin(all_moments: bool, deadline: float) -> None:
-    quiet()
-    _here.append((EveryByte(all_moments), deadline))
-
-
-def _piece(cases: list[Case]) -> list[Found]:
-    campaign, deadline = _here[0]
-    return list(_judged(campaign, cases, 0, deadline))
+def _judge(all_moments: bool) -> Callable[[Case], Found]:
+    return _campaign(all_moments).judge
 
 
 def report(total: Total, planned: int, seconds: float) -> Section:
@@ -387,11 +363,6 @@ def report(total: Total, planned: int, seconds: float) -> Section:
         told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(by_outcome.items()) if count)
         part.notes.append(f"{what}: {told or 'none'}.")
     return part
-
-
-def quiet() -> None:
-    """No events on the screen: of these there are many."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def main() -> int:
@@ -421,16 +392,10 @@ def _case(text: str) -> Case:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m revolume.sim.every_byte", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", help="phases, with commas between them")
-    parser.add_argument("--all-moments", action="store_true")
-    parser.add_argument("--folder", default=FOLDER)
-    parser.add_argument("--case")
-    return parser
+    made = parser("revolume.sim.every_byte", __doc__)
+    made.add_argument("--only", help="phases, with commas between them")
+    made.add_argument("--all-moments", action="store_true")
+    return made
 
 
 if __name__ == "__main__":

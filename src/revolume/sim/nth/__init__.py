@@ -1,0 +1,14 @@
+"""The n-th call of every kind to a disk fails, for n = 1, 2, … until none is left to fail.
+
+    python -m revolume.sim.nth [--stages STAGES] [--every N] [--minutes M] [--jobs N] [--kind CALLS]
+    python -m revolume.sim.nth --case alone:write:17:EIO:once
+
+A *stage* is a fixed history, and whose disk fails in it:
+
+    alone     a lone volume (``alone.py``)
+
+Of every kind of call that the history makes to that disk one fails, once or from then on: with EIO, where
+something is to grow with ENOSPC too, a write also after a part of it has been written, and a sync that fails has
+lost what it was to make durable, while memory goes on showing it. Whatever is called says so with an error of
+ours, or the kernel's, or takes no notice. Then the fault is gone, and what is asked then each history says.
+"""

@@ -1,0 +1,42 @@
+"""The command line: see the package's text."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import revolume.sim.nth
+from revolume.sim.counted import parser, quiet
+from revolume.sim.nth.case import Case
+from revolume.sim.nth.total import MODULE, STAGES, judge, report, run
+
+
+def main() -> int:
+    """See the package's text."""
+    quiet()
+    options = parser(MODULE, revolume.sim.nth.__doc__)
+    options.add_argument("--stages", default=",".join(STAGES), help="with commas between them")
+    options.add_argument("--kind", help="calls, with commas between them")
+    asked = options.parse_args()
+    if asked.case:
+        return _one(Case.parsed(asked.case))
+    began = time.monotonic()
+    totals = run(asked.stages.split(","), asked.every, asked.minutes, asked.jobs, asked.kind, _say)
+    part = report(totals, round(time.monotonic() - began, 1))
+    print("\n".join([f"{name}: {count}" for name, count in part.counts.items()] + part.notes))
+    part.write(asked.folder)
+    return bool(part.failures)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _one(case: Case) -> int:
+    found = judge(case)
+    print("\n".join([*found.said, f"sites: {sorted(found.sites)}", f"after: {found.after}", *found.wrong]))
+    return bool(found.wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Which call fails, how; and what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from revolume.errors import RevolumeError
+
+GROWING = frozenset({"create", "mkdir", "write", "allocate", "rename", "truncate"})
+READING = frozenset({"read", "glance"})
+ONCE, ON = "once", "on"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """In this stage the ``number``-th ``call`` fails with ``error`` (``PART``: EIO with a part written), ``how``
+    often."""
+
+    stage: str
+    call: str
+    number: int
+    error: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}:{self.call}:{self.number}:{self.error}:{self.how}"
+
+    @classmethod
+    def parsed(cls, text: str) -> Case:
+        """What ``str`` made of it."""
+        stage, call, number, error, how = text.split(":")
+        return cls(stage, call, int(number), error, how)
+
+
+@dataclass(slots=True)
+class Found:
+    """What came of a case. ``sites``: places in the code whose call has failed; ``after``: what became of the
+    process that had the fault."""
+
+    case: Case | None
+    calls: Counter[str] = field(default_factory=Counter)
+    sites: set[str] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
+    after: str = ""
+    lost: set[int] = field(default_factory=set)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def once(self) -> bool:
+        """What fails is there but once; without a case nothing is."""
+        return self.case is None or self.case.how == ONCE
+
+    @contextmanager
+    def saying(self, what: str) -> Iterator[None]:
+        """An error with words is an answer; a wait without an end is none where the fault was there only once."""
+        try:
+            yield
+        except RevolumeError as error:
+            self.said.append(f"{what}: {error.code}")
+        except TimeoutError:
+            self.said.append(f"{what}: waits")
+            if self.once:
+                self.wrong.append(f"{what}: waits for ever")
+        except OSError as error:
+            self.said.append(f"{what}: {error.strerror}")
+        except Exception as error:
+            self.wrong.append(f"{what}: {error!r}")
+
+
+def cases(stage: str, calls: Counter[str]) -> Iterator[Case]:
+    """Every call of a clean run, in every way in which it may fail."""
+    for call, count in sorted(calls.items()):
+        errors = ["EIO", *(["ENOSPC"] if call in GROWING else []), *(["PART"] if call == "write" else [])]
+        for number in range(1, count + 1):
+            yield from (Case(stage, call, number, error, how) for error in errors for how in (ONCE, ON))

@@ -1,0 +1,39 @@
+"""Machines with these disks, in one network, for as long as something is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from revolume.sim.chance import Chance
+from revolume.sim.loop import SimLoop
+from revolume.sim.machine import Machine
+from revolume.sim.network import Fabric
+from revolume.sim.platter import Platter
+from revolume.sim.trace import Trace
+
+Life = Callable[[dict[str, Machine]], Coroutine[Any, Any, None]]
+
+
+def live(platters: Mapping[str, Platter], life: Life) -> dict[str, Platter]:
+    """``life`` of the machines, by their names; then their disks, as they are."""
+    trace, chance = Trace(), Chance(1, "nth")
+    loop = SimLoop(chance.stream("loop"), trace)
+    fabric = Fabric(loop, chance.stream("network"), trace)
+    machines = {}
+    for name, platter in platters.items():
+        machines[name] = Machine(name, loop, fabric, chance.stream(name), trace, platter.capacity)
+        machines[name].platter = platter
+    try:
+        loop.run_until_complete(life(machines))
+    finally:
+        for machine in machines.values():
+            if machine.process is not None:
+                machine.process.die()
+        loop.end_world()
+    return {name: machine.platter for name, machine in machines.items()}
+
+
+def payload(number: int, length: int) -> bytes:
+    """Bytes of their own for each number."""
+    return Chance(number, "nth").randbytes(length)

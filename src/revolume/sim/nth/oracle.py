@@ -1,0 +1,57 @@
+"""What a volume shows, held against the model. It is read in one piece; by blocks only where some are lost."""
+
+from __future__ import annotations
+
+from revolume.errors import RevolumeError
+from revolume.history.timeline import Spot
+from revolume.history.views import open_view
+from revolume.sim.judge import Readable
+from revolume.sim.model import BLOCK, Model, blocks_of
+from revolume.sim.nth.case import Found
+from revolume.volume.remembered import Remembered
+
+
+class Oracle:
+    """``lost``: blocks that were said to be lost; each is an error from then on, and anything for the model."""
+
+    def __init__(self, model: Model, found: Found) -> None:
+        self.model = model
+        self._found = found
+
+    async def content(self, volume: Readable) -> bytearray:
+        """All of it."""
+        content = bytearray(self.model.size)
+        if not self._found.lost:
+            await volume.read(0, memoryview(content))
+            return content
+        for at in range(0, len(content), BLOCK):
+            try:
+                await volume.read(at, memoryview(content)[at : at + BLOCK])
+            except RevolumeError:
+                if at // BLOCK not in self._found.lost:
+                    raise
+        return content
+
+    def number_of(self, content: bytearray) -> int | None:
+        """The newest number at which it was this, lost blocks excepted."""
+        lost = self._found.lost
+        if not lost:
+            return self.model.find(content)
+        have = {block: data for block, data in blocks_of(content).items() if block not in lost}
+        for number, blocks in sorted(self.model.moments.items(), reverse=True):
+            if have == {block: data for block, data in blocks.items() if block not in lost}:
+                return number
+        return None
+
+    async def look(self, volume: Remembered, number: int) -> None:
+        """Into its past: it is what it was then."""
+        view = await open_view(volume, Spot(number, 0), "nth")
+        try:
+            content = await self.content(view.reader)
+        finally:
+            view.close()
+        blocks = self.model.at(number)
+        for block in self._found.lost:
+            content[block * BLOCK : (block + 1) * BLOCK] = blocks.get(block, bytes(BLOCK))
+        if differs := self.model.differs(number, content):
+            self._found.wrong.append(f"@w{number}: {differs}")
