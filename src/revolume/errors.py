@@ -42,6 +42,10 @@ class Damaged(RevolumeError):
     """What is on disk is not what was written there. Not a torn tail: that is cut silently."""
 
 
+class Unreadable(Damaged):
+    """The disk answers an error. It may pass, unlike bytes that are wrong."""
+
+
 class NoSpace(RevolumeError):
     """There is no room; what was accepted before stands."""
 

@@ -229,3 +229,21 @@ def test_a_mirror_does_not_begin_behind_what_its_source_has_on_its_disk() -> Non
 
     worlds = [world for seed in range(8) if (world := NewMirror(seed)).sync][:3]
     assert [world.live().wrong for world in worlds] == [[], [], []]
+
+
+def test_a_disk_that_answers_errors_for_two_seconds_costs_no_block() -> None:
+    """A point whose partial blocks could not be read, twice within a tenth of a second, stated them as lost: for
+    every moment from there on, though the disk was well again."""
+
+    class Hiccups(PrimaryWorld):
+        steps = 3
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            self.a.faults.read_error = 1.0
+            await asyncio.sleep(2)
+            self.a.faults.read_error = 0.0
+
+    assert [Hiccups(seed).live().wrong for seed in range(3)] == [[], [], []]

@@ -8,10 +8,10 @@ Between awaits: ``_cut`` takes position, write, chain, address, interval, partia
 in one turn of the loop; all parts are appended, and ``_sealed`` moves the maps, in one turn as well, once there is
 room for all of them.
 
-A block that was written in part over a version which can't be read stops no point. The record says of it
-that it is lost (``LOST_DIGEST``), so that every moment from there on answers an error for it; in this process
-its pieces are carried over into the next interval, and the next point tries again. A whole overwrite, or
-zeroes, ends it.
+A block that was written in part over a version which can't be read stops no point. It is tried for some seconds;
+then the record says that it is lost (``LOST_DIGEST``), so that every moment from there on answers an error for it;
+in this process its pieces are carried over into the next interval, and the next point tries again. A whole
+overwrite, or zeroes, ends it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST
 from revolume.blocks.word import DATA, PARTIAL
 from revolume.chain.point import Point, References, Totals, pack_part, split_references
-from revolume.errors import Damaged, Refused
+from revolume.errors import Damaged, Refused, Unreadable
 from revolume.log.appender import Draft
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
@@ -40,7 +40,8 @@ Contents = dict[int, bytes | None]
 """Partially modified blocks whole; None where that can't be had."""
 
 LOST_CONTENT = bytes(BLOCK)
-AGAIN_S = 0.1
+PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Between one try to read what can't be read and the next: a disk, or what stands between, may have hiccups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,31 +128,28 @@ class Cutter:
         return Below(core.live.base, core.sums, core.live.folded, last.partial_blocks, last.partial_digests)
 
     async def _whole_partials(self, cut: _Cut) -> Contents:
-        """The content of every partially modified block at the cut."""
-        whole: Contents = {}
-        for block, partial in cut.partials.items():
-            if partial.data is None:
-                base = await self._base(block, partial)
-                if base is None:
-                    whole[block] = None
-                    continue
-                partial.merge(base)
-                current = self._core.partials.blocks.get(block)
-                if current is not None and current.stands_on(partial):
-                    current.merge(base)
-            assert partial.data is not None
-            whole[block] = bytes(partial.data)
-        return whole
+        """The content of every partially modified block at the cut; None for one whose base can't be read. Errors
+        of the disk have some seconds to pass; wrong bytes are read twice."""
+        known, missing = self._core.lost, [b for b, partial in cut.partials.items() if partial.data is None]
+        for number, pause in enumerate(PAUSES_S):
+            failures = [(block, await self._complete(block, cut.partials[block])) for block in missing]
+            missing = [b for b, error in failures if isinstance(error, Unreadable) or (error and number == 0)]
+            if known.issuperset(missing):
+                break
+            await self._core.host.clock.sleep(pause)
+        return {block: None if found.data is None else bytes(found.data) for block, found in cut.partials.items()}
 
-    async def _base(self, block: int, partial: Partial) -> bytes | None:
-        """The last whole version of a block, None if it can't be read (twice: a disk may have hiccups)."""
+    async def _complete(self, block: int, partial: Partial) -> Damaged | None:
+        """Read what a block's pieces stand on, and join them."""
         core = self._core
-        for _ in range(2):
-            try:
-                return await core.reader.read_version(block, partial.base_word, partial.base_digest)
-            except Damaged:
-                if block not in core.lost:
-                    await core.host.clock.sleep(AGAIN_S)
+        try:
+            base = await core.reader.read_version(block, partial.base_word, partial.base_digest)
+        except Damaged as error:
+            return error
+        partial.merge(base)
+        current = core.partials.blocks.get(block)
+        if current is not None and current.stands_on(partial):
+            current.merge(base)
         return None
 
     async def _append(self, cut: _Cut, composed: Composed, partials: Contents) -> Point:

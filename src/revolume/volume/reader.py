@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from revolume.blocks.digest import block_digests
 from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL
-from revolume.errors import Damaged
+from revolume.errors import Damaged, Unreadable
 from revolume.host.disk import Buffer, File
 from revolume.host.work import Work
 from revolume.log.pool import SegmentPool
@@ -214,20 +214,26 @@ class Reader:
     def version_now(self, block: int, word: int, digest: int) -> bytes | None:
         """The whole version of a block that ``lookup`` named, if it can be had without waiting."""
         view = memoryview(bytearray(BLOCK))
-        return bytes(view) if self._version(block, word, digest, view, True) else None
+        try:
+            return bytes(view) if self._version(block, word, digest, view, True) else None
+        except OSError:
+            return None
 
     async def read_version(self, block: int, word: int, digest: int) -> bytes:
-        """The same, waiting for the disk."""
-        view = memoryview(bytearray(BLOCK))
+        """The same, waiting for the disk. Damaged: it is not what was written; Unreadable: the disk fails."""
+        view, failed = memoryview(bytearray(BLOCK)), False
         for _ in range(ATTEMPTS):
             generation = self._source.generation
-            if await self._work.call(self._version, block, word, digest, view, False):
-                return bytes(view)
+            try:
+                if await self._work.call(self._version, block, word, digest, view, False):
+                    return bytes(view)
+            except OSError:
+                failed = True
             if self._source.generation == generation:
                 break
         self.mismatches += 1
-        raise Damaged(
-            "read-mismatch",
+        raise (Unreadable if failed else Damaged)(
+            "read-error" if failed else "read-mismatch",
             f"Block {block} could not be read as it was written.",
             "Run 'revolume check' on the stopped volume; older moments may still be whole.",
         )
@@ -238,7 +244,7 @@ class Reader:
             return False
         try:
             return self._fill(block, view, words.tolist(), digests.tolist(), nowait)
-        except (KeyError, OSError):
+        except KeyError:
             return False
 
     async def _attempt(self, first: int, view: memoryview, blocks: U64, words: U64, digests: U64) -> bool:
