@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -194,7 +195,7 @@ def test_a_stopped_mirror_is_promoted_in_its_directory(serving: Serve, folder: P
     assert read(again.uri())[4096:8192] == b"kept" * 1024
 
 
-def test_an_unfinished_base_is_neither_shown_nor_promoted(serving: Serve, folder: Path) -> None:
+def test_an_unfinished_base_is_neither_shown_nor_promoted_nor_good(serving: Serve, folder: Path) -> None:
     async def begin() -> None:
         host = real_host()
         born = Birth(
@@ -210,6 +211,9 @@ def test_an_unfinished_base_is_neither_shown_nor_promoted(serving: Serve, folder
     asyncio.run(begin())
     assert not told("status", folder / "m")["source"]["promotable"]
     assert refused("promote", folder / "m")["code"] == "not-promotable"
+    assert "0 % of it is here" in revolume("check", folder / "m", status=1).stdout
+    checked = json.loads(revolume("check", folder / "m", "--json", status=1).stdout)
+    assert not checked["good"] and checked["report"]["problems"] == [] and checked["report"]["incomplete"]
     node = serving("m", "--mirror-listen", f"unix:{folder}/link", *SMALL)
     for name in ("", "vm", "vm@now", "vm@cp3"):
         assert "0 % of it is here" in opened(node.uri(name))

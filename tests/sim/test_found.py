@@ -6,17 +6,26 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
+import pytest
+
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound
 from revolume.log.ops import OP_WRITE, OP_ZERO
+from revolume.mirror import base
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.cuts import Cuts
+from revolume.sim.little import inode
 from revolume.sim.model import BLOCK
-from revolume.sim.platter import KEPT, NOTHING, Cut, Folder
+from revolume.sim.platter import KEPT, NOTHING, Cut, Folder, Platter
+from revolume.sim.process import Process
+from revolume.sim.service import PATH
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
+from revolume.volume import basefill
+from revolume.volume.check import check
+from revolume.volume.reports import CheckReport
 from revolume.volume.volume import Volume
 
 
@@ -53,6 +62,68 @@ def test_check_after_a_fold_that_did_not_come_to_its_flip() -> None:
 
     verdict = Crash(7).live()
     assert verdict.wrong == []
+
+
+def test_check_on_a_mirror_whose_base_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a base was summed up and compared with the root of the whole. What has durably come of it is looked
+    at, what is behind that is not, and the report says that it is half."""
+    monkeypatch.setattr(base, "ROWS_MAX", 8)
+    monkeypatch.setattr(basefill, "STRETCH_BYTES", 32 * BLOCK)
+
+    class NewMirror(PairWorld):
+        steps = 1
+        spoilt = 0
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            await asyncio.sleep(4)
+            await self.rest()
+            await self.op_wipe_mirror()
+            path = self.fabric.path(self.first.name, self.second.name)
+            path.bytes_per_s = 1e6
+            for part, blow in enumerate((self.op_kill_mirror, self.op_power_mirror, self.op_stop_mirror), 1):
+                assert await self.patiently("some of the base is there", lambda part=part: self._has(part / 5), 20)
+                self._judge_half()
+                await blow()
+            path.bytes_per_s = 200e6
+
+        async def _has(self, part: float) -> bool:
+            there = self.mirror.secondary if self.mirror is not None else None
+            if there is None:
+                return False
+            assert there.base is not None, "not yet all of it"
+            return there.base.next_block >= part * self.size / BLOCK
+
+        def _judge_half(self) -> None:
+            """The disk as it would be found after kill -9, whole and spoilt."""
+            found = self._checked(self.second.platter.copy())
+            assert found.problems == () and not found.good and "% of it is here" in found.incomplete
+            here = int(found.incomplete.split("(block ")[1].split()[0])
+            assert 0 < here < self.size // BLOCK
+            behind, below = (self._spoilt(*where) for where in ((here, self.size // BLOCK), (0, here)))
+            assert behind.problems == ()
+            assert below.problems and all(p.what == "is not what was written" for p in below.problems)
+            self.spoilt += 1
+
+        def _spoilt(self, begin: int, end: int) -> CheckReport:
+            platter = self.second.platter.copy()
+            for block in range(begin, end):
+                inode(platter, "image").memory[block * BLOCK] ^= 1
+            return self._checked(platter)
+
+        def _checked(self, platter: Platter) -> CheckReport:
+            looker = Process("b", "b.look")
+            try:
+                return check(self.second.host_for(looker, platter), PATH)
+            finally:
+                looker.die()
+
+    worlds = [NewMirror(seed) for seed in range(3)]
+    assert [world.live().wrong for world in worlds] == [[], [], []]
+    assert [world.spoilt for world in worlds] == [3, 3, 3]
+    assert all("resume-base" in " ".join(world.told) for world in worlds)
 
 
 def test_a_recovery_that_is_cut_short_after_its_footer_tells_the_manifest_next_time() -> None:

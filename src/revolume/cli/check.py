@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def check(volume: VolumeArgument, json: JsonOption = False) -> int:
     """Verify everything in a stopped volume.
 
-    Every structure and every digest is read. Exit 0 only if all hold.
+    Every structure and every digest is read. Exit 0 only if all hold, and the base of a mirror is complete.
     """
     from revolume.cli.target import existing
 
@@ -57,6 +57,8 @@ def refuse_running(directory: str, done: str) -> None:
 def _print(found: CheckReport) -> None:
     for problem in found.problems:
         print_line(f"{problem.where}: {problem.what}")
+    if found.incomplete:
+        print_line(found.incomplete)
     verdict = "good" if found.good else f"{len(found.problems)} problems"
     print_line(
         f"{verdict}: {found.segments} segments, {found.transfers} transfers, {found.blocks} blocks, "

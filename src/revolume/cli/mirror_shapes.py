@@ -11,6 +11,7 @@ from revolume.mirror.status import MirrorStatus
 from revolume.mirror.target import Target
 from revolume.volume.manifest import MirrorMode, MirrorState, Role, State
 from revolume.volume.mirrors import Mirror
+from revolume.volume.reports import base_words, lacking
 from revolume.volume.secondary import Secondary
 
 NOT_SERVED = "not served"
@@ -79,7 +80,7 @@ def stopped_mirroring(state: State) -> dict[str, Any]:
     return {"role": "secondary", "source": SourceShape(
         "", False, "", 0, "", 0, "stopped", state.durable.position, state.durable.position,
         state.agreed.point, state.agreed.position, base, "", base is None,
-        "" if base is None else _base_words(state.name, base),
+        lacking(state),
     )}  # fmt: skip
 
 
@@ -127,12 +128,4 @@ def base_sentence(secondary: Secondary) -> str:
     """How far the base is."""
     base = base_shape(secondary)
     assert base is not None
-    return _base_words(secondary.name, base)
-
-
-def _base_words(name: str, base: BaseShape) -> str:
-    percent = 100 * base.next_block // max(1, base.blocks)
-    return (
-        f"The base of {name} is not complete: {percent} % of it is here "
-        f"(block {base.next_block} of {base.blocks})."
-    )
+    return base_words(secondary.name, base.next_block, base.blocks)

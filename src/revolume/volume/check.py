@@ -6,6 +6,10 @@ interval digests and volume roots must come out as stated. Image, sums, base map
 what follows from that. Bytes that no retained moment can reach (free segments, what lies behind the log's
 end, blocks of the image that a fold in progress was about to replace) are not looked at.
 
+Of a mirror whose base is under way, the image is what has durably come of it: these blocks are held against their
+digests, and the sum over all of them against the point's root only once all are there. The report says what is
+lacking; such a copy is not good, though nothing is wrong with it.
+
 Nothing is written and nothing is repaired.
 """
 
@@ -41,7 +45,7 @@ from revolume.volume import layout
 from revolume.volume.compose import delta_digest
 from revolume.volume.manifest import NAMES, Role, State, judge_end, load, parse, read_file
 from revolume.volume.replay import addresses
-from revolume.volume.reports import CheckReport, Problem, Progress
+from revolume.volume.reports import CheckReport, Problem, Progress, lacking
 from revolume.volume.sums import Sums
 
 U64 = npt.NDArray[np.uint64]
@@ -91,6 +95,7 @@ class _Check:
         self._facts: list[Fact] = []
         self._fixed: dict[int, list[Columns]] = {}
         self._held = ExitStack()
+        self._incomplete = ""
 
     def _say(self, where: str, what: str) -> None:
         self._problems.append(Problem(where, what))
@@ -106,12 +111,14 @@ class _Check:
             self._say(self._directory.path, cause)
         c = self._counts
         return CheckReport(
-            tuple(self._problems), c.segments, c.transfers, c.blocks, c.points, c.moments, c.bytes_read
-        )
+            tuple(self._problems), c.segments, c.transfers, c.blocks, c.points, c.moments, c.bytes_read,
+            self._incomplete,
+        )  # fmt: skip
 
     def _all(self) -> None:
         loaded = load(self._directory)
         state = loaded.state
+        self._incomplete = lacking(state)
         self._manifests(state)
         log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
         judge_end(loaded.number, stated_edit(log, state.segment_blocks, state.volume))
@@ -268,9 +275,12 @@ class _Check:
             if len(blocks):
                 self._progress("image", int(blocks[-1]), total)
             kept = ~np.isin(blocks, replaced)
+            if state.base is not None:  # of what is behind it digests may be on the disk, and blocks not yet
+                kept &= blocks < np.uint64(state.base)
             self._blocks_hold(image, blocks[kept], digests[kept])
             root = roots.add(root, blocks, digests)
-        if not len(replaced) and root != (state.horizon.root_low, state.horizon.root_high):
+        whole = state.base is None or state.base >= total
+        if whole and not len(replaced) and root != (state.horizon.root_low, state.horizon.root_high):
             self._say("image", "the sum over all blocks is not the volume root of its point")
 
     def _being_folded(self, state: State) -> U64:
