@@ -214,6 +214,7 @@ def test_an_unfinished_base_is_neither_shown_nor_promoted_nor_good(serving: Serv
     assert "0 % of it is here" in revolume("check", folder / "m", status=1).stdout
     checked = json.loads(revolume("check", folder / "m", "--json", status=1).stdout)
     assert not checked["good"] and checked["report"]["problems"] == [] and checked["report"]["incomplete"]
+    assert "0 % of it is here" in revolume("salvage", folder / "m", folder / "out", status=5).stderr
     node = serving("m", "--mirror-listen", f"unix:{folder}/link", *SMALL)
     for name in ("", "vm", "vm@now", "vm@cp3"):
         assert "0 % of it is here" in opened(node.uri(name))

@@ -38,7 +38,7 @@ from revolume.log.transfer import (
 )
 from revolume.volume import layout
 from revolume.volume.manifest import load
-from revolume.volume.reports import Problem, Progress, SalvageReport
+from revolume.volume.reports import Problem, Progress, SalvageReport, lacking
 from revolume.volume.sums import Sums
 
 U64 = npt.NDArray[np.uint64]
@@ -132,6 +132,8 @@ class _Salvage:
         except RevolumeError as error:
             self._problems.append(Problem("manifest", error.cause))
             return
+        if sentence := lacking(state):
+            self._problems.append(Problem(layout.IMAGE, sentence))
         self._volume = state.volume
         self._horizon = state.horizon.write
         self._size = state.horizon.size
