@@ -160,6 +160,27 @@ def test_footers_of_a_life_that_was_killed_are_on_the_disk_after_the_next_clean_
     assert [KillStop(seed).live().wrong for seed in range(3)] == [[], [], []]
 
 
+def test_a_footer_that_could_not_be_written_is_there_after_a_clean_stop() -> None:
+    """The disk failed when it was its turn, and nobody tried again."""
+
+    class Failing(PrimaryWorld):
+        steps = 3
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            assert self.service is not None
+            core, until = self.service.volume.core, self.loop.time() + 3
+            while not core.unwritten and core.commit.failure is None and self.loop.time() < until:
+                self.a.faults.write_error = 0.2
+                await asyncio.sleep(0.002)
+            self.a.faults.write_error = 0.0
+            await self.op_stop()
+
+    assert [Failing(seed).live().wrong for seed in range(2)] == [[], []]
+
+
 def test_a_fold_waits_for_its_points_record() -> None:
     """The record has blocks of which the log before it has only sectors. A fold puts them into the image, where
     the rest of these blocks came from until then: if the record is lost, neither is there any more."""

@@ -186,10 +186,12 @@ class Core:
     stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, tuple[str, int]] = field(default_factory=dict)
     footers: set[asyncio.Task[None]] = field(default_factory=set)
+    unwritten: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """By use, what writes the footer of a sealed segment that has none yet."""
     sealed: dict[int, Segment] = field(default_factory=dict)
+    """By use, segments whose footers this opening has written; not all of them are on the disk."""
     horizon_before: Horizon | None = None
     """While a flip is recorded and memory does not follow it yet: the horizon of before."""
-    """By use, segments whose footers this opening has written; not all of them are on the disk."""
 
     def retire_map(self, name: str) -> None:
         """A map file that new work does not begin with; it goes when nobody's job may still open it."""
@@ -258,6 +260,9 @@ class Core:
         for use, segment in list(self.sealed.items()):
             if self.pool.by_use.get(use) is segment:
                 try:
+                    if write := self.unwritten.get(use):  # the disk failed when it was its turn
+                        await self.host.work.call_sync(write)
+                        self.unwritten.pop(use, None)
                     await self.host.work.call_sync(segment.file.datasync)
                 except OSError as error:
                     raise self.commit.poison(f"Syncing the log failed: {error.strerror}.") from error

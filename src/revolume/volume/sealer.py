@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from revolume.log.appender import Appender
-from revolume.log.columns import ColumnsBuilder
 from revolume.log.segment import Segment, write_footer
 from revolume.volume.core import Core
 
@@ -26,40 +27,31 @@ class Sealer:
         """The appender leaves this segment."""
         core = self._core
         stated = (core.commit.durable, core.manifest.number)
-        task = asyncio.create_task(
-            self._write(
-                segment,
-                appender.columns,
-                appender.next_block,
-                (appender.chain_before, appender.chain),
-                stated,
-            )
+        chains = (appender.chain_before, appender.chain)
+        write = partial(
+            write_footer, segment, core.volume_id, appender.columns, appender.next_block, chains, stated
         )
+        core.unwritten[segment.use] = write
+        task = asyncio.create_task(self._write(segment, write))
         core.footers.add(task)
         task.add_done_callback(core.footers.discard)
 
-    async def _write(
-        self,
-        segment: Segment,
-        columns: ColumnsBuilder,
-        end_block: int,
-        chains: tuple[bytes, bytes],
-        stated: tuple[int, int],
-    ) -> None:
+    async def _write(self, segment: Segment, write: Callable[[], None]) -> None:
+        """Without its footer a segment is read by its headers; a clean stop tries again."""
         core = self._core
         try:
-            await core.host.work.call(
-                write_footer, segment, core.volume_id, columns, end_block, chains, stated
-            )
-            self._note(segment)
+            await core.host.work.call(write)
+            core.unwritten.pop(segment.use, None)
         except OSError as error:
             core.events.tell(f"the footer of segment file {segment.index} was not written: {error.strerror}")
+        self._note(segment)
 
     def _note(self, segment: Segment) -> None:
         """To be synced by a clean stop; what is recycled before needs it no more."""
         core = self._core
-        core.sealed = {use: s for use, s in core.sealed.items() if core.pool.by_use.get(use) is s}
         core.sealed[segment.use] = segment
+        core.sealed = {use: s for use, s in core.sealed.items() if core.pool.by_use.get(use) is s}
+        core.unwritten = {use: write for use, write in core.unwritten.items() if use in core.pool.by_use}
 
 
 class Durables:
