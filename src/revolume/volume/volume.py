@@ -51,6 +51,7 @@ class Volume(Remembered):
         self._reserving: asyncio.Task[None] | None = None
         self._unreserved: RevolumeError | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._resting: list[asyncio.Task[None] | None] = []
         self.points_failure: str | None = None
         self._closing = False
         self._accepting = True
@@ -345,13 +346,13 @@ class Volume(Remembered):
 
     async def _sync_on_time(self) -> None:
         while not self._closing:
-            await self.core.host.clock.sleep(self.core.options.sync_interval_s)
+            await self._rest(self.core.options.sync_interval_s)
             if self.core.commit.unsynced_bytes:
                 self.core.commit.start()
 
     async def _keep(self) -> None:
         while not self._closing:
-            await self.core.host.clock.sleep(0.1)
+            await self._rest(0.1)
             if self._closing:
                 return
             if self.folder.rebase_due():
@@ -361,7 +362,7 @@ class Volume(Remembered):
             if not await self._guarded(self.folder.step):
                 if self.core.live.overlay.pressure > SWEEP_PRESSURE:
                     self.core.live.overlay.sweep(8)
-                await self.core.host.clock.sleep(0.4)
+                await self._rest(0.4)
 
     async def _guarded(self, job: Callable[[], Awaitable[object]]) -> object:
         """One failed round of the clockwork is told, not fatal; what poisons has poisoned by itself."""
@@ -375,8 +376,17 @@ class Volume(Remembered):
                 self.core.events.tell(str(error))
                 if job == self.cutter.cut:
                     self.points_failure = str(error)
-                await self.core.host.clock.sleep(1.0)
+                await self._rest(1.0)
             return None
+
+    async def _rest(self, seconds: float) -> None:
+        """Between two rounds of the clockwork: it has nothing in hand, and a stop need not wait for it."""
+        task = asyncio.current_task()
+        self._resting.append(task)
+        try:
+            await self.core.host.clock.sleep(seconds)
+        finally:
+            self._resting.remove(task)
 
     async def close(self) -> None:
         """A clean stop: a last point, everything durable, the manifest says where the log ends."""
@@ -385,6 +395,9 @@ class Volume(Remembered):
         self._closing = True
         core = self.core
         self.cutter.request()
+        for task in self._tasks:
+            if task in self._resting:
+                task.cancel()
         for task in self._tasks:
             await self._ended(task)
         await core.maintenance.settled()
