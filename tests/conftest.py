@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import compileall
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import revolume
 from tests.support.pki import make_pki
 from tests.support.servers import TRANSPORTS, Serve, Server, short_folder
 
 MiB = 1 << 20
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes are started by the hundred: none shall have to compile the package first, nor write what it has
+    compiled (which some environments forbid) while its system calls are counted."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(revolume.__file__).parent, quiet=2)
 
 
 @pytest.fixture(scope="session")

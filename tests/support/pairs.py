@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from revolume.api.client import connect
-from tests.support.servers import REVOLUME, Server, revolume
+from tests.support.servers import LITTLE, REVOLUME, Server, revolume
 
 MiB = 1 << 20
 
@@ -172,9 +172,8 @@ class MirrorServer(Server):
         self._place(any_port=True)
         command = [str(REVOLUME), "serve", str(self.directory), "--mirror-listen", self.listen]
         command += ["--nbd", f"unix:{self.address}" if self.unix else self.address]
-        if "--segment-size" not in self.options:
-            command += ["--segment-size", "16MiB"]  # another than the primary's: no place can be assumed
-        return [*command, *self.options]
+        another = {"--segment-size": "16MiB"}  # than the primary's: no place can be assumed
+        return [*command, *self.unless_given(LITTLE | another), *self.options]
 
 
 @dataclass

@@ -32,6 +32,8 @@ KIND = os.environ.get("REVOLUME_TEST_SERVER", "revolume")
 TRANSPORTS = ("tcp", "unix", "tls-tcp", "tls-unix")
 REVOLUME = Path(sys.executable).with_name("revolume")
 READY_SECONDS = 60
+LITTLE = {"--segment-size": "8MiB", "--spare": "32MiB"}
+"""Many ends of segments. What is written ahead by default takes longer than most tests do."""
 
 revolume_only = pytest.mark.skipif(KIND != "revolume", reason=f"{KIND} has nothing like it")
 
@@ -205,6 +207,10 @@ class Server:
 
     # -- command lines
 
+    def unless_given(self, defaults: dict[str, str]) -> list[str]:
+        """Options, but for those that the test sets itself."""
+        return [word for name, value in defaults.items() if name not in self.options for word in (name, value)]
+
     def _place(self, *, any_port: bool) -> None:
         if self.unix:
             self.address = str(self.folder / "s.sock")
@@ -222,9 +228,7 @@ class Server:
         command += ["--nbd", f"unix:{self.address}" if self.unix else self.address]
         if self.tls:
             command += ["--tls-dir", str(self.pki)]
-        if "--segment-size" not in self.options:  # small ones: many ends of segments, little to write ahead
-            command += ["--segment-size", "8MiB"]
-        return [*command, *self.options]
+        return [*command, *self.unless_given(LITTLE), *self.options]
 
     def _command_nbdkit(self) -> list[str]:
         need("nbdkit")
