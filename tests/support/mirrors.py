@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from revolume.api.client import ControlClient, connect
 from revolume.host import real_host
 from revolume.nbd.client import Client
 
@@ -90,15 +91,26 @@ class Node:
     def uri(self, export: str = "") -> str:
         return f"nbd+unix:///{export}?socket={self.directory}/nbd.sock"
 
+    @property
+    def control(self) -> ControlClient:
+        """The control socket, as verbs ask it: polling with processes would take the machine."""
+        found = connect(str(self.directory))
+        assert found is not None
+        return found
+
     def until_joined(self) -> None:
-        until("the mirror joins", lambda: self.mirror["joined"])
+        until("the mirror joins", self._joined)
+
+    def _joined(self) -> bool:
+        with self.control as control:
+            return bool(control.status()["mirrors"][0]["joined"])
 
     def until_agreed(self) -> None:
         """The mirror stands at the last point of a primary that nobody writes to."""
 
         def agreed() -> bool:
-            status = self.status
-            write = told("points", self.directory)["points"][-1]["write"]
+            with self.control as control:
+                status, write = control.status(), control.points()["points"][-1]["write"]
             return status["mirrors"][0]["agreed_point"] == status["point"] and write == status["write"]
 
         until("the mirror agrees", agreed)
