@@ -339,3 +339,31 @@ def test_a_disk_that_answers_errors_for_two_seconds_costs_no_block() -> None:
             self.a.faults.read_error = 0.0
 
     assert [Hiccups(seed).live().wrong for seed in range(3)] == [[], [], []]
+
+
+def test_a_disk_that_fails_under_a_link_ends_it_in_order() -> None:
+    """A source that could not read its log to compare with its mirror called that a fault of its own code."""
+
+    class Unread(PairWorld):
+        steps = 1
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            self._lose(self.second, "killed")
+            await asyncio.sleep(1)
+            self.first.faults.read_error = 1.0
+            await self.start_mirror()
+            assert await self.patiently("the link fails", self._failed, 30)
+            self.first.faults.read_error = 0.0
+            assert await self.patiently("the mirror is back", self._connected, 30)
+
+        async def _failed(self) -> bool:
+            return any("disk failed" in told for told in self.told)
+
+        async def _connected(self) -> bool:
+            assert self.primary is not None
+            return all(source.connected for source in self.primary.role._sources.values())
+
+    assert [Unread(seed).live().wrong for seed in range(2)] == [[], []]

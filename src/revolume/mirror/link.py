@@ -286,6 +286,8 @@ class Link:
             self.break_off(error.cause)
         except RevolumeError as error:
             self.refuse(error)
+        except OSError as error:
+            self.break_off(f"This node's disk failed: {spoken(error)}")
         except Exception as error:
             self.break_off(f"A fault of this node's own: {error!r}.")
             asyncio.get_running_loop().call_exception_handler({"message": "a mirror failed", "exception": error})

@@ -9,10 +9,10 @@ from revolume.host import Host
 from revolume.sim.machine import Ended
 from revolume.sim.replayed import replayed
 from revolume.sim.service import MIRROR_PORT
-from revolume.sim.worlds.pair.blows import PairBlows
+from revolume.sim.worlds.pair.disks import PairDisks
 
 
-class PairLink(PairBlows):
+class PairLink(PairDisks):
     """See the module's text."""
 
     async def op_cut(self) -> None:

@@ -104,12 +104,21 @@ class PairRunning(PairGround):
         if self.first.process is not None:
             self.first.stopped()
 
+    async def _closed(self, service: MirrorService) -> None:
+        """What is poisoned can't be closed cleanly."""
+        there = service.secondary
+        with contextlib.suppress(Ended):
+            try:
+                await self.second.run(service.close())
+            except RevolumeError as error:
+                if there is None or there.core.commit.failure is None:
+                    self.say(f"a clean stop of the mirror failed: {error}")
+
     async def op_stop_mirror(self, *, start: bool = True) -> None:
         """The mirror is stopped in order."""
         service, self.mirror = self.mirror, None
         if service is not None:
-            with contextlib.suppress(Ended):
-                await self.second.run(service.close())
+            await self._closed(service)
             if self.second.process is not None:
                 self.second.stopped()
             self.wrong += check_clean(self.second, self.second.platter, "the mirror after a clean stop")

@@ -26,7 +26,7 @@ class PairTakeover(PairParting):
     async def op_promote(self) -> None:
         """The primary's machine is lost, or cut off; its mirror takes over, and it comes back empty."""
         there = self.mirror.secondary if self.mirror is not None else None
-        if there is None or there.base is not None or self.mirror is None or self._uneven:
+        if there is None or there.base is not None or self._uneven or self._broken(self.second):
             return
         required = self.primary is not None and any(m.required for m in self.primary.volume.mirrors)
         if not required and (self.primary is None or there.end.position < self.primary.opened_at):
@@ -81,8 +81,7 @@ class PairTakeover(PairParting):
         self.primary = None
         self.orders.uri = "nbd://none:1/vm"
         if service is not None:
-            with contextlib.suppress(Ended):
-                await self.second.run(service.close())
+            await self._closed(service)
         self.first, self.second = self.second, self.first
         self._crashes = {self.first.name: "promoted"}
         await self.start_primary(promote=True)

@@ -1,13 +1,12 @@
 """A primary and a mirror, with everything that may happen to two machines and the network between them.
 
 It is built in storeys, a noun each: the two machines and what is promised (``ground``), how services are started
-and stopped (``running``), blows, the link, logs that part, and who takes over. Each may use what lies below it.
-Here is how it all begins and ends, and what an operator does when he is only looking.
+and stopped (``running``), blows, disks that fail, the link, logs that part, and who takes over. Each may use what
+lies below it. Here is how it all begins and ends, and what an operator does when he is only looking.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -33,7 +32,8 @@ class PairWorld(PairTakeover):
             "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
             "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 4, "partition": 1, "mode": 1,
-            "replay": 1, "stale": 1, "cut_off_power": 2,
+            "replay": 1, "stale": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
+            "read_error": 2, "full": 1,
         }  # fmt: skip
 
     # Life
@@ -49,8 +49,7 @@ class PairWorld(PairTakeover):
             machine.faults.quiet()
         await self._heal()
         await self._all_up()
-        if self.primary is not None and self.primary.volume.core.commit.failure is not None:
-            await self.op_kill()
+        await self._open_broken()
         await self._all_up()
         await self.rest()
         await self._not_lost()
@@ -110,14 +109,7 @@ class PairWorld(PairTakeover):
             with contextlib.suppress(Ended, RevolumeError):
                 await self.first.run(what(self.primary.volume))
 
-    async def op_slow(self) -> None:
-        """One of the disks is slow, or stuck."""
-        machine = self.chance.choice((self.first, self.second))
-        machine.faults.slow, machine.faults.stuck = self.chance.choice((10.0, 100.0)), 0.01
-        await asyncio.sleep(self.chance.delay(2.0))
-        machine.faults.quiet()
-
     async def op_clock(self) -> None:
         """Somebody sets one of the clocks."""
         hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
-        self.chance.choice((self.first, self.second)).clock.offset_ns += int(hours * 3600e9)
+        self._either().clock.offset_ns += int(hours * 3600e9)
