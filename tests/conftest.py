@@ -65,6 +65,38 @@ def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def shared(pki: Path) -> Iterator[dict[str, Server]]:
+    """Servers that many tests use one after another, by transport."""
+    with short_folder() as folder:
+        started: dict[str, Server] = {}
+        for transport in TRANSPORTS:
+            (folder / transport).mkdir(mode=0o755)
+            started[transport] = Server(folder=folder / transport, size=64 * MiB, transport=transport, pki=pki)
+        yield started
+        failures = [
+            f"{transport}: {status}\n{server.said()}"
+            for transport, server in started.items()
+            if server.process is not None and (status := server.stop()) != 0
+        ]
+        assert not failures, "\n".join(failures)
+
+
+@pytest.fixture
+def used(shared: dict[str, Server], transport: str) -> Iterator[Server]:
+    """A 64 MiB export that others have used before, on every transport in turn: what most clients meet, and what
+    costs no start of a process. It must outlive each test."""
+    server = shared[transport]
+    if server.process is None:
+        server.start()
+    yield server
+    print(server.said())  # shown with a failing test
+    assert server.process is not None
+    if server.process.poll() is not None:
+        server.process = None
+        pytest.fail(f"{server.kind} has ended")
+
+
 @pytest.fixture
 def server(serve: Serve, transport: str) -> Server:
     """A fresh, empty 64 MiB export, on every transport in turn."""

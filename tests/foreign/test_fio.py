@@ -42,25 +42,25 @@ def fio(server: Server, *options: str) -> str:
 VERIFY = ("--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--serialize_overlap=1")
 
 
-def test_random_blocks_verify(server: Server) -> None:
-    fio(server, "--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=32m", "--fsync=64", *VERIFY)
+def test_random_blocks_verify(used: Server) -> None:
+    fio(used, "--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=32m", "--fsync=64", *VERIFY)
 
 
-def test_unaligned_sectors_verify(server: Server) -> None:
+def test_unaligned_sectors_verify(used: Server) -> None:
     """512-byte sectors at random: each block is put together from fragments."""
-    fio(server, "--rw=randwrite", "--bs=512", "--iodepth=16", "--size=4m", "--fsync=256", *VERIFY)
+    fio(used, "--rw=randwrite", "--bs=512", "--iodepth=16", "--size=4m", "--fsync=256", *VERIFY)
 
 
-def test_unaligned_ranges_verify(server: Server) -> None:
+def test_unaligned_ranges_verify(used: Server) -> None:
     """Sizes from 512 bytes to 64 KiB at any sector: the fringes of blocks and the blocks between them."""
-    fio(server, "--rw=randwrite", "--bsrange=512-64k", "--blocksize_unaligned=1", "--norandommap=1",
+    fio(used, "--rw=randwrite", "--bsrange=512-64k", "--blocksize_unaligned=1", "--norandommap=1",
         "--iodepth=8", "--size=16m", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32",
         "--serialize_overlap=1")  # fmt: skip
 
 
-def test_four_connections_verify(server: Server) -> None:
+def test_four_connections_verify(used: Server) -> None:
     """Four jobs are four connections; each flush covers them all."""
-    fio(server, "--rw=randwrite", "--bs=4k", "--iodepth=8", "--numjobs=4", "--size=8m",
+    fio(used, "--rw=randwrite", "--bs=4k", "--iodepth=8", "--numjobs=4", "--size=8m",
         "--offset_increment=8m", "--fsync=32", *VERIFY)  # fmt: skip
 
 
@@ -69,5 +69,5 @@ def test_mixed_with_trims(server: Server) -> None:
     fio(server, "--rw=randrw", "--bs=16k", "--iodepth=8", "--size=16m", "--verify=md5", "--verify_fatal=1")
 
 
-def test_sequential_large(server: Server) -> None:
-    fio(server, "--rw=write", "--bs=1m", "--iodepth=8", "--size=64m", *VERIFY)
+def test_sequential_large(used: Server) -> None:
+    fio(used, "--rw=write", "--bs=1m", "--iodepth=8", "--size=64m", *VERIFY)

@@ -30,11 +30,11 @@ def image(folder: Path) -> Path:
     return made
 
 
-def test_info_tells_size_and_abilities(server: Server) -> None:
+def test_info_tells_size_and_abilities(used: Server) -> None:
     need("nbdinfo")
-    told = json.loads(run("nbdinfo", "--json", server.uri()).stdout)
+    told = json.loads(run("nbdinfo", "--json", used.uri()).stdout)
     assert told["protocol"] == "newstyle-fixed"
-    assert told["TLS"] is server.tls
+    assert told["TLS"] is used.tls
     assert told["structured"] is True
     (export,) = told["exports"]
     assert export["export-size"] == 64 * MiB
@@ -50,36 +50,36 @@ def test_info_tells_size_and_abilities(server: Server) -> None:
 
 
 @pytest.mark.parametrize("ability", ["multi-conn", "flush", "fua", "trim", "zero", "fast-zero", "df", "cache"])
-def test_can(server: Server, ability: str) -> None:
+def test_can(used: Server, ability: str) -> None:
     need("nbdinfo")
-    run("nbdinfo", "--can", ability, server.uri())
+    run("nbdinfo", "--can", ability, used.uri())
 
 
-def test_size_and_structured_reply(server: Server) -> None:
+def test_size_and_structured_reply(used: Server) -> None:
     need("nbdinfo")
-    assert run("nbdinfo", "--size", server.uri()).stdout.strip() == str(64 * MiB)
-    run("nbdinfo", "--can", "structured-reply", server.uri())
-    assert run("nbdinfo", "--is", "read-only", server.uri(), ok=(2,)).returncode == 2
+    assert run("nbdinfo", "--size", used.uri()).stdout.strip() == str(64 * MiB)
+    run("nbdinfo", "--can", "structured-reply", used.uri())
+    assert run("nbdinfo", "--is", "read-only", used.uri(), ok=(2,)).returncode == 2
 
 
-def test_list_names_the_export(server: Server) -> None:
+def test_list_names_the_export(used: Server) -> None:
     need("nbdinfo")
-    told = json.loads(run("nbdinfo", "--list", "--json", server.uri("")).stdout)
+    told = json.loads(run("nbdinfo", "--list", "--json", used.uri("")).stdout)
     names = [export["export-name"] for export in told["exports"]]
     assert names == ([""] if KIND == "nbdkit" else ["vol"])
 
 
-def test_copy_there_and_back(server: Server, image: Path, folder: Path) -> None:
+def test_copy_there_and_back(used: Server, image: Path, folder: Path) -> None:
     need("nbdcopy")
-    run("nbdcopy", "--flush", "--connections=4", "--requests=32", image, server.uri())
-    run("nbdcopy", server.uri(), folder / "back")
+    run("nbdcopy", "--flush", "--connections=4", "--requests=32", image, used.uri())
+    run("nbdcopy", used.uri(), folder / "back")
     run("cmp", image, folder / "back")
 
 
-def test_dump_is_the_content(server: Server, image: Path) -> None:
+def test_dump_is_the_content(used: Server, image: Path) -> None:
     need("nbddump", "nbdcopy")
-    run("nbdcopy", image, server.uri())
-    dumped = run("nbddump", "--length=64", server.uri()).stdout
+    run("nbdcopy", image, used.uri())
+    dumped = run("nbddump", "--length=64", used.uri()).stdout
     first = image.read_bytes()[:16].hex(" ")
     assert dumped.splitlines()[0].startswith("0000000000: " + first[:23])
 
@@ -140,23 +140,22 @@ def test_plain_clients_are_refused_where_tls_is_required(serve: Serve) -> None:
     assert "not supported" in said.stderr, "ERR_TLS_REQD is what libnbd tells as ENOTSUP"
 
 
-def test_nbd_client_lists(serve: Serve, transport: str) -> None:
+def test_nbd_client_lists(used: Server) -> None:
     """nbd-client is of use without a kernel module in one thing: listing."""
     if KIND == "nbdkit":
         pytest.skip("nbdkit lists one export without a name")
     need("nbd-client")
-    server = serve(transport)
-    if server.unix:
-        arguments = ["-unix", server.address]
+    if used.unix:
+        arguments = ["-unix", used.address]
     else:
-        host, port = server.address.rsplit(":", 1)
-        arguments = ["localhost" if server.tls else host, port]
-    if server.tls:
-        if server.unix:
+        host, port = used.address.rsplit(":", 1)
+        arguments = ["localhost" if used.tls else host, port]
+    if used.tls:
+        if used.unix:
             pytest.skip("nbd-client speaks TLS on TCP only")
         names = (("-certfile", "client-cert"), ("-keyfile", "client-key"), ("-cacertfile", "ca-cert"))
         for flag, file in names:
-            arguments += [flag, f"{server.pki}/{file}.pem"]
+            arguments += [flag, f"{used.pki}/{file}.pem"]
         arguments += ["-tlshostname", "localhost"]
     program = find("nbd-client")
     assert program is not None

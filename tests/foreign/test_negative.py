@@ -50,19 +50,19 @@ EXPECTED = {
 }
 
 
-def test_wrong_requests_get_their_errors(server: Server) -> None:
+def test_wrong_requests_get_their_errors(used: Server) -> None:
     if KIND == "qemu-nbd":
         pytest.skip("qemu answers EINVAL where the protocol asks for ENOSPC")
-    if KIND == "nbdkit" and server.tls:
+    if KIND == "nbdkit" and used.tls:
         pytest.skip("nbdkit 1.32 loses its step when it refuses a write over TLS")
-    told = drive("requests", server.uri())
+    told = drive("requests", used.uri())
     assert told == EXPECTED
 
 
-def test_payload_of_64_mib(server: Server) -> None:
+def test_payload_of_64_mib(used: Server) -> None:
     if KIND == "qemu-nbd":
         pytest.skip("qemu takes 32 MiB")
-    assert drive("payload", server.uri()) == {"write 64 MiB": "ok", "read 64 MiB": True}
+    assert drive("payload", used.uri()) == {"write 64 MiB": "ok", "read 64 MiB": True}
 
 
 def test_zero_and_trim_of_4_gib(serve: Serve) -> None:
@@ -92,8 +92,8 @@ def test_a_moment_cannot_be_changed(serve: Serve, transport: str) -> None:
     }
 
 
-def test_handshake_in_every_order(server: Server) -> None:
-    told = drive("handshake", server.uri())
+def test_handshake_in_every_order(used: Server) -> None:
+    told = drive("handshake", used.uri())
     assert told["list"] == told["info"] == told["info again"] == told["go"] == told["read"] == "ok"
     assert told["contexts"] == "ok"
     assert told["base:allocation listed"] and told["base:allocation on"]
@@ -102,7 +102,7 @@ def test_handshake_in_every_order(server: Server) -> None:
     assert told["abort"] == "ok"
     assert told["simple replies"] is True
     assert told["simple read"] == told["simple write"] == "ok"
-    if not server.tls:
+    if not used.tls:
         assert told["export name size"] == 64 * MiB
         assert told["export name reads"] == "ok"
     if KIND == "nbdkit":

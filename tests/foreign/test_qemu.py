@@ -27,24 +27,24 @@ def image(folder: Path) -> Path:
     return made
 
 
-def test_convert_and_compare(server: Server, image: Path) -> None:
+def test_convert_and_compare(used: Server, image: Path) -> None:
     need("qemu-img")
-    target = ["--target-image-opts", server.qemu()[-1]]
-    credentials = server.qemu()[:-2]
+    target = ["--target-image-opts", used.qemu()[-1]]
+    credentials = used.qemu()[:-2]
     run("qemu-img", "convert", "-n", *credentials, "-f", "raw", image, *target)
     source = ["--image-opts", f"driver=file,filename={image}"]
-    said = run("qemu-img", "compare", *credentials, *source, server.qemu()[-1])
+    said = run("qemu-img", "compare", *credentials, *source, used.qemu()[-1])
     assert "Images are identical." in said.stdout
 
 
-def test_compare_sees_one_changed_byte(server: Server, image: Path) -> None:
+def test_compare_sees_one_changed_byte(used: Server, image: Path) -> None:
     need("qemu-img", "qemu-io")
-    target = ["--target-image-opts", server.qemu()[-1]]
-    credentials = server.qemu()[:-2]
+    target = ["--target-image-opts", used.qemu()[-1]]
+    credentials = used.qemu()[:-2]
     run("qemu-img", "convert", "-n", *credentials, "-f", "raw", image, *target)
-    run("qemu-io", *server.qemu(), "-c", "write -P 0x77 33554432 1", "-c", "flush")
+    run("qemu-io", *used.qemu(), "-c", "write -P 0x77 33554432 1", "-c", "flush")
     source = ["--image-opts", f"driver=file,filename={image}"]
-    said = run("qemu-img", "compare", *credentials, *source, server.qemu()[-1], ok=(1,))
+    said = run("qemu-img", "compare", *credentials, *source, used.qemu()[-1], ok=(1,))
     assert "Content mismatch at offset 33554432" in said.stdout
 
 
@@ -60,9 +60,9 @@ def test_map_tells_data_from_holes(server: Server) -> None:
         assert data == [(1 * MiB, 64 << 10), (8 * MiB, 128 << 10)]
 
 
-def test_bench(server: Server) -> None:
+def test_bench(used: Server) -> None:
     need("qemu-img")
-    if server.tls:
+    if used.tls:
         pytest.skip("qemu-img bench takes no TLS credentials")
     run(
         "qemu-img",
@@ -75,12 +75,12 @@ def test_bench(server: Server) -> None:
         "-s",
         "4096",
         "--flush-interval=64",
-        *server.qemu(),
+        *used.qemu(),
     )
-    run("qemu-img", "bench", "-c", "2000", "-d", "16", "-s", "4096", *server.qemu())
+    run("qemu-img", "bench", "-c", "2000", "-d", "16", "-s", "4096", *used.qemu())
 
 
-def test_io_patterns(server: Server) -> None:
+def test_io_patterns(used: Server) -> None:
     need("qemu-io")
     commands = [
         "write -P 0xa5 1M 64k",
@@ -99,13 +99,13 @@ def test_io_patterns(server: Server) -> None:
         "flush",
     ]
     arguments = [part for command in commands for part in ("-c", command)]
-    said = run("qemu-io", *server.qemu(), *arguments)
+    said = run("qemu-io", *used.qemu(), *arguments)
     assert "verification failed" not in said.stdout, said.stdout
     assert "error" not in said.stdout + said.stderr, said.stdout + said.stderr
 
 
-def test_io_wrong_pattern_is_told(server: Server) -> None:
+def test_io_wrong_pattern_is_told(used: Server) -> None:
     """The judge itself: qemu-io must notice when the bytes are not the ones expected."""
     need("qemu-io")
-    said = run("qemu-io", *server.qemu(), "-c", "write -P 1 0 4k", "-c", "read -P 2 0 4k", check=False)
+    said = run("qemu-io", *used.qemu(), "-c", "write -P 1 0 4k", "-c", "read -P 2 0 4k", check=False)
     assert "verification failed" in said.stdout + said.stderr
