@@ -23,7 +23,8 @@ from revolume.sim import disk
 from revolume.sim.campaign import one
 from revolume.sim.part import Part
 from revolume.sim.worlds import WORLDS
-from revolume.volume import core, ending, folder, loading, mirrors, partials, reader, replay, volume
+from revolume.volume import core, ending, folder, foldjob, loading, mirrors, partials, reader, replay, volume
+from revolume.volume.manifest import EditKind, pack_number
 
 Patch = tuple[Any, str, Any]
 
@@ -153,6 +154,18 @@ async def _copied_unsynced(self: ending.Ending, found: list[Any]) -> list[Any]:
     return copies
 
 
+async def _folded_early(self: folder.Folder, target: Any) -> None:
+    """Only what lies in front of the point's cut is durable, not the record that has its partial blocks."""
+    self.retired_write = target.write
+    await self._core.recorder.record((EditKind.FOLDING, pack_number(target.write)))
+    await self._core.commit.wait_durable(target.position)
+    await self._core.footers_written()
+    spec = self._spec(target)
+    await self._give_room(target)
+    await self._core.host.work.job(foldjob.fold, spec)
+    await self._flip(target, spec)
+
+
 class _Equal:
     """Whatever it is compared with."""
 
@@ -187,6 +200,23 @@ def _resumed(then: Callable[[Any], None]) -> Callable[..., None]:
         then((core, write))
 
     return resumed
+
+
+def _unreserved(found: Any) -> None:
+    found[0].appender.write = found[1]
+
+
+def _as_the_last(found: Any) -> None:
+    found[0].appender.epoch = max(1, found[0].appender.epoch - 1)
+
+
+async def _uses_again(self: ending.Ending, found: Any) -> Any:
+    """They go on behind what stands of the log: what stood ready counts for nothing."""
+    self._ground.pool.next_use = 1 + max((piece.segment.use for piece in found.pieces), default=0)
+    return await _rewritten(self, found)
+
+
+_rewritten = ending.Ending._rewritten
 
 
 def _without_last_record(volume: Any, pieces: Any, horizon: Any, upto: Any = None) -> Any:
@@ -255,4 +285,15 @@ PLANTED: Final = (
           ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,
           ((decide, "identity", lambda end: 0),), "cut_off_power"),
+    Plant("numbers-again", "write numbers that a crash may have used are given out again", "primary", 10,
+          ((loading.Loading, "_resume", _resumed(_unreserved)),)),
+    Plant("transfers-again", "an opening, and so its transfers, is numbered as the one before", "primary", 10,
+          ((loading.Loading, "_resume", _resumed(_as_the_last)),)),
+    Plant("uses-again", "use numbers of segments that stood ready are given out again", "primary", 10,
+          ((ending.Ending, "_rewritten", _uses_again),)),
+    Plant("epoch-not-compared", "a mirror lets in a source of an opening that is over", "pair", 40,
+          ((decide, "_outdated", lambda hello, target: None),), "promote"),
+    Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 40,
+          ((folder.Folder, "_fold", _folded_early),), "fold_power"),
 )  # fmt: skip
+"""Each was seen to be caught, well within its seeds."""

@@ -49,7 +49,7 @@ class PrimaryWorld(World):
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
             "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
-            "clock": 1,
+            "clock": 1, "fold_power": 1,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -84,6 +84,7 @@ class PrimaryWorld(World):
     async def _start_once(self) -> None:
         host = self.a.boot()
         opened = await self.a.run(PrimaryService.open(host, "a", self.asked, self.model, self.tell))
+        self.lives(opened.volume.core, f"a.{self.a.lives}")
         if self.a.lives > 1:
             content = await self.a.run(opened.content())
             self.wrong += check_recovered(
@@ -259,6 +260,18 @@ class PrimaryWorld(World):
             await self._guarded(self.service.volume.cut())
             if self.service is not None:
                 await self._guarded(self.service.volume.folder.step(True))
+
+    async def op_fold_power(self) -> None:
+        """The plug, while a fold goes as far as the newest point, whose record may be in memory alone."""
+        if self.service is not None:
+            await self._guarded(self.service.volume.cut())
+        if self.service is not None:
+            self.a.platter.before_change = self._plug(self.chance.randrange(60))
+            await self._guarded(self.service.volume.folder.step(True))
+        self.a.platter.before_change = lambda number, what: None
+        if self.service is not None:
+            self._unplug()
+        await self._back()
 
     async def op_slow(self) -> None:
         """The disk is slow for a while, or stuck."""

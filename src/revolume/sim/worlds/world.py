@@ -15,6 +15,7 @@ from typing import Any
 
 from revolume.errors import RevolumeError
 from revolume.sim.chance import Chance
+from revolume.sim.checks.given_once import check_given_once
 from revolume.sim.client import ODD_BYTES, Habits, Orders, SimClient
 from revolume.sim.loop import SimLoop, Stalled
 from revolume.sim.machine import Ended, Machine
@@ -25,6 +26,7 @@ from revolume.sim.register import Register
 from revolume.sim.sectors import SECTOR
 from revolume.sim.service import NBD_PORT
 from revolume.sim.trace import Trace
+from revolume.volume.core import Core
 
 HEALED_S = 180.0
 """Within this time after the last fault everything must be well."""
@@ -72,6 +74,8 @@ class World:
         self.over = False
         """The operator is done before his time."""
         self.told: list[str] = []
+        self._lives: dict[bytes, Core] = {}
+        """The last life of each directory, by its node."""
         self.cuts: set[int] = set()
         self.happened: dict[str, int] = {}
         self.clients: list[asyncio.Task[None]] = []
@@ -167,6 +171,12 @@ class World:
         made = Machine(name, self.loop, self.fabric, self.chance.stream("machines"), self.trace, self.capacity)
         self.machines[name] = made
         return made
+
+    def lives(self, core: Core, who: str) -> None:
+        """A directory is open once more: what it gives out is new."""
+        node = core.manifest.state.node
+        self.wrong += check_given_once(self._lives.get(node), core, who)
+        self._lives[node] = core
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""

@@ -59,6 +59,10 @@ class PairDisks(PairBlows):
         """Reads fail."""
         await self._failing("read_error")
 
+    async def op_helper(self) -> None:
+        """One of the helpers is lost, again and again."""
+        await self._failing("helper_lost")
+
     async def op_full(self) -> None:
         """Somebody else fills one of the disks for a while."""
         platter = self._either().platter

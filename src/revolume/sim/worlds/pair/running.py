@@ -37,6 +37,8 @@ class PairRunning(PairGround):
             self.mirror = await self.second.run(
                 MirrorService.open(host, self.second.name, replace(asked, size=None), self.tell)
             )
+            if self.mirror.secondary is not None:
+                self.lives(self.mirror.secondary.core, self.second.name)
         except Ended:
             self.mirror = None
 
@@ -70,6 +72,7 @@ class PairRunning(PairGround):
         return "vol" not in self.first.platter.root.memory
 
     async def _opened(self, opened: PrimaryService) -> None:
+        self.lives(opened.volume.core, self.first.name)
         crash = self._crashes.pop(self.first.name, "")
         if crash:
             sources = (self.first, self.second) if crash != "promoted" else (self.first,)

@@ -55,11 +55,12 @@ class PairTakeover(PairParting):
         self.second.lost_power_ns = self.loop.now_ns
         await self._heal()
         self._forget_holder(self.second.name)
+        await self.start_mirror()
         stale = self.chance.hit(0.4)
         if stale:  # while the new mirror's base is under way, and nothing but epochs says whose it is
             self.fabric.path(self.first.name, self.second.name).bytes_per_s = 1e5
         await self.op_stop()
-        if stale:
+        if stale and await self.patiently("the new mirror begins", self._begun, 30):
             await self.op_stale()
 
     async def _old_returns(self) -> None:
@@ -86,20 +87,28 @@ class PairTakeover(PairParting):
         self._crashes = {self.first.name: "promoted"}
         await self.start_primary(promote=True)
 
+    async def _begun(self) -> bool:
+        return self.mirror is not None and self.mirror.secondary is not None
+
     async def op_stale(self) -> None:
-        """An image of a primary as it once was is started on another machine, while the primary is away."""
-        if self._old is None or self.mirror is None or self.primary is None:
+        """An image of a primary as it once was is started on another machine, while the primary is away. What it
+        calls its mirror has become the primary; it is led to that one's mirror, which knows a later opening."""
+        if self._old is None or self.primary is None or not await self._begun():
             return
+        seen = len(self.told)
         self._lose(self.first, "killed")
         await self._heal()
         self.intruder.platter = self._old.copy()
         asked = replace(
-            self._asked[self.first.name], size=None, alone=True, mirrors=(mirror_at(self.second.name, self.sync),)
-        )
+            self._asked[self.first.name], size=None, alone=True,
+            mirrors=(replace(mirror_at(self.second.name, True), name=self.first.name),),
+        )  # fmt: skip
         with contextlib.suppress(Ended, RevolumeError):
             await self.intruder.run(
                 PrimaryService.open(self._intruding(), "z", asked, Model(self.size), self.tell)
             )
         await asyncio.sleep(self.chance.delay(4.0))
         self.intruder.kill()
+        if any(f"Source {self.intruder.name}:" in told for told in self.told[seen:]):
+            self.say("a mirror takes what an old image of its source sends")
         await self.start_primary()
