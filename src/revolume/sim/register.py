@@ -102,7 +102,15 @@ class Register:
 
     def _readable(self, sector: int, number: int, start: int) -> bool:
         found = self._lists[sector]
-        return found[-1].value == number or _possible(found, number, lambda w: w.end < start)
+        if found[-1].value == number:
+            return True
+        begun = -1
+        for written in reversed(found):  # as _possible; a hot sector has thousands, so nothing is called for each
+            if written.value == number and written.end >= begun:
+                return True
+            if begun < 0 and written.end < start:
+                begun = written.start
+        return False
 
     def recovered(self, data: bytes | bytearray, promised: Promised, who: str) -> None:
         """What is there after a crash; then that is what there is."""
