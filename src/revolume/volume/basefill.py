@@ -37,7 +37,7 @@ class BaseFill:
     def __init__(self, core: Core) -> None:
         self._core = core
         horizon = core.manifest.state.horizon
-        self._sums = Sums.open(core.directory, core.volume_id, horizon.pages_generation)
+        self._sums = Sums.open_to_change(core.directory, core.volume_id, horizon.pages_generation)
         self._generation = self._sums.facts.generation
         self._unsynced = 0
         self._digests = asyncio.Lock()

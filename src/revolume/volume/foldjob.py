@@ -94,7 +94,7 @@ def fold(disk: Disk, spec: FoldSpec) -> Folded:
     directory = disk.open(spec.path)
     log = directory.child(layout.LOG)
     image = directory.open(layout.IMAGE)
-    sums = Sums.open(directory, spec.volume)
+    sums = Sums.open_to_change(directory, spec.volume, spec.pages_generation - 1)
     try:
         state = _state(log, spec)
         return _Fold(spec, log, image, sums).run(state)

@@ -124,6 +124,20 @@ class Sums:
             file.close()
             raise
 
+    @classmethod
+    def open_to_change(cls, directory: Directory, volume: bytes, known: int) -> Sums:
+        """For a writer; ``known`` is the generation that is known to be durable. A newer one is somebody's who did
+        not come to the end of his commit: its name may not be on the disk, where pages are then in use that the
+        next commit writes over. So it is given its name once more."""
+        sums = cls.open(directory, volume, known)
+        if sums.facts.generation > known:
+            try:
+                write_tags(directory, volume, sums.facts, sums._held.tags)
+            except BaseException:
+                sums.close()
+                raise
+        return sums
+
     def committed(self, generation: int) -> Held:
         """What a fold has committed, read and not yet in use: after this nothing about it can fail. Damaged: the
         generation on the disk is older than this."""
