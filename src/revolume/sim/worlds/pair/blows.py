@@ -101,8 +101,3 @@ class PairBlows(PairRunning):
                 await self.first.run(primary.role.detach(self.second.name))
             await self.op_stop()
             await self.start_mirror()
-
-    async def _not_lost(self) -> None:
-        """A mirror for which the log had no more room is made anew, as the refusal advises."""
-        if self.primary is not None and any(mirror.lost for mirror in self.primary.volume.mirrors):
-            await self.op_wipe_mirror()

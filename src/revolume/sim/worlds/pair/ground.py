@@ -32,6 +32,8 @@ class PairGround(World):
         self._uneven = chance.hit(0.3)
         self._asked = self._geometry()
         self._crashes: dict[str, str] = {}
+        self._detached_at: int | None = None
+        """What had been told when the mirror was given up: nothing is kept for it since."""
         self._old: Platter | None = None
         """A primary's disk as it was when its mirror was promoted."""
         self._answering: tuple[PrimaryService, str, str]
@@ -74,6 +76,7 @@ class PairGround(World):
 
     def _forget_holder(self, name: str) -> None:
         """What was on that machine's disk is nowhere on it any more."""
+        self._detached_at = None
         for written in self.register.known():
             written.holders = tuple(holder for holder in written.holders if holder != name)
 

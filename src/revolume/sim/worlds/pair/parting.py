@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from revolume.sim.worlds.pair.link import PairLink
+from revolume.sim.worlds.pair.advice import PairAdvice
 
 
-class PairParting(PairLink):
+class PairParting(PairAdvice):
     """See the module's text."""
 
     async def op_cut_off_power(self) -> None:
@@ -25,7 +25,7 @@ class PairParting(PairLink):
         await self._heal()
 
         async def settled() -> bool:
-            return self._refused(seen) or (not apart and await self._near())
+            return self._refused(seen) or self._no_room(seen) or (not apart and await self._near())
 
         if await self.patiently("the mirror is refused, or has everything", settled, 90) and self._refused(seen):
             if not near:
@@ -33,7 +33,7 @@ class PairParting(PairLink):
             await self.op_wipe_mirror()
 
     def _refused(self, since: int) -> bool:
-        return any("are not of the log" in told or "log goes on to" in told for told in self.told[since:])
+        return self._was_told("are not of the log", since) or self._was_told("log goes on to", since)
 
     async def _near(self) -> bool:
         """The mirror takes what the primary sends, or has lost its claim to it."""

@@ -137,6 +137,7 @@ class PairRunning(PairGround):
             with contextlib.suppress(Ended):
                 await self.first.run(self.primary.role.detach(self.second.name))
                 self._forget_holder(self.second.name)
+                self._detached_at = len(self.told)
             if self.primary is None:
                 return
         self.sync = not self.sync

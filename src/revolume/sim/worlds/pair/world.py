@@ -32,7 +32,7 @@ class PairWorld(PairTakeover):
             "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
             "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 4, "partition": 1, "mode": 1,
-            "replay": 1, "stale": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
+            "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
             "read_error": 2, "full": 1, "helper": 1,
         }  # fmt: skip
 
@@ -40,6 +40,7 @@ class PairWorld(PairTakeover):
 
     async def begin(self) -> None:
         self.orders.holders = self.holders
+        self._overhear()
         await self.start_mirror()
         await self.start_primary()
         self.start_clients(self.chance.choice((1, 2)))
@@ -52,7 +53,7 @@ class PairWorld(PairTakeover):
         await self._open_broken()
         await self._all_up()
         await self.rest()
-        await self._not_lost()
+        await self._advised()
         await self._judge()
         await self.op_stop_mirror(start=False)
         await self._stop_primary()
