@@ -23,6 +23,7 @@ from revolume.sim.process import Process
 from revolume.sim.service import PATH
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
+from revolume.sim.worlds.world import KiB
 from revolume.volume import basefill
 from revolume.volume.check import check
 from revolume.volume.reports import CheckReport
@@ -367,3 +368,27 @@ def test_a_disk_that_fails_under_a_link_ends_it_in_order() -> None:
             return all(source.connected for source in self.primary.role._sources.values())
 
     assert [Unread(seed).live().wrong for seed in range(2)] == [[], []]
+
+
+def test_a_mirror_does_not_fold_what_its_source_may_lose() -> None:
+    """A point's record reached the mirror before the writes below it were on the source's disk. The mirror folded
+    them; the source lost its power and a few of them, and its mirror had no log that began there any more."""
+
+    class Eager(PairWorld):
+        steps = 4
+
+        def _geometry(self) -> dict[str, Serving]:
+            asked = super()._geometry()
+            small = {"cp_interval_s": 0.1, "keep_s": 0.0, "segment_bytes": 64 * KiB, "spare_bytes": 128 * KiB}
+            return {name: replace(asked[name], **small) for name in asked}
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            await asyncio.sleep(2)
+            self._lose(self.first, "lost power")
+            await self.start_primary()
+
+    worlds = [world for seed in range(9) if (world := Eager(seed)).sync][:2]
+    assert [world.live().wrong for world in worlds] == [[], []]

@@ -4,6 +4,9 @@ The cut is an exchange of the open interval, between two transfers: clients wait
 in a thread. The record is appended among later writes and is "as of the cut". One point at a time, and the
 next cut waits for the record to be sealed, so that a record's address is always below the next cut's.
 
+The record follows once what it covers is on the disk. Whoever has it may fold up to it, a mirror too, and what was
+folded is log no more: a source that came back with less could not be told the rest by such a mirror.
+
 Between awaits: ``_cut`` takes position, write, chain, address, interval, partial copies and transfer table
 in one turn of the loop; all parts are appended, and ``_sealed`` moves the maps, in one turn as well, once there is
 room for all of them.
@@ -95,6 +98,7 @@ class Cutter:
             try:
                 partials = await self._whole_partials(cut)
                 composed = await self._composed(cut, partials)
+                await core.commit.wait_durable(cut.position)
                 return await self._append(cut, composed, partials)
             except BaseException:
                 core.live.interval = cut.interval.followed_by(core.live.interval)

@@ -118,14 +118,12 @@ class Mirrors:
         return mirror
 
     async def pin_base(self, mirror: Mirror) -> Point:
-        """The point at which a new mirror begins, kept until it has joined; the same again after a break. It is on
-        the disk: if the source lost it, such a mirror could not tell it what came before."""
+        """The point at which a new mirror begins, kept until it has joined; the same again after a break."""
         if mirror.state.point and not mirror.joined:
             for point in self._core.points:
                 if point.number == mirror.state.point:
                     return point
         point = await self._begin()
-        await self._core.commit.wait_durable(self._core.appender.position)
         await self._change(mirror, replace(mirror.state, joined=False, point=point.number, write=point.write))
         return point
 
