@@ -22,6 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(revolume.__file__).parent, quiet=2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first: no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def pki() -> Iterator[Path]:
     with short_folder() as folder:

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SEEDS = 50
 PLAY = """
 import json, sys
@@ -38,6 +40,7 @@ def played(hash_seed: str) -> dict[str, list[object]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_hundred_seeds_twice_are_the_same_to_the_event() -> None:
     one, other = played("1"), played("2")
     assert len(one) == 2 * SEEDS
