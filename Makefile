@@ -9,8 +9,9 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 TESTS  := $(VENV)/.installed-tests
 
-# How the tests are spread over the cores; `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
-JOBS ?= auto
+# How the tests are spread over the cores (all that the system shows: "auto" would count two threads of a core as
+# one); `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
+JOBS ?= logical
 ARGS ?=
 # `make soak` simulates for so long, on so many processes, seeds from these; then it does everything else that is long.
 MINUTES ?= 20
@@ -19,7 +20,7 @@ SOAK_JOBS ?= 2
 # `make bench SCALE=quick` takes a few minutes, SCALE=fair twenty, the full one more than an hour.
 SCALE ?= full
 
-.PHONY: help setup setup-tests demo test soak bench lint format foreign clean
+.PHONY: help setup setup-tests demo test prepared soak bench lint format foreign clean
 
 help:
 	@echo "make setup     .venv with revolume in it"
@@ -51,16 +52,21 @@ setup-tests: $(TESTS)
 demo: $(STAMP)
 	$(RUN) -m demo
 
-# Continuous integration has no other step: there the findings of `make lint` fail the tests.
-test: $(if $(CI),lint) $(TESTS) foreign
+# Continuous integration has no other step: there the findings of `make lint` fail the tests. What pip and apt fetch
+# is fetched at once.
+test:
+	@$(MAKE) --no-print-directory -j 3 prepared
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+prepared: $(if $(CI),lint) $(TESTS) foreign
+	@:
 
 soak: $(TESTS) foreign
 	$(RUN) -m revolume.sim.report --begin
 	-$(RUN) -m revolume.sim --seeds $(SEEDS) --minutes $(MINUTES) --jobs $(SOAK_JOBS) --part
 	-$(RUN) -m revolume.sim --planted --jobs $(SOAK_JOBS) --part
-	-$(RUN) -m revolume.sim.every_byte
-	-$(RUN) -m revolume.sim.nth
+	-$(RUN) -m revolume.sim.every_byte --jobs $(SOAK_JOBS)
+	-$(RUN) -m revolume.sim.nth --jobs $(SOAK_JOBS)
 	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS) || \
 	  $(RUN) -m revolume.sim.report --failed "make soak: pytest -m soak"
 	$(RUN) -m revolume.sim.report

@@ -8,11 +8,14 @@ import pytest
 
 from revolume.log.commit import Commit
 from revolume.sim.nth.alone import Alone
-from revolume.sim.nth.case import ONCE, Case
-from revolume.sim.nth.total import run
+from revolume.sim.nth.case import ONCE, Case, Found
+from revolume.sim.nth.failing import LONE
+from revolume.sim.nth.mirrored import Mirrored
+from revolume.sim.nth.total import STAGES, run
 from revolume.volume.manifest import Manifest
+from revolume.volume.mirrors import Mirrors
 
-EVERY = 23
+EVERY = {"alone": 53, "mirror": 139, "source": 139}
 
 
 def test_the_history_without_a_fault_does_everything() -> None:
@@ -23,25 +26,55 @@ def test_the_history_without_a_fault_does_everything() -> None:
     assert len(found.sites) > 80
 
 
-def test_a_slice_of_all_failures() -> None:
-    (total,) = run(["alone"], int(os.environ.get("REVOLUME_EVERY", EVERY)), None, 0, None, lambda line: None)
+def test_a_pair_without_a_fault_does_everything() -> None:
+    mirror, source = Mirrored(None, "b").play(), Mirrored(None, "a").play()
+    for found in (mirror, source):
+        assert not found.said and not found.wrong
+    done = {site.split(":")[0] for site in mirror.sites}
+    assert {"write volume/basefill.py", "write volume/foldjob.py", "read mirror/pump.py"} <= done
+    assert {"open chain/mapjob.py", "read log/tail.py", "write log/appender.py"} <= done
+    assert len(mirror.sites) > 90 and len(source.sites) > 80
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_slice_of_all_failures(stage: str) -> None:
+    (total,) = run([stage], int(os.environ.get("REVOLUME_EVERY", EVERY[stage])))
     assert not total.failures, "\n".join(total.failures[:10])
-    assert total.judged == total.planned > 50
+    assert total.judged == total.planned >= 4
+
+
+def test_an_answer_that_does_not_wait_for_the_mirror_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mirrors, "released", lambda self, position: True)
+    assert any("its mirror has not received it" in wrong for wrong in Mirrored(None, "b").play().wrong)
+
+
+def test_a_mirror_that_tries_a_sync_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was flushed is not on its disk, although the sync after that one succeeded."""
+    first = Mirrored(None, "b").play().first["datasync"]
+    monkeypatch.setattr(Commit, "_sync_once", tried_again)
+    syncs = sorted(number for place, number in first.items() if place.startswith(LONE))
+    assert any("mirror's log ends" in wrong for n in syncs for wrong in _mirror("datasync", n).wrong)
+
+
+def _mirror(call: str, number: int) -> Found:
+    return Mirrored(Case("mirror", call, number, "EIO", ONCE), "b").play()
+
+
+async def tried_again(self: Commit) -> None:
+    """Not what to do when a sync fails."""
+    target, files, self._dirty, self.unsynced_bytes = self._position(), list(self._dirty.values()), {}, 0
+    for file in files:
+        try:
+            await self._work.call_sync(file.datasync)
+        except OSError:
+            await self._work.call_sync(file.datasync)
+    self._advance(target)
 
 
 def test_a_sync_that_is_tried_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one succeeds and proves nothing: what the first has lost is gone after a power cut."""
 
-    async def careless(self: Commit) -> None:
-        target, files, self._dirty = self._position(), list(self._dirty.values()), {}
-        for file in files:
-            try:
-                await self._work.call_sync(file.datasync)
-            except OSError:
-                await self._work.call_sync(file.datasync)
-        self._advance(target)
-
-    monkeypatch.setattr(Commit, "_sync_once", careless)
+    monkeypatch.setattr(Commit, "_sync_once", tried_again)
     calls = Alone(None).play().calls["datasync"]
     assert any(Alone(Case("alone", "datasync", n, "EIO", ONCE)).play().wrong for n in range(1, calls + 1, 3))
 

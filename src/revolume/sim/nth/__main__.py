@@ -17,11 +17,16 @@ def main() -> int:
     options = parser(MODULE, revolume.sim.nth.__doc__)
     options.add_argument("--stages", default=",".join(STAGES), help="with commas between them")
     options.add_argument("--kind", help="calls, with commas between them")
+    options.add_argument("--all", action="store_true", help="every call of the pair's history too")
     asked = options.parse_args()
     if asked.case:
         return _one(Case.parsed(asked.case))
     began = time.monotonic()
-    totals = run(asked.stages.split(","), asked.every, asked.minutes, asked.jobs, asked.kind, _say)
+    kinds = asked.kind.split(",") if asked.kind else None
+    totals = run(
+        asked.stages.split(","), asked.every, asked.minutes, asked.jobs,
+        lambda case: kinds is None or case.call in kinds, asked.all, _say,
+    )  # fmt: skip
     part = report(totals, round(time.monotonic() - began, 1))
     print("\n".join([f"{name}: {count}" for name, count in part.counts.items()] + part.notes))
     part.write(asked.folder)

@@ -20,13 +20,13 @@ from typing import Any
 
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound, RevolumeError
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
+from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model
 from revolume.sim.nth.case import ON, READING, Case, Found
 from revolume.sim.nth.failing import Failing
-from revolume.sim.nth.living import live, payload
+from revolume.sim.nth.living import Change, live, ops_of, payload
 from revolume.sim.nth.oracle import Oracle
 from revolume.sim.platter import NOTHING, Platter
 from revolume.sim.service import PATH, PrimaryService
@@ -69,6 +69,7 @@ class Alone:
     async def _history(self, machines: dict[str, Machine]) -> None:
         machine = machines["a"]
         failing = self._failing = Failing(machine, self.found)
+        self.oracle.paused = failing.paused
         failing.boot()
         lived = (self._open, self._first, self._more, self._past, self._mapped, self._stop)
         for step in (*lived, self._open, self._last):
@@ -92,8 +93,7 @@ class Alone:
             return
         service = await PrimaryService.open(machine.host, "a", ASKED, self.model, lambda text: None)
         self._service = service
-        with self._failing.paused():
-            content = await self.oracle.content(service.volume)
+        content = await self.oracle.unwatched(service.volume)
         number = self.oracle.number_of(content)
         if number is None or number < self.floor:
             self.found.wrong.append(f"found w{number}, w{self.floor} was flushed")
@@ -158,11 +158,8 @@ class Alone:
 
     # What clients do
 
-    async def _write(self, *changes: tuple[int, int, bytes | int]) -> None:
-        ops: list[Op] = [
-            (kind, at, len(what), memoryview(what)) if isinstance(what, bytes) else (kind, at, what, None)
-            for kind, at, what in changes
-        ]
+    async def _write(self, *changes: Change) -> None:
+        ops = ops_of(changes)
         while True:
             try:
                 self._volume.append(ops)

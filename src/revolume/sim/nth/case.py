@@ -37,12 +37,14 @@ class Case:
 
 @dataclass(slots=True)
 class Found:
-    """What came of a case. ``sites``: places in the code whose call has failed; ``after``: what became of the
+    """What came of a case. ``sites``: places in the code whose call has failed; ``first``: of each kind of call,
+    and each place that makes it in a step of the history, the first one's number; ``after``: what became of the
     process that had the fault."""
 
     case: Case | None
     calls: Counter[str] = field(default_factory=Counter)
     sites: set[str] = field(default_factory=set)
+    first: dict[str, dict[str, int]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     after: str = ""
     lost: set[int] = field(default_factory=set)
@@ -70,9 +72,10 @@ class Found:
             self.wrong.append(f"{what}: {error!r}")
 
 
-def cases(stage: str, calls: Counter[str]) -> Iterator[Case]:
-    """Every call of a clean run, in every way in which it may fail."""
-    for call, count in sorted(calls.items()):
+def cases(stage: str, clean: Found, every_call: bool) -> Iterator[Case]:
+    """Every call of a clean run, or the first of each place, in every way in which it may fail."""
+    for call, count in sorted(clean.calls.items()):
         errors = ["EIO", *(["ENOSPC"] if call in GROWING else []), *(["PART"] if call == "write" else [])]
-        for number in range(1, count + 1):
-            yield from (Case(stage, call, number, error, how) for error in errors for how in (ONCE, ON))
+        ways = [(error, how) for error in errors for how in (ONCE, ON)]
+        for number in range(1, count + 1) if every_call else sorted(clean.first[call].values()):
+            yield from (Case(stage, call, number, *way) for way in ways)

@@ -12,15 +12,19 @@ from revolume.sim.faults import failure
 from revolume.sim.machine import Machine
 from revolume.sim.nth.case import ON, Found
 
+LONE = "of its own"
+
 
 class Failing:
-    """See the module's text. ``over``: the fault is gone, and nothing is counted any more."""
+    """See the module's text. ``over``: the fault is gone, and nothing is counted any more; ``during``: the step of
+    the history that it is in."""
 
     def __init__(self, machine: Machine, found: Found) -> None:
         self._case = found.case
         self._machine = machine
         self._found = found
         self.over = False
+        self.during = ""
         machine.faults.not_in_memory = 0.5
 
     def boot(self) -> Host:
@@ -51,7 +55,9 @@ class Failing:
             return
         self._found.calls[call] += 1
         if self._case is None:
-            self._found.sites.add(f"{call} {_site()}")
+            site, number = _site(), self._found.calls[call]
+            self._found.sites.add(f"{call} {site}")
+            self._found.first.setdefault(call, {}).setdefault(f"{site} {self.during}", number)
         elif call == self._case.call and self._due(self._found.calls[call]):
             self._found.sites.add(f"{call} {_site()}")
             self._fail(call, name)
@@ -71,9 +77,10 @@ class Failing:
 
 
 def _site() -> str:
-    """Who called: the nearest frame that is not the simulator's."""
+    """Who called: the nearest frame that is not the simulator's; a lone sync ends without anybody."""
     frame = sys._getframe(2)
     while "/sim/" in frame.f_code.co_filename:
         assert frame.f_back is not None
         frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition('/revolume/')[2]}:{frame.f_lineno}"
+    _, ours, name = frame.f_code.co_filename.rpartition("/revolume/")
+    return f"{name}:{frame.f_lineno}" if ours else LONE

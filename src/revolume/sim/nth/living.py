@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from revolume.log.ops import Op
 from revolume.sim.chance import Chance
 from revolume.sim.loop import SimLoop
 from revolume.sim.machine import Machine
@@ -12,6 +14,8 @@ from revolume.sim.network import Fabric
 from revolume.sim.platter import Platter
 from revolume.sim.trace import Trace
 
+Change = tuple[int, int, bytes | int]
+"""Kind, offset, and what: bytes, or how many."""
 Life = Callable[[dict[str, Machine]], Coroutine[Any, Any, None]]
 
 
@@ -24,9 +28,13 @@ def live(platters: Mapping[str, Platter], life: Life) -> dict[str, Platter]:
     for name, platter in platters.items():
         machines[name] = Machine(name, loop, fabric, chance.stream(name), trace, platter.capacity)
         machines[name].platter = platter
+    collecting = gc.isenabled()
+    gc.disable()  # when a collector runs is nobody's seed
     try:
         loop.run_until_complete(life(machines))
     finally:
+        if collecting:
+            gc.enable()
         for machine in machines.values():
             if machine.process is not None:
                 machine.process.die()
@@ -37,3 +45,11 @@ def live(platters: Mapping[str, Platter], life: Life) -> dict[str, Platter]:
 def payload(number: int, length: int) -> bytes:
     """Bytes of their own for each number."""
     return Chance(number, "nth").randbytes(length)
+
+
+def ops_of(changes: tuple[Change, ...]) -> list[Op]:
+    """As a volume takes them."""
+    return [
+        (kind, at, len(what), memoryview(what)) if isinstance(what, bytes) else (kind, at, what, None)
+        for kind, at, what in changes
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from revolume.errors import RevolumeError
 from revolume.history.timeline import Spot
 from revolume.history.views import open_view
@@ -12,11 +15,18 @@ from revolume.volume.remembered import Remembered
 
 
 class Oracle:
-    """``lost``: blocks that were said to be lost; each is an error from then on, and anything for the model."""
+    """Blocks that were said to be lost are errors from then on, and for the model anything. ``paused``: how faults
+    are kept away from what is read ``unwatched``."""
 
     def __init__(self, model: Model, found: Found) -> None:
         self.model = model
+        self.paused: Callable[[], AbstractContextManager[None]] = nullcontext
         self._found = found
+
+    async def unwatched(self, volume: Readable) -> bytearray:
+        """All of it, whatever fails else."""
+        with self.paused():
+            return await self.content(volume)
 
     async def content(self, volume: Readable) -> bytearray:
         """All of it."""

@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from revolume.sim.counted import spread
 from revolume.sim.nth.alone import Alone
 from revolume.sim.nth.case import Case, Found, cases
+from revolume.sim.nth.mirrored import Mirrored
 from revolume.sim.part import Part
 
 MODULE = "revolume.sim.nth"
-STAGES: dict[str, Callable[[Case | None], Found]] = {"alone": lambda case: Alone(case).play()}
+STAGES: dict[str, Callable[[Case | None], Found]] = {
+    "alone": lambda case: Alone(case).play(),
+    "mirror": lambda case: Mirrored(case, "b").play(),
+    "source": lambda case: Mirrored(case, "a").play(),
+}
 """Plays a case, or, without one, the history as it goes when nothing fails."""
+WHOLE = frozenset({"alone"})
+"""Here every call fails; elsewhere, unless it is asked for, the first of each place in each step."""
 
 
 @dataclass(slots=True)
@@ -64,13 +71,19 @@ def judge(case: Case) -> Found:
 
 
 def run(
-    stages: list[str], every: int, minutes: float | None, jobs: int, only: str | None, say: Callable[[str], None]
+    stages: list[str],
+    every: int = 1,
+    minutes: float | None = None,
+    jobs: int = 0,
+    only: Callable[[Case], bool] = lambda case: True,
+    every_call: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Total]:
     """Each ``every``-th case of each stage, as far as the time reaches."""
     totals = {stage: Total(stage, STAGES[stage](None)) for stage in stages}
     chosen: list[Case] = []
     for stage, total in totals.items():
-        found = [case for case in cases(stage, total.clean.calls) if only is None or case.call in only.split(",")]
+        found = list(filter(only, cases(stage, total.clean, every_call or stage in WHOLE)))
         total.planned = len(found[::every])
         chosen += found[::every] if not total.failures else []
     for judged in spread(_begin, chosen, jobs, minutes, 10):
