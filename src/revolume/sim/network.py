@@ -64,9 +64,15 @@ class Fabric:
         self.cuts = 0
         """Of single directions."""
         self.heard: deque[bytes] = deque()
-        """What was last sent to ``overheard``, piece by piece."""
-        self.overheard = ""
+        """What ``overheard`` said on its newest connection, piece by piece."""
+        self.overheard = "", ""
+        """Which machine, and to which address."""
         self._paths: dict[tuple[str, str], Path] = {}
+
+    def overhear(self, machine: str, address: str) -> None:
+        """Listen in to this one from now on."""
+        self.overheard = machine, address
+        self.heard.clear()
 
     def path(self, source: str, target: str) -> Path:
         """From one machine to another; within one there is no wire to cut."""
@@ -173,6 +179,8 @@ class SimNetwork:
         listener = fabric.listeners.get(key)
         if listener is None or not listener.process.alive:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused", address)
+        if (self._process.machine, address) == fabric.overheard:
+            fabric.heard.clear()
         ours, theirs = SimWire.pair(fabric, self._process, listener.process, address)
         fabric.loop.call_soon(listener.accept, theirs, context=listener.process.context)
         return ours
@@ -360,7 +368,7 @@ class SimWire:
 
     def _depart(self, piece: bytes | None) -> None:
         fabric, path = self._fabric, self._fabric.path(self.here, self.there)
-        if piece and self.peer.address == fabric.overheard and len(fabric.heard) < HEARD_MAX:
+        if piece and (self.here, self.peer.address) == fabric.overheard and len(fabric.heard) < HEARD_MAX:
             fabric.heard.append(piece)
         if piece and fabric.chance.hit(path.bent):
             piece = self._bend(piece)

@@ -16,8 +16,9 @@ from typing import Any, Final
 from revolume.chain import received
 from revolume.chain.versions import newest
 from revolume.cli import primary
+from revolume.history import timeline
 from revolume.log import commit, tail
-from revolume.mirror import decide, reporter
+from revolume.mirror import decide, reporter, target
 from revolume.mirror.messages import Positions
 from revolume.sim import disk
 from revolume.sim.campaign import one
@@ -127,6 +128,7 @@ async def _sync_then_look(self: commit.Commit) -> None:
     self.unsynced_bytes = 0
     for file in files:
         await self._work.call_sync(file.datasync)
+    self.unsynced_bytes = 0
     self._advance(self._position())
 
 
@@ -227,6 +229,18 @@ def _without_last_record(volume: Any, pieces: Any, horizon: Any, upto: Any = Non
 _read_points = replay.read_points
 
 
+async def _never(*_: Any) -> bool:
+    return False
+
+
+def _nearest(self: timeline.Timeline, number: int) -> Any:
+    """What is not retained any more is answered with the oldest that is."""
+    return _at_write(self, max(number, self.oldest.write))
+
+
+_at_write = timeline.Timeline._at_write
+
+
 def _not_the_newest(versions: Any, after: int, upto: int) -> Any:
     """Of what the last write of an interval wrote the version before is taken."""
     return newest(versions, after, max(after, upto - 1))
@@ -238,7 +252,7 @@ PLANTED: Final = (
     Plant("answered-before-synced", "FLUSH and FUA are answered at once", "primary", 10,
           ((volume.Volume, "durable", _at_once),)),
     Plant("position-after-sync", "a sync covers what was appended while it ran", "primary", 40,
-          ((commit.Commit, "_sync_once", _sync_then_look),)),
+          ((commit.Commit, "_sync_once", _sync_then_look),), "power"),
     Plant("sync-tried-again", "a failed sync is repeated until it succeeds", "primary", 40,
           ((commit.Commit, "_sync_once", _sync_again),), "sync_error stop power"),
     Plant("image-not-synced", "a fold flips to an image that is not on the disk", "primary", 30,
@@ -259,8 +273,8 @@ PLANTED: Final = (
           ((loading, "replay", _replayed_without_its_end),)),
     Plant("overwritten-fragments-live", "fragments survive a whole overwrite", "primary", 20,
           ((partials.Partials, "overwritten", lambda *_: None),)),
-    Plant("holders-ignored", "folding looks neither at pins nor at leases", "pair", 40,
-          ((folder, "holders", lambda core: []),)),
+    Plant("holders-ignored", "folding looks neither at pins nor at leases", "primary", 20,
+          ((folder, "holders", lambda core: []),), "snapshot point moments"),
     Plant("released-without-mirror", "a write is answered before a required mirror has it", "pair", 20,
           ((mirrors.Mirrors, "released", lambda *_: True),), "promote"),
     Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 30,
@@ -295,5 +309,9 @@ PLANTED: Final = (
           ((decide, "_outdated", lambda hello, target: None),), "promote"),
     Plant("fold-before-record", "a fold does not wait for its point's record (found here)", "primary", 40,
           ((folder.Folder, "_fold", _folded_early),), "fold_power"),
+    Plant("copy-let-in", "a copy of a source's directory pushes out a source that is heard", "pair", 20,
+          ((target.Target, "_still_speaks", _never),), "copy"),
+    Plant("pruned-answered", "a pruned moment is answered with the oldest that is retained", "primary", 20,
+          ((timeline.Timeline, "_at_write", _nearest),), "point moments"),
 )  # fmt: skip
 """Each was seen to be caught, well within its seeds."""

@@ -7,10 +7,12 @@ gone without a trace (a machine alone can't know), but then too the volume is wh
 
 from __future__ import annotations
 
+import asyncio
+
 from revolume.errors import RevolumeError
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.machine import Ended
-from revolume.sim.platter import Platter
+from revolume.sim.platter import SECTOR, Platter
 from revolume.sim.register import Written
 from revolume.sim.worlds.primary import PrimaryWorld
 
@@ -27,7 +29,7 @@ class RotWorld(PrimaryWorld):
 
     def operations(self) -> dict[str, int]:
         return {
-            "rot": 6, "astray": 2, "dropped": 2, "lie": 2, "kill": 3, "power": 2, "stop": 2, "point": 3,
+            "rot": 6, "past": 4, "astray": 2, "dropped": 2, "lie": 2, "kill": 3, "power": 2, "stop": 2, "point": 3,
             "moments": 4, "snapshot": 1,
         }  # fmt: skip
 
@@ -112,6 +114,17 @@ class RotWorld(PrimaryWorld):
             for content in (file.memory, file.disk):
                 if at < len(content):
                     content[at] ^= 1 << self.chance.randrange(8)
+            self.a.faults.happened()
+
+    async def op_past(self) -> None:
+        """Some sectors of a file are what they were a while ago, as if what was written since had never been."""
+        file = self.chance.choice([file for file in self.a.platter.files() if file.memory])
+        before = bytes(file.disk)
+        await asyncio.sleep(self.chance.delay(2.0))
+        end = min(len(before), len(file.disk)) // SECTOR * SECTOR
+        changed = [at for at in range(0, end, SECTOR) if file.disk[at : at + SECTOR] != before[at : at + SECTOR]]
+        for at in self.chance.sample(changed, min(len(changed), self.chance.choice((1, 1, 3, 20, 1000)))):
+            file.memory[at : at + SECTOR] = file.disk[at : at + SECTOR] = before[at : at + SECTOR]
             self.a.faults.happened()
 
     async def op_astray(self) -> None:

@@ -220,5 +220,5 @@ class World:
         return True
 
 
-FAULTS = frozenset({"slow", "slow_link", "clock", "full", "replay", "stale"})
+FAULTS = frozenset({"slow", "slow_link", "clock", "full", "replay", "stale", "copy"})
 """Operations that are one fault each, and are not counted where they happen."""

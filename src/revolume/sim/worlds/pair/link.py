@@ -1,14 +1,9 @@
-"""The network: everything that may happen between the two, and between them and their clients."""
+"""The network: everything that may happen on the wires between the two, and between them and their clients."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
-from revolume.host import Host
-from revolume.sim.machine import Ended
-from revolume.sim.replayed import replayed
-from revolume.sim.service import MIRROR_PORT
 from revolume.sim.worlds.pair.disks import PairDisks
 
 
@@ -44,20 +39,6 @@ class PairLink(PairDisks):
         )))  # fmt: skip
         await asyncio.sleep(self.chance.choice((0.3, 2.0, 12.0)))
         await self._heal()
-
-    async def op_replay(self) -> None:
-        """Somebody has heard what a source sent, and sends it to the mirror again."""
-        host = self._intruding()
-        pieces, address = list(self.fabric.heard), self.fabric.overheard
-        self.fabric.heard.clear()
-        with contextlib.suppress(Ended, OSError):
-            await self.intruder.run(replayed(host, address, pieces))
-        self.fabric.overheard = f"{self.second.name}:{MIRROR_PORT}"
-
-    def _intruding(self) -> Host:
-        if self.intruder.process is not None:
-            self.intruder.stopped()
-        return self.intruder.boot()
 
     async def op_slow_link(self) -> None:
         """A long thin line."""

@@ -1,4 +1,4 @@
-"""The mirror takes over, and the old primary comes back: as it was, as an image on another machine, or empty.
+"""The mirror takes over, and the old primary comes back: as it was, as an old image on another machine, or empty.
 
 The operator is a person who keeps the rules. He promotes a mirror only when the primary is gone or, in ``sync``
 mode, cut off from it: then the old one goes on for a while, and a single write that it answers on its own would be
@@ -9,18 +9,15 @@ mirror.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
 
 from revolume.errors import RevolumeError
-from revolume.sim.machine import Ended
-from revolume.sim.model import Model
 from revolume.sim.platter import state_of
-from revolume.sim.service import MirrorService, PrimaryService, mirror_at
-from revolume.sim.worlds.pair.parting import PairParting
+from revolume.sim.service import MirrorService
+from revolume.sim.worlds.pair.intruders import PairIntruders
 
 
-class PairTakeover(PairParting):
+class PairTakeover(PairIntruders):
     """See the module's text."""
 
     async def op_promote(self) -> None:
@@ -86,29 +83,3 @@ class PairTakeover(PairParting):
         self.first, self.second = self.second, self.first
         self._crashes = {self.first.name: "promoted"}
         await self.start_primary(promote=True)
-
-    async def _begun(self) -> bool:
-        return self.mirror is not None and self.mirror.secondary is not None
-
-    async def op_stale(self) -> None:
-        """An image of a primary as it once was is started on another machine, while the primary is away. What it
-        calls its mirror has become the primary; it is led to that one's mirror, which knows a later opening."""
-        if self._old is None or self.primary is None or not await self._begun():
-            return
-        seen = len(self.told)
-        self._lose(self.first, "killed")
-        await self._heal()
-        self.intruder.platter = self._old.copy()
-        asked = replace(
-            self._asked[self.first.name], size=None, alone=True,
-            mirrors=(replace(mirror_at(self.second.name, True), name=self.first.name),),
-        )  # fmt: skip
-        with contextlib.suppress(Ended, RevolumeError):
-            await self.intruder.run(
-                PrimaryService.open(self._intruding(), "z", asked, Model(self.size), self.tell)
-            )
-        await asyncio.sleep(self.chance.delay(4.0))
-        self.intruder.kill()
-        if any(f"Source {self.intruder.name}:" in told for told in self.told[seen:]):
-            self.say("a mirror takes what an old image of its source sends")
-        await self.start_primary()
