@@ -1,8 +1,11 @@
 """One primary on a disk that is not to be trusted: bits rot, writes go astray or nowhere, syncs lie.
 
 These faults are harsh: they take what nobody else has, so nothing can be promised but honesty (O7). A read brings
-the right bytes or an error, whatever was done to the disk; an opening may be refused. What a lying sync took is
-gone without a trace (a machine alone can't know), but then too the volume is what it was at some write.
+the right bytes or an error, whatever was done to the disk; an opening may be refused.
+
+What a machine alone can't know is that the end of its log is gone without a trace: a lying sync took it, or its
+sectors, and all that say how far it went, are again what they were before. Then too the volume is what it was at
+some write, all of it; a mirror has the rest, and refuses a source that has less than it has.
 """
 
 from __future__ import annotations

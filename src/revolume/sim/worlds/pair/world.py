@@ -1,8 +1,9 @@
 """A primary and a mirror, with everything that may happen to two machines and the network between them.
 
 It is built in storeys, a noun each: the two machines and what is promised (``ground``), how services are started
-and stopped (``running``), blows, disks that fail, the link, logs that part, and who takes over. Each may use what
-lies below it. Here is how it all begins and ends, and what an operator does when he is only looking.
+and stopped (``running``), ``blows``, ``disks`` that fail, the ``link``, the ``advice`` of refusals, logs that part
+(``parting``), ``intruders``, and who takes over (``takeover``). Each may use what lies below it. Here is how it
+all begins and ends, and what an operator does when he is only looking.
 """
 
 from __future__ import annotations
