@@ -9,8 +9,8 @@ A *stage* is a fixed history, and whose disk fails in it:
     mirror    a pair in sync mode (``mirrored.py``), its mirror's disk
     source    the same pair, its primary's disk
 
-A pair's history is long. Unless ``--all`` is given, of its calls the first of each place in the code fails, in each
-step of the history in which that place makes a call.
+A pair's history is long. Unless ``--all`` is given, of its calls the first of each place in the code fails, in
+each step of the history in which that place makes a call.
 
 Of every kind of call that the history makes to that disk one fails, once or from then on: with EIO, where
 something is to grow with ENOSPC too, a write also after a part of it has been written, and a sync that fails has

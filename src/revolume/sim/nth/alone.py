@@ -57,11 +57,11 @@ class Alone:
 
     def play(self) -> Found:
         """See the module's text."""
-        platter = live({"a": Platter(64 << 20)}, self._history)["a"]
+        platter = live({"a": Platter(64 << 20)}, self._history, self.found)["a"]
         killed, cut = platter.copy(), platter.after(NOTHING)
         for where, left in (("killed", killed), ("power cut", cut)):
             self._where = where
-            live({"a": left}, self._afterwards)
+            live({"a": left}, self._afterwards, self.found, where)
         return self.found
 
     # With the fault
@@ -76,8 +76,6 @@ class Alone:
             await self._step(machine, step)
         failing.over = True
         await self._lifted(machine)
-        self.found.wrong += machine.loop.strays
-        machine.loop.strays.clear()
 
     async def _step(self, machine: Machine, step: Callable[[Machine], Coroutine[Any, Any, None]]) -> None:
         if self._service is None and step not in (self._open,):
@@ -205,7 +203,7 @@ class Alone:
             said += self._checked(machine, f"{where}, opened and closed")
         except (RevolumeError, OSError, AssertionError, TimeoutError) as error:
             said.append(f"{where}: {error!r}")
-        self.found.wrong += said + machine.loop.strays
+        self.found.wrong += said
         self.oracle.model, self.floor, self._service = model, floor, None
 
     def _checked(self, machine: Machine, where: str) -> list[str]:

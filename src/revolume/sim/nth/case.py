@@ -73,9 +73,11 @@ class Found:
 
 
 def cases(stage: str, clean: Found, every_call: bool) -> Iterator[Case]:
-    """Every call of a clean run, or the first of each place, in every way in which it may fail."""
+    """Every call of a clean run, in every way in which it may fail; or the first of each place, where a disk that
+    is full stays so and a part of a write arrives once."""
     for call, count in sorted(clean.calls.items()):
-        errors = ["EIO", *(["ENOSPC"] if call in GROWING else []), *(["PART"] if call == "write" else [])]
-        ways = [(error, how) for error in errors for how in (ONCE, ON)]
+        ways = [("EIO", ONCE), ("EIO", ON)]
+        ways += [("ENOSPC", how) for how in (ONCE, ON) if call in GROWING and (every_call or how == ON)]
+        ways += [("PART", how) for how in (ONCE, ON) if call == "write" and (every_call or how == ONCE)]
         for number in range(1, count + 1) if every_call else sorted(clean.first[call].values()):
             yield from (Case(stage, call, number, *way) for way in ways)

@@ -8,9 +8,10 @@ from typing import Any
 
 from revolume.log.ops import Op
 from revolume.sim.chance import Chance
-from revolume.sim.loop import SimLoop
+from revolume.sim.loop import SimLoop, Stalled
 from revolume.sim.machine import Machine
 from revolume.sim.network import Fabric
+from revolume.sim.nth.case import Found
 from revolume.sim.platter import Platter
 from revolume.sim.trace import Trace
 
@@ -19,8 +20,8 @@ Change = tuple[int, int, bytes | int]
 Life = Callable[[dict[str, Machine]], Coroutine[Any, Any, None]]
 
 
-def live(platters: Mapping[str, Platter], life: Life) -> dict[str, Platter]:
-    """``life`` of the machines, by their names; then their disks, as they are."""
+def live(platters: Mapping[str, Platter], life: Life, found: Found, who: str = "") -> dict[str, Platter]:
+    """``life`` of the machines, by their names; then their disks, as they are. What nobody caught is wrong."""
     trace, chance = Trace(), Chance(1, "nth")
     loop = SimLoop(chance.stream("loop"), trace)
     fabric = Fabric(loop, chance.stream("network"), trace)
@@ -32,7 +33,10 @@ def live(platters: Mapping[str, Platter], life: Life) -> dict[str, Platter]:
     gc.disable()  # when a collector runs is nobody's seed
     try:
         loop.run_until_complete(life(machines))
+    except Stalled as error:
+        found.wrong.append(f"{who} {error}".strip())
     finally:
+        found.wrong += [f"{who} {stray}".strip() for stray in loop.strays]
         if collecting:
             gc.enable()
         for machine in machines.values():

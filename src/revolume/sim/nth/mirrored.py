@@ -17,61 +17,24 @@ fails says so, or goes on; nothing waits longer than a minute. When the fault is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
 from typing import Any
 
-from revolume.cli.serving import Serving
-from revolume.errors import RevolumeError
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
-from revolume.sim.checks.equal import check_equal
-from revolume.sim.checks.moments import check_moments
-from revolume.sim.loop import Stalled
-from revolume.sim.machine import Ended, Machine
+from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model
+from revolume.sim.nth.again import Again, Left
 from revolume.sim.nth.case import Case, Found
 from revolume.sim.nth.failing import Failing
 from revolume.sim.nth.living import live, ops_of, payload
 from revolume.sim.nth.oracle import Oracle
-from revolume.sim.nth.pair import Mark, Pair, Promised, appended
-from revolume.sim.platter import NOTHING, Platter
-from revolume.sim.service import PATH
-from revolume.volume.layout import MIN_SEGMENT_BYTES
-from revolume.volume.volume import Volume
+from revolume.sim.nth.pair import SIZE, Mark, Pair, appended
+from revolume.sim.platter import Platter
 
-BLOCKS = 64
-SIZE = BLOCKS * BLOCK
-ASKED = Serving(
-    PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=3600.0, budget_bytes=64 * MIN_SEGMENT_BYTES,
-    map_memory_bytes=16 << 20, segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=2 * MIN_SEGMENT_BYTES,
-)  # fmt: skip
 IMPATIENT_S = 2.0
 WORKS, ANEW = "works on", "was opened anew"
 Step = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(slots=True)
-class Left:
-    """The disks of both at a moment, as processes left them and as a power cut would; and what was promised."""
-
-    killed: dict[str, Platter]
-    cut: dict[str, Platter]
-    model: Model
-    promised: Promised
-    memory_lost: bool
-
-    @classmethod
-    def by(cls, pair: Pair) -> Left:
-        """Now."""
-        disks = {name: machine.platter for name, machine in pair.machines.items()}
-        return cls(
-            {name: disk.copy() for name, disk in disks.items()},
-            {name: disk.after(NOTHING) for name, disk in disks.items()},
-            copy.deepcopy(pair.oracle.model), replace(pair.promised), pair.memory_lost,
-        )  # fmt: skip
 
 
 class Mirrored:
@@ -82,55 +45,19 @@ class Mirrored:
         self._at = failing
         self._pair: Pair
         self._failing: Failing
-        self._before: Left
+        self._before: Left | None = None
         self._after: Left | None = None
         self._snapshots: set[str] = set()
 
     def play(self) -> Found:
         """See the module's text."""
         disks = {name: Platter(64 << 20) for name in ("a", "b")}
-        self._lived(disks, self._history, "it")
+        live(disks, self._history, self.found, "it")
         if self._after is not None:
-            promised = self._after.promised
-            self._promoted_again(self._after.killed["b"], self._in_memory(promised), "killed")
-            self._promoted_again(self._after.cut["b"], promised.flushed_there, "power cut")
-        else:
-            self._both_again(self._before)
+            Again(self.found, self._at, self._after).promoted()
+        elif self._before is not None:
+            Again(self.found, self._at, self._before).both()
         return self.found
-
-    def _both_again(self, left: Left) -> None:
-        """Where nothing fails any more only the disk that had the fault loses what was not synced."""
-        promised, killed, cut = left.promised, left.killed, left.cut
-        if self._at == "a" or not self.found.once:
-            there = self._in_memory(promised)
-            self._again("a without power", {"a": cut["a"], "b": killed["b"]}, max(promised.flushed, there), there)
-        if self._at == "b" or not self.found.once:
-            lost = left.memory_lost or (self._at == "a" and self._forgets)
-            here = promised.flushed if lost else promised.answered
-            self._again("b without power", {"a": killed["a"], "b": cut["b"]}, here, promised.flushed_there)
-
-    @property
-    def _forgets(self) -> bool:
-        """A sync has failed: what the kernel showed then it need not show any more."""
-        return self.found.case is not None and self.found.case.call == "datasync"
-
-    def _in_memory(self, promised: Promised) -> Mark:
-        """What the mirror has, as long as its machine has power."""
-        return promised.flushed_there if self._at == "b" and self._forgets else promised.answered_there
-
-    def _lived(
-        self, disks: dict[str, Platter], life: Callable[[dict[str, Machine]], Coroutine[Any, Any, None]], who: str
-    ) -> None:
-        async def lived(machines: dict[str, Machine]) -> None:
-            try:
-                await life(machines)
-            finally:
-                self.found.wrong += [f"{who}: {stray}" for stray in machines["b"].loop.strays]
-
-        try:
-            live(disks, lived)
-        except Stalled as error:
-            self.found.wrong.append(f"{who}: {error}")
 
     # With the fault
 
@@ -139,13 +66,13 @@ class Mirrored:
         oracle = Oracle(Model(SIZE), self.found)
         oracle.paused = failing.paused
         boots = {name: machine.boot for name, machine in machines.items()} | {self._at: failing.boot}
-        pair = self._pair = Pair(machines, boots, ASKED, oracle, self.found)
+        pair = self._pair = Pair(machines, boots, oracle, self.found)
         for step in (
             self._begun, self._joined, self._pointed, self._folded, self._looked, self._mirror_stopped,
             self._mirror_killed, self._power_lost, self._written,
         ):  # fmt: skip
             await self._step(step)
-        self._before = Left.by(pair)
+        self._before = Left.by(pair, self._snapshots)
         if failing.met:
             failing.over = True
             await self._lifted()
@@ -219,7 +146,8 @@ class Mirrored:
         try:
             await pair.stop("b")
         finally:
-            self.found.wrong += self._checked(pair, "b", "the mirror, stopped")
+            mirror = pair.machines["b"]
+            self.found.wrong += check_clean(mirror, mirror.platter, "the mirror, stopped")
         await pair.write((OP_WRITE, 5 * BLOCK + 7, payload(20, 700)))
         await pair.start_mirror()
         await pair.answered()
@@ -253,10 +181,6 @@ class Mirrored:
         if pair.oracle.number_of(content) is None:
             self.found.wrong.append("it shows what it never was")
 
-    def _checked(self, pair: Pair, name: str, who: str) -> list[str]:
-        machine = pair.machines[name]
-        return check_clean(machine, machine.platter, who)
-
     # The fault is gone
 
     async def _lifted(self) -> None:
@@ -287,7 +211,7 @@ class Mirrored:
                 break
         if self._failing.met and not met:
             self.found.after = "promoted" if len(self.found.said) == said else "not promoted"
-            self._after = Left.by(pair)
+            self._after = Left.by(pair, self._snapshots)
         elif len(self.found.said) > said:
             self.found.wrong.append("it is not promoted")
 
@@ -302,66 +226,3 @@ class Mirrored:
 
         mark = await self._pair.within(self._pair.machines["b"].run(works()))
         promised.answered = promised.flushed = promised.answered_there = promised.flushed_there = mark
-
-    # In another life
-
-    def _anew(self, machines: dict[str, Machine], left: Left, answered: Mark, there: Mark) -> Pair:
-        oracle = Oracle(copy.deepcopy(left.model), self.found)
-        pair = Pair(machines, {name: m.boot for name, m in machines.items()}, ASKED, oracle, self.found)
-        pair.promised = Promised(answered, answered, there, there)
-        return pair
-
-    def _again(self, where: str, disks: dict[str, Platter], answered: Mark, there: Mark) -> None:
-        async def life(machines: dict[str, Machine]) -> None:
-            pair = self._anew(machines, self._before, answered, there)
-            for machine in machines.values():
-                machine.boot()
-            self.found.wrong += self._checked(pair, self._at, where)
-            try:
-                await self._goes_on(pair, where)
-            except (RevolumeError, OSError, AssertionError, TimeoutError, Ended) as error:
-                self.found.wrong.append(f"{where}: {error!r} {pair.told[-3:]}")
-
-        self._lived(disks, life, where)
-
-    async def _goes_on(self, pair: Pair, where: str) -> None:
-        await pair.start_mirror()
-        await pair.start_primary()
-        kept = {snapshot.name for snapshot in pair.volume.core.manifest.state.snapshots}
-        assert kept >= self._snapshots, f"snapshots {kept}, {self._snapshots} were promised"
-        await pair.write((OP_WRITE, 21 * BLOCK, payload(25, BLOCK)))
-        await pair.cut()
-        await pair.agreed()
-        assert not pair.restarts, "it was opened anew once more"
-        self.found.wrong += [f"{where}: {one}" for one in check_equal(pair.volume, pair.there)]
-        await self._remember(pair, where)
-        await pair.stop("b")
-        await pair.stop("a")
-        after = pair.machines[self._at].platter.after(NOTHING)
-        self.found.wrong += check_clean(pair.machines[self._at], after, f"{where}: stopped, and without power")
-
-    async def _remember(self, pair: Pair, where: str) -> None:
-        for name, volume, newest in (("a", pair.volume, None), ("b", pair.there, pair.there.agreed.write)):
-            looking = check_moments(volume, pair.oracle.model, Chance(1), f"{where}: {name}", 3, newest)
-            self.found.wrong += await pair.machines[name].run(looking)
-
-    def _promoted_again(self, disk: Platter, promised: Mark, where: str) -> None:
-        async def life(machines: dict[str, Machine]) -> None:
-            assert self._after is not None
-            pair = self._anew(machines, self._after, promised, promised)
-            machines["b"].boot()
-            self.found.wrong += self._checked(pair, "b", f"promoted, {where}")
-            try:
-                await pair.start_primary(promote=True)
-                await self._works_again(pair)
-            except (RevolumeError, OSError, AssertionError, TimeoutError, Ended) as error:
-                self.found.wrong.append(f"promoted, {where}: {error!r}")
-            self.found.wrong += self._checked(pair, "b", f"promoted, {where}, stopped")
-
-        self._lived({"a": Platter(1 << 20), "b": disk}, life, where)
-
-    async def _works_again(self, pair: Pair) -> None:
-        volume: Volume = pair.volume
-        await pair.machines["b"].run(volume.cut())
-        await pair.machines["b"].run(volume.close())
-        pair.machines["b"].stopped()

@@ -16,14 +16,22 @@ from revolume.errors import NotFound
 from revolume.host import Host
 from revolume.log.ops import NoRoomNow, Op
 from revolume.sim.machine import Ended, Machine
+from revolume.sim.model import BLOCK
 from revolume.sim.nth.case import Found
 from revolume.sim.nth.living import Change, ops_of
 from revolume.sim.nth.oracle import Oracle
 from revolume.sim.platter import NOTHING
-from revolume.sim.service import MirrorService, PrimaryService, mirror_at
+from revolume.sim.service import PATH, MirrorService, PrimaryService, mirror_at
+from revolume.volume.layout import MIN_SEGMENT_BYTES
 from revolume.volume.secondary import Secondary
 from revolume.volume.volume import Volume
 
+BLOCKS = 64
+SIZE = BLOCKS * BLOCK
+ASKED = Serving(
+    PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=3600.0, budget_bytes=64 * MIN_SEGMENT_BYTES,
+    map_memory_bytes=16 << 20, segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=2 * MIN_SEGMENT_BYTES,
+)  # fmt: skip
 LOOK_S = 0.1
 AGAIN_S = 1.0
 Boot = Callable[[], Host]
@@ -56,7 +64,7 @@ class Pair:
     """See the module's text. ``boots``: how a process is started on each of the machines."""
 
     def __init__(
-        self, machines: dict[str, Machine], boots: dict[str, Boot], asked: Serving, oracle: Oracle, found: Found
+        self, machines: dict[str, Machine], boots: dict[str, Boot], oracle: Oracle, found: Found
     ) -> None:
         self.machines = machines
         self.oracle = oracle
@@ -69,7 +77,6 @@ class Pair:
         """The primary has lost its power, and was not opened since: its mirror alone has what was not flushed."""
         self.patience_s = 60.0
         self._boots = boots
-        self._asked = asked
         self._found = found
         self._again = 0.0
 
@@ -103,7 +110,7 @@ class Pair:
 
     async def start_mirror(self) -> None:
         """As it was left."""
-        asked = replace(self._asked, size=None)
+        asked = replace(ASKED, size=None)
         opening = MirrorService.open(self._boot("b"), "b", asked, self.told.append)
         self.mirror = await self.within(self.machines["b"].run(opening))
         held = self.mirror.secondary.received if self.mirror.secondary is not None else 0
@@ -114,7 +121,7 @@ class Pair:
     async def start_primary(self, *, promote: bool = False) -> None:
         """As it was left: what it is it must once have been, and not before what was answered."""
         name, mirrors = ("b", ()) if promote else ("a", (mirror_at("b", True),))
-        asked = replace(self._asked, mirrors=mirrors, size=None if promote else self._asked.size)
+        asked = replace(ASKED, mirrors=mirrors, size=None if promote else ASKED.size)
         opening = PrimaryService.open(
             self._boot(name), name, asked, self.oracle.model, self.told.append, promote=promote
         )
