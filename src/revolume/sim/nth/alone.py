@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound, RevolumeError
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow
-from revolume.sim.checks.clean import check_clean
 from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model
-from revolume.sim.nth.case import ON, READING, Case, Found
+from revolume.sim.nth.case import Case, Found
 from revolume.sim.nth.failing import Failing
 from revolume.sim.nth.living import Change, live, ops_of, payload
 from revolume.sim.nth.oracle import Oracle
@@ -39,7 +37,6 @@ ASKED = Serving(
     PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=0.01, budget_bytes=64 * MIN_SEGMENT_BYTES,
     map_memory_bytes=16 << 20, segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=2 * MIN_SEGMENT_BYTES,
 )  # fmt: skip
-LOST = re.compile(r"block (\d+) could not be read any more when it was made$")
 PATIENCE_S = 120.0
 WORKS, STOPPED, REFUSES = "works on", "had stopped", "has to be opened anew"
 
@@ -195,26 +192,16 @@ class Alone:
 
     async def _afterwards(self, machines: dict[str, Machine]) -> None:
         machine, where = machines["a"], self._where
-        said = self._checked(machine, where)
+        said = self.oracle.checked(machine, where)
         model, floor = self.model, self.floor
         self.oracle.model = copy.deepcopy(model)
         try:
             await self._opened_anew(machine)
-            said += self._checked(machine, f"{where}, opened and closed")
+            said += self.oracle.checked(machine, f"{where}, opened and closed")
         except (RevolumeError, OSError, AssertionError, TimeoutError) as error:
             said.append(f"{where}: {error!r}")
         self.found.wrong += said
         self.oracle.model, self.floor, self._service = model, floor, None
-
-    def _checked(self, machine: Machine, where: str) -> list[str]:
-        """What check has against it, but for blocks that were said to be lost: those are errors from then on."""
-        said = check_clean(machine, machine.platter, where)
-        lost = {int(found[1]) for one in said if (found := LOST.search(one))}
-        case = self.found.case
-        if lost and case is not None and case.call in READING and case.how == ON:
-            self.found.lost |= lost
-            said = [one for one in said if not LOST.search(one)]
-        return said
 
     async def _opened_anew(self, machine: Machine) -> None:
         machine.boot()

@@ -55,6 +55,12 @@ class Found:
         """What fails is there but once; without a case nothing is."""
         return self.case is None or self.case.how == ONCE
 
+    @property
+    def may_lose(self) -> bool:
+        """Who makes points could read nothing for long: he may have had to say of blocks that they are lost."""
+        case = self.case
+        return case is not None and case.call in READING and case.how == ON and case.stage != "mirror"
+
     @contextmanager
     def saying(self, what: str) -> Iterator[None]:
         """An error with words is an answer; a wait without an end is none where the fault was there only once."""

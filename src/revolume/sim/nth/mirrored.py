@@ -6,7 +6,8 @@ and the mirror promoted. It is the mirror's disk that fails, or the primary's.
 At every moment of that: nothing is answered that the mirror has not received, as soon as answers rest on it. What
 fails says so, or goes on; nothing waits longer than a minute. When the fault is gone:
 
-- What runs goes on; or it has said that it must be opened anew, and then goes on.
+- What runs goes on; or it has said that it must be opened anew, and then goes on. Blocks that the primary could
+  not read for as long as a point asks for may be lost, as in ``alone.py``.
 - Before the promotion, the primary's disk as a power cut leaves it and the mirror's as ``kill -9`` does, and the
   other way round: check is content with both, both open, every answered write is there, the mirror's log reaches
   as far as was promised of its disk, both come to the same point with equal roots, retained moments are what they
@@ -21,7 +22,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.sim.checks.clean import check_clean
 from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model
 from revolume.sim.nth.again import Again, Left
@@ -75,6 +75,7 @@ class Mirrored:
         self._before = Left.by(pair, self._snapshots)
         if failing.met:
             failing.over = True
+            self.found.wrong += oracle.checked(machines[self._at], "killed", self._before.killed[self._at])
             await self._lifted()
             self.found.after = WORKS if pair.restarts == 0 else ANEW
         await self._promotion()
@@ -146,8 +147,7 @@ class Mirrored:
         try:
             await pair.stop("b")
         finally:
-            mirror = pair.machines["b"]
-            self.found.wrong += check_clean(mirror, mirror.platter, "the mirror, stopped")
+            self.found.wrong += pair.oracle.checked(pair.machines["b"], "the mirror, stopped")
         await pair.write((OP_WRITE, 5 * BLOCK + 7, payload(20, 700)))
         await pair.start_mirror()
         await pair.answered()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from revolume.errors import RevolumeError
 from revolume.history.timeline import Spot
 from revolume.history.views import open_view
+from revolume.sim.checks.clean import check_clean
 from revolume.sim.judge import Readable
+from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model, blocks_of
 from revolume.sim.nth.case import Found
+from revolume.sim.platter import Platter
 from revolume.volume.remembered import Remembered
+
+LOST = re.compile(r"block (\d+) could not be read any more when it was made$")
 
 
 class Oracle:
@@ -52,6 +58,16 @@ class Oracle:
             if have == {block: data for block, data in blocks.items() if block not in lost}:
                 return number
         return None
+
+    def checked(self, machine: Machine, who: str, platter: Platter | None = None) -> list[str]:
+        """What check has against its disk, but for blocks that were said to be lost: those are errors from now on,
+        where that may be."""
+        said = check_clean(machine, platter or machine.platter, who)
+        lost = {int(found[1]) for one in said if (found := LOST.search(one))}
+        if lost and self._found.may_lose:
+            self._found.lost |= lost
+            said = [one for one in said if not LOST.search(one)]
+        return said
 
     async def look(self, volume: Remembered, number: int) -> None:
         """Into its past: it is what it was then."""
