@@ -17,13 +17,13 @@ from revolume.sim.model import Model
 from revolume.sim.platter import Platter
 from revolume.sim.replayed import replayed
 from revolume.sim.service import MIRROR_PORT, PrimaryService, mirror_at
-from revolume.sim.worlds.pair.parting import PairParting
+from revolume.sim.worlds.pair.bases import PairBases
 
 PAST_S = 4.0
 """A source that lives has been heard by then, more than once."""
 
 
-class PairIntruders(PairParting):
+class PairIntruders(PairBases):
     """See the module's text."""
 
     def _intruding(self) -> Host:
@@ -70,7 +70,7 @@ class PairIntruders(PairParting):
         self._lose(self.first, "killed")
         await self._heal()
         mirror = replace(mirror_at(self.second.name, True), name=self.first.name)
-        if await self._intrude(self._old.copy(), mirror, alone=True):
+        if await self._intrude(self._old.copy(), mirror, alone=self.chance.hit(0.5)):
             self.say("a mirror takes what an old image of its source sends")
         await self.start_primary()
 

@@ -25,9 +25,9 @@ class PairTakeover(PairIntruders):
         there = self.mirror.secondary if self.mirror is not None else None
         if there is None or there.base is not None or self._uneven or self._broken(self.second):
             return
-        required = self.primary is not None and any(m.required for m in self.primary.volume.mirrors)
-        if not required and (self.primary is None or there.end.position < self.primary.opened_at):
+        if self.primary is None or there.core.commit.durable < self.primary.opened_at:
             return  # a state from before the last recovery: the register knows no other than what was found then
+        required = self._required()
         cut_off = required and self.chance.hit(0.4)
         both = required and not cut_off and self.chance.hit(0.5)  # the mirror too, which then stands for it alone
         self.orders.busy()

@@ -2,8 +2,8 @@
 
 It is built in storeys, a noun each: the two machines and what is promised (``ground``), how services are started
 and stopped (``running``), ``blows``, ``disks`` that fail, the ``link``, the ``advice`` of refusals, logs that part
-(``parting``), ``intruders``, and who takes over (``takeover``). Each may use what lies below it. Here is how it
-all begins and ends, and what an operator does when he is only looking.
+(``parting``), ``bases`` under way, ``intruders``, and who takes over (``takeover``). Each may use what lies below
+it. Here is how it all begins and ends, and what an operator does when he is only looking.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class PairWorld(PairTakeover):
         return {
             "kill": 2, "power": 3, "stop": 1, "kill_mirror": 3, "power_mirror": 3, "stop_mirror": 1, "cut": 3,
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
-            "both": 1, "wipe_mirror": 1, "bend": 1, "clock": 1, "stutter": 4, "partition": 1, "mode": 1,
-            "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
+            "both": 1, "wipe_mirror": 1, "half_base": 2, "bend": 1, "clock": 1, "stutter": 4, "partition": 1,
+            "mode": 1, "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
             "read_error": 2, "full": 1, "helper": 1,
         }  # fmt: skip
 
