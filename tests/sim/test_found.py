@@ -392,3 +392,35 @@ def test_a_mirror_does_not_fold_what_its_source_may_lose() -> None:
 
     worlds = [world for seed in range(9) if (world := Eager(seed)).sync][:2]
     assert [world.live().wrong for world in worlds] == [[], []]
+
+
+def test_an_old_primary_does_not_become_the_newest_by_fetching_the_end_of_its_log() -> None:
+    """Its mirror was promoted. It was led to the new one's mirror, asked that for what it lacked, took what the
+    new primary had written, and opened as the newest of all: the primary was refused by its own mirror then."""
+
+    class OldPrimary(PairWorld):
+        steps = 1
+
+        def operations(self) -> dict[str, int]:
+            return {"scenario": 1}
+
+        async def op_scenario(self) -> None:
+            await asyncio.sleep(1)
+            await self.rest()
+            await self.op_point()
+            assert await self.patiently("the mirror has everything", self._caught_up, 60)
+            self._lose(self.first, "killed")
+            await self._take_over()
+            self._old = self.second.platter.copy()
+            self.second.wipe()
+            self._forget_holder(self.second.name)
+            await self.start_mirror()
+            self.fabric.path(self.first.name, self.second.name).bytes_per_s = 1e5
+            await self.op_stop()
+            assert await self.patiently("the new mirror begins", self._begun, 30)
+            for _ in range(2):
+                await self.op_stale()
+
+    even = [world for seed in range(8) if not (world := OldPrimary(seed))._uneven]
+    worlds = [next(world for world in even if world.sync is sync) for sync in (True, False)]
+    assert [world.live().wrong for world in worlds] == [[], []]

@@ -2,14 +2,20 @@
 
 The log is recovered as for any opening, takes transfers that continue it, and is left as after another unclean
 stop, only longer: the opening that follows finds them like its own. Nothing is served meanwhile, no epoch begins.
+
+What is missing was written in openings of this directory, which its manifest knows: each is there before its first
+write. If a mirror's log goes on in another, somebody else has been primary since. To take that up would make this
+one the newest of all, and the one that is the primary would be refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
-from revolume.errors import NotFound
+from revolume.errors import NotFound, Refused
 from revolume.host import Host
+from revolume.log.carried import Carried
 from revolume.volume.folder import Folder
 from revolume.volume.manifest import EditKind, Manifest, Mark, Role, State, load, pack_mark
 from revolume.volume.opening import Opening, locked, point_of
@@ -19,6 +25,18 @@ from revolume.volume.secondary import Secondary
 
 class LongerTail(Secondary):
     """It keeps what it is sent like a secondary, which it is for the moment, and deals with nothing of it."""
+
+    def _judge(self, carried: Sequence[Carried]) -> None:
+        own = {(epoch.number, epoch.reign) for epoch in self.core.manifest.state.epochs}
+        for each in carried:
+            if (each.transfer.epoch, each.transfer.reign) not in own:
+                raise Refused(
+                    "another-primary",
+                    f"The log goes on in opening {each.transfer.epoch}, which is none of this directory's: "
+                    "another node has become primary, or this is an old copy.",
+                    "Serve the one that is the primary; make this one its mirror, in an empty directory.",
+                )
+        super()._judge(carried)
 
     async def _close_clean(self) -> None:
         """What was kept is durable; the log was not closed."""
