@@ -396,5 +396,5 @@ async def abandon_secondary(there: Secondary) -> None:
     await core.commit.settle()
     await core.footers_written()
     if there._fill is not None:
-        there._fill.close()
+        await there._fill.close()
     core.close_files()
