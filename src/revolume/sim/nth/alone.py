@@ -7,7 +7,7 @@ closed, opened again. When the fault is gone:
   cleanly and is the same when opened again.
 
 One thing may be lost, and is then said: a block of which a part was overwritten while the rest of it could not be
-read, twice. It is an error, never other bytes, at that moment and later.
+read for as long as a point tries. It is an error, never other bytes, at that moment and later.
 """
 
 from __future__ import annotations
