@@ -266,7 +266,7 @@ class PrimaryWorld(World):
         if self.service is not None:
             await self._guarded(self.service.volume.cut())
         if self.service is not None:
-            self.a.platter.before_change = self._plug(self.chance.randrange(60))
+            self.a.platter.before_change = self._plug(self.chance.randrange(self.chance.choice((30, 80))))
             await self._guarded(self.service.volume.folder.step(True))
         self.a.platter.before_change = lambda number, what: None
         if self.service is not None:
