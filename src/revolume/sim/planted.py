@@ -7,9 +7,8 @@ take. Several of these were real once; of some their story says that the simulat
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,11 +22,22 @@ from revolume.mirror.messages import Positions
 from revolume.sim import disk
 from revolume.sim.campaign import one
 from revolume.sim.part import Part
+from revolume.sim.patched import Patch, patched
 from revolume.sim.worlds import WORLDS
-from revolume.volume import core, ending, folder, foldjob, loading, mirrors, partials, reader, replay, volume
-from revolume.volume.manifest import EditKind, pack_number
-
-Patch = tuple[Any, str, Any]
+from revolume.volume import (
+    basefill,
+    core,
+    ending,
+    folder,
+    foldjob,
+    loading,
+    mirrors,
+    partials,
+    reader,
+    replay,
+    volume,
+)
+from revolume.volume.manifest import EditKind, pack_base, pack_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +63,9 @@ def _lived(plant: Plant, seed: int) -> list[str]:
     return list(world(seed).live().wrong)
 
 
-@contextmanager
-def planted(plant: Plant) -> Iterator[None]:
-    """The code with this bug in it."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in plant.patches]
-    try:
-        for owner, name, value in plant.patches:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
 def caught(plant: Plant) -> tuple[int, str] | None:
     """After how many seeds, and what was said; None: not within its number."""
-    with planted(plant):
+    with patched(plant.patches):
         for seed in range(plant.seeds):
             try:
                 wrong = _lived(plant, seed)
@@ -192,6 +189,15 @@ async def _replayed_without_its_end(live: Any, columns: Any, *more: Any) -> Any:
 _replay = replay.replay
 
 
+async def _base_without_image(self: basefill.BaseFill) -> None:
+    core, reached, self._unsynced = self._core, self.next_block, 0
+    async with self._digests:
+        self._generation += 1
+        await core.host.work.call_sync(self._commit_digests, self._generation)
+    await core.recorder.record((EditKind.BASE, pack_base(reached)))
+    self.durable_block = reached
+
+
 def _resumed(then: Callable[[Any], None]) -> Callable[..., None]:
     """Opening, and something undone of it."""
     resume = loading.Loading._resume
@@ -295,6 +301,8 @@ PLANTED: Final = (
           ((disk.SimFile, "begin_sync", _unsynced("image.pages")),)),
     Plant("digests-not-synced", "a fold flips to digests that are not on the disk", "primary", 40,
           ((disk.SimFile, "begin_sync", _unsynced("image.sums")),)),
+    Plant("base-not-synced", "a base is called there before its image is on the disk", "pair", 10,
+          ((basefill.BaseFill, "_commit", _base_without_image),), "half_base power_mirror"),
     Plant("longer-tail-not-fetched", "a source opens without what only its mirror has", "pair", 40,
           ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,
