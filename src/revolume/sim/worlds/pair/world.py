@@ -53,6 +53,8 @@ class PairWorld(PairTakeover):
         await self._all_up()
         await self._open_broken()
         await self._all_up()
+        if self._no_room(0):  # answers may wait for a mirror that has none
+            await self._more_room()
         await self.rest()
         await self._advised()
         await self._judge()
