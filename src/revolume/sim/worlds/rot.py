@@ -18,6 +18,7 @@ from revolume.sim.machine import Ended
 from revolume.sim.platter import SECTOR, Platter
 from revolume.sim.register import Written
 from revolume.sim.worlds.primary import PrimaryWorld
+from revolume.volume.core import Core
 
 
 class RotWorld(PrimaryWorld):
@@ -44,6 +45,9 @@ class RotWorld(PrimaryWorld):
     def promised(self, written: Written) -> bool:
         """Nothing."""
         return False
+
+    def lives(self, core: Core, who: str) -> None:
+        """Names that only what was lost had spoken of are given out again: nothing here could know of them."""
 
     def examine(self, platter: Platter, when: str) -> None:
         """There is something wrong with this disk, and ``check`` may say so."""
