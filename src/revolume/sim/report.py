@@ -3,6 +3,7 @@
     --begin        forget what earlier runs have left in ``.proof/``
     --failed WHAT  note that this command failed, in a part of its own
     --file FILE    write it there
+    --found FILE   what has been found so far, which the report has as a section of its own
 
 The head adds up what several parts count under one name. A part that is required and was not written fails, as a
 count below its bound does: the bounds are those of a campaign of ``MINUTES`` minutes, and shorter ones are asked
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--begin", action="store_true")
     parser.add_argument("--failed")
     parser.add_argument("--file", default="docs/proof/report.md")
+    parser.add_argument("--found", default="docs/proof/found.md")
     asked = parser.parse_args()
     if asked.begin:
         for name in os.listdir(FOLDER) if os.path.isdir(FOLDER) else []:
@@ -45,15 +47,16 @@ def main() -> int:
     if asked.failed:
         Part("failed", "What did not come to its end", 99, failures=[asked.failed]).write()
         return 0
-    text, sound = joined(read())
+    with open(asked.found) as file:
+        text, sound = joined(read(), file.read())
     with open(asked.file, "w") as file:
         file.write(text)
     print(text, end="")
     return not sound
 
 
-def joined(parts: list[Part]) -> tuple[str, bool]:
-    """The report, and whether everything is as it should be."""
+def joined(parts: list[Part], found: str = "") -> tuple[str, bool]:
+    """The report, and whether everything is as it should be. ``found``: a section, as it stands."""
     wrong = _missed(parts)
     when = max((part.when for part in parts), default="") or "never"
     commits = sorted({part.commit for part in parts if part.commit})
@@ -67,6 +70,7 @@ def joined(parts: list[Part]) -> tuple[str, bool]:
     ]  # fmt: skip
     for part in parts:
         lines += _section(part)
+    lines += ["", found.strip()] if found else []
     lines += ["", "## Verdict", "", *(f"- {sentence}" for sentence in wrong), *([""] if wrong else [])]
     lines.append("VERDICT: FAILED" if wrong else "VERDICT: PASSED")
     return "\n".join(lines) + "\n", not wrong
@@ -75,7 +79,7 @@ def joined(parts: list[Part]) -> tuple[str, bool]:
 def _section(part: Part) -> list[str]:
     lines = ["", f"## {part.title}", ""]
     if part.seconds:
-        lines += [f"Took {part.seconds:,.0f} s.", ""]
+        lines += [f"Took {part.seconds:,.0f} s, at {part.commit or 'an unknown commit'}.", ""]
     if part.counts:
         lines += ["| | |", "|---|---:|", *_rows(part.counts)]
     if part.notes:
