@@ -24,6 +24,7 @@ from revolume.host import Host
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
 from revolume.log.segment import segment_name
 from revolume.volume.check import check
+from revolume.volume.manifest import Manifest
 from revolume.volume.volume import Volume
 
 from .driver import BLOCK, SEGMENT, Driver, Model, abandon
@@ -238,6 +239,30 @@ def test_a_manifest_damaged_in_its_middle_is_not_an_older_state(tmp_path: Path) 
             look(host, str(path))
 
     asyncio.run(scenario())
+
+
+def test_a_stop_cut_short_behind_a_torn_manifest(crashed: Crashed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest manifest says that all is closed, the older one still has its torn end: no damage. The same
+    end of an older manifest is damage where what it lacks is what the newest goes on from."""
+    names = ("manifest.a", "manifest.b")
+    path = crashed.copied()
+    torn = max((path / name for name in names), key=_generation)
+    with open(torn, "ab") as file:
+        file.write(bytes(range(30)))
+
+    async def stopped() -> None:
+        await (await opened(crashed.host, path)).close()
+
+    with monkeypatch.context() as short:
+        short.setattr(Manifest, "close_clean", Manifest.close)
+        crashed.loop.run_until_complete(stopped())
+    assert torn.read_bytes().endswith(bytes(range(30)))
+    assert check(crashed.host, str(path)).problems == ()
+    crashed.loop.run_until_complete(stopped())
+    older = min((path / name for name in names), key=_generation)
+    os.truncate(older, older.stat().st_size - 1)
+    assert [problem.where for problem in check(crashed.host, str(path)).problems] == [older.name]
+    shutil.rmtree(path)
 
 
 def _generation(path: Path) -> int:

@@ -119,7 +119,7 @@ class _Check:
         loaded = load(self._directory)
         state = loaded.state
         self._incomplete = lacking(state)
-        self._manifests(state)
+        self._manifests(state, loaded.first)
         log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
         judge_end(loaded.number, stated_edit(log, state.segment_blocks, state.volume))
         segments = self._segments(log, state)
@@ -130,7 +130,9 @@ class _Check:
         self._base_map(state)
         self._snapshots(state)
 
-    def _manifests(self, state: State) -> None:
+    def _manifests(self, state: State, first: int) -> None:
+        """``first``: the newest's first edit. If it goes on from the older's last, what that has behind was torn
+        by a crash, before the newest was begun."""
         for name in NAMES:
             if not self._directory.exists(name):
                 if state.clean is not None:
@@ -139,7 +141,7 @@ class _Check:
             loaded = parse(name, read_file(self._directory, name))
             if loaded is None and state.clean is not None:
                 self._say(name, "is not whole")
-            elif loaded is not None and loaded.torn and state.clean is not None:
+            elif loaded is not None and loaded.torn and state.clean is not None and loaded.number + 1 != first:
                 self._say(name, "has something behind its last edit")
 
     # The log

@@ -382,6 +382,8 @@ class Loaded:
 
     name: str
     generation: int
+    first: int
+    """Number of its first edit; ``number``: of its last."""
     number: int
     state: State
     size: int
@@ -397,11 +399,11 @@ def parse(name: str, data: bytes) -> Loaded | None:
         return None
     if version != FORMAT:
         raise _newer(f"{name} is of format {version}; this version reads format {FORMAT}.")
-    state, number, at, whole = State(volume=volume), 0, HEADER.size, False
+    state, first, number, at, whole = State(volume=volume), 0, 0, HEADER.size, False
     for kind, body, edit, end in _edits(name, data, volume_seed(volume)):
-        state, number, at = apply(state, kind, body), edit, end
+        state, first, number, at = apply(state, kind, body), first or edit, edit, end
         whole = whole or kind == EditKind.STATE_END
-    return Loaded(name, generation, number, state, at, at != len(data)) if whole else None
+    return Loaded(name, generation, first, number, state, at, at != len(data)) if whole else None
 
 
 def _newer(cause: str) -> Damaged:
