@@ -20,6 +20,8 @@ class PairBlows(PairRunning):
 
     def _lose(self, machine: Machine, how: str) -> None:
         if machine is self.first:
+            if how == "lost power" and not self._required() and self._may_part is None:
+                self._may_part = len(self.told)
             self.primary = None
             self._crashes[machine.name] = how
         else:

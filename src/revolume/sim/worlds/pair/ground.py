@@ -34,6 +34,9 @@ class PairGround(World):
         self._crashes: dict[str, str] = {}
         self._detached_at: int | None = None
         """What had been told when the mirror was given up: nothing is kept for it since."""
+        self._may_part: int | None = None
+        """What had been told when the primary first lost its power while no answer rested on its mirror, which may
+        have more of the log than the disk since."""
         self._old: Platter | None = None
         """A primary's disk as it was when its mirror was promoted."""
         self._answering: tuple[PrimaryService, str, str]
@@ -76,7 +79,7 @@ class PairGround(World):
 
     def _forget_holder(self, name: str) -> None:
         """What was on that machine's disk is nowhere on it any more."""
-        self._detached_at = None
+        self._detached_at = self._may_part = None
         for written in self.register.known():
             written.holders = tuple(holder for holder in written.holders if holder != name)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from revolume.cli.mirror_to import MirrorTo
 from revolume.errors import RevolumeError
 from revolume.host import Host
+from revolume.mirror.link import Link
 from revolume.sim.machine import Ended
 from revolume.sim.model import Model
 from revolume.sim.platter import Platter
@@ -21,6 +22,8 @@ from revolume.sim.worlds.pair.bases import PairBases
 
 PAST_S = 4.0
 """A source that lives has been heard by then, more than once."""
+HEARD_S = 20.0
+"""By then it has been, or the link is over."""
 
 
 class PairIntruders(PairBases):
@@ -62,6 +65,13 @@ class PairIntruders(PairBases):
             await running
         return any(f"Source {self.intruder.name}:" in told for told in self.told[seen:])
 
+    async def _heard(self, link: Link) -> bool:
+        """The mirror hears its source, again if it did not for a while."""
+        before, until = link.bytes_in, self.loop.time() + HEARD_S
+        while link.open and link.bytes_in == before and self.loop.time() < until:
+            await asyncio.sleep(0.1)
+        return link.open and link.bytes_in > before
+
     async def op_stale(self) -> None:
         """An image of a primary as it once was is started on another machine, while the primary is away. What it
         calls its mirror has become the primary; it is led to that one's mirror, which knows a later opening."""
@@ -80,6 +90,8 @@ class PairIntruders(PairBases):
         if self.primary is None or session is None or not session.link.open or not await self._begun():
             return
         await self._heal()
+        if not await self._heard(session.link):
+            return  # what the network still holds back keeps it from saying that it lives
         if await self._intrude(
             self.first.platter.copy(), mirror_at(self.second.name, self.sync), self.chance.hit(0.7)
         ):

@@ -32,9 +32,6 @@ class PairParting(PairAdvice):
                 self.say("the mirror was refused for nothing" + self.state())
             await self.op_wipe_mirror()
 
-    def _refused(self, since: int) -> bool:
-        return self._was_told("are not of the log", since) or self._was_told("log goes on to", since)
-
     async def _near(self) -> bool:
         """The mirror takes what the primary sends, or has lost its claim to it."""
         primary = self.primary
