@@ -6,12 +6,9 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
-import pytest
-
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound
 from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.mirror import base
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
@@ -24,7 +21,6 @@ from revolume.sim.service import PATH
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
 from revolume.sim.worlds.world import KiB
-from revolume.volume import basefill
 from revolume.volume.check import check
 from revolume.volume.reports import CheckReport
 from revolume.volume.volume import Volume
@@ -65,15 +61,16 @@ def test_check_after_a_fold_that_did_not_come_to_its_flip() -> None:
     assert verdict.wrong == []
 
 
-def test_check_on_a_mirror_whose_base_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_on_a_mirror_whose_base_is_under_way() -> None:
     """Half of a base was summed up and compared with the root of the whole. What has durably come of it is looked
     at, what is behind that is not, and the report says that it is half."""
-    monkeypatch.setattr(base, "ROWS_MAX", 8)
-    monkeypatch.setattr(basefill, "STRETCH_BYTES", 32 * BLOCK)
 
     class NewMirror(PairWorld):
         steps = 1
         spoilt = 0
+
+        def _pieces(self) -> tuple[int, int]:
+            return 8, 32
 
         def operations(self) -> dict[str, int]:
             return {"scenario": 1}
@@ -211,9 +208,10 @@ def test_a_fold_waits_for_its_points_record() -> None:
             for data in (b"whole " * 700)[:BLOCK], b"sector " * 73 + b"\n":
                 await volume.durable(volume.append([(OP_WRITE, volume.size - BLOCK, len(data), memoryview(data))]))
                 if len(data) == BLOCK:
-                    await volume.cut()
+                    point = await volume.cut()
                     await asyncio.sleep(0.1)
-                    assert await volume.folder.step(True)
+                    await volume.folder.step(True)
+                    assert volume.folder.horizon.write == point.write
 
         def _cut_when_the_image_is_synced(self, number: int, what: str) -> None:
             if what == "create":

@@ -21,10 +21,14 @@ class PairBases(PairParting):
     """See the module's text."""
 
     def live(self) -> Verdict:
-        chance = self.chance.stream("pieces")
-        rows, stretch = chance.choice((4, 32, ROWS_MAX)), chance.choice((16, 64, 256)) * BLOCK
-        with patched([(base, "ROWS_MAX", rows), (basefill, "STRETCH_BYTES", stretch)]):
+        rows, stretch = self._pieces()
+        with patched([(base, "ROWS_MAX", rows), (basefill, "STRETCH_BYTES", stretch * BLOCK)]):
             return super().live()
+
+    def _pieces(self) -> tuple[int, int]:
+        """Blocks of a piece, and of a stretch."""
+        chance = self.chance.stream("pieces")
+        return chance.choice((4, 32, ROWS_MAX)), chance.choice((16, 64, 256))
 
     async def op_half_base(self) -> None:
         """A mirror begins with nothing, on a slow line, and either machine or the line fails meanwhile."""
