@@ -6,14 +6,20 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from revolume.errors import Damaged, Refused, RevolumeError
+from revolume.host import real_host
 from revolume.log.ops import OP_WRITE
 from revolume.volume.check import check
+from revolume.volume.creating import Birth
+from revolume.volume.manifest import NAMES, Epoch, Horizon, Manifest, parse
+from revolume.volume.opening import open_secondary
+from revolume.volume.options import OpenOptions
 
 from .driver import BLOCK, Driver
 from .store import inline_host, payload
@@ -83,3 +89,31 @@ def test_points_that_fail_are_told_in_the_status(driver: Driver, monkeypatch: py
         await volume.close()
 
     asyncio.run(play())
+
+
+def test_a_mirror_that_is_stopped_while_segments_are_made_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their uses were recorded beside the renewing of the manifest, which was slow: one file had them, the other
+    did not, or half of them."""
+    renew = Manifest.renew
+
+    def slow(self: Manifest, name: str | None = None) -> None:
+        time.sleep(0.02)
+        renew(self, name)
+        time.sleep(0.02)
+
+    async def begin() -> None:
+        host = real_host()
+        horizon = Horizon(point=3, write=9, position=7, size=64 * BLOCK, time_ns=1)
+        born = Birth(b"v" * 16, "vm", horizon, (Epoch(1, b"r" * 16, 0, 0),))
+        options = OpenOptions(segment_bytes=1 << 20, budget_bytes=64 << 20, spare_bytes=16 << 20)
+        there = await open_secondary(host, str(tmp_path / "m"), options, born)
+        monkeypatch.setattr(Manifest, "renew", slow)
+        await there.close()
+        await host.work.close()
+
+    asyncio.run(begin())
+    found = [parse(name, (tmp_path / "m" / name).read_bytes()) for name in NAMES]
+    older, newer = sorted((each for each in found if each is not None), key=lambda each: each.generation)
+    assert not older.torn and not newer.torn and older.number + 1 == newer.first

@@ -87,6 +87,11 @@ class Recorder:
             if self.manifest.failure is not None:  # these edits stand, none will follow
                 self._not_recorded(self.manifest.failure)
 
+    async def close_clean(self) -> None:
+        """The manifest's last state, behind every edit that was asked for; none may be asked for any more."""
+        async with self._lock:
+            await self._host.work.call_sync(self.manifest.close_clean)
+
     async def _recorded(self, *edits: tuple[EditKind, bytes]) -> None:
         """With no room, once more with the room that was kept back."""
         try:

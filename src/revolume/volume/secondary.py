@@ -438,6 +438,7 @@ class Secondary(Remembered):
         core = self.core
         if self._fill is not None:
             await self._fill.commit()
+        await core.pool.stop()  # segments made ready are recorded too: before the end is, and not beside it
         await core.footers_durable()
         await core.commit.synced()
         appender = core.appender
@@ -445,7 +446,7 @@ class Secondary(Remembered):
             return
         mark = Mark(appender.position, self._end_address(), appender.chain, appender.write, appender.time_ns)
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
-        await core.host.work.call_sync(core.manifest.close_clean)
+        await core.recorder.close_clean()
 
     def _end_address(self) -> int:
         """Where the log ends; if nothing has come since a crash, somewhere in the last segment that was used."""

@@ -440,7 +440,7 @@ class Volume(Remembered):
         await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
         if core.directory.free_bytes() < MANIFEST_BYTES:
             await core.host.work.call_sync(core.reserve.take)
-        await core.host.work.call_sync(core.manifest.close_clean)
+        await core.recorder.close_clean()
         if damaged is not None:
             raise damaged
 
