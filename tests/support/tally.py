@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from revolume.sim.part import commit
+
 SOAK = bool(os.environ.get("REVOLUME_SOAK"))
 SEED = int(os.environ.get("REVOLUME_SEED", "0")) or random.randrange(1, 1 << 20)
 FOLDER = Path(__file__).parents[2] / ".proof"
@@ -36,6 +38,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    commit: str = field(default_factory=commit)
 
     def add(self, **counts: int) -> None:
         """`power_cuts_ext4=1` is told as "power cuts ext4"."""
@@ -55,7 +58,8 @@ class Tally:
         FOLDER.mkdir(exist_ok=True)
         kept = {
             "part": self.part, "title": self.title, "order": self.order, "counts": self.counts,
-            "failures": self.failures, "notes": self.notes, "seconds": round(time.monotonic() - self.began, 1),
+            "failures": self.failures, "notes": self.notes, "commit": self.commit,
+            "seconds": round(time.monotonic() - self.began, 1),
         }  # fmt: skip
         fresh = FOLDER / f".{self.part}.fresh"
         fresh.write_text(json.dumps(kept, indent=1) + "\n")

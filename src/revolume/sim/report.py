@@ -79,7 +79,8 @@ def joined(parts: list[Part], found: str = "") -> tuple[str, bool]:
 def _section(part: Part) -> list[str]:
     lines = ["", f"## {part.title}", ""]
     if part.seconds:
-        lines += [f"Took {part.seconds:,.0f} s, at {part.commit or 'an unknown commit'}.", ""]
+        where = f", at {part.commit}" if part.commit else ""
+        lines += [f"Took {part.seconds:,.0f} s{where}.", ""]
     if part.counts:
         lines += ["| | |", "|---|---:|", *_rows(part.counts)]
     if part.notes:
