@@ -135,12 +135,13 @@ class Cutter:
         """The content of every partially modified block at the cut; None for one whose base can't be read. Errors
         of the disk have some seconds to pass; wrong bytes are read twice."""
         known, missing = self._core.lost, [b for b, partial in cut.partials.items() if partial.data is None]
-        for number, pause in enumerate(PAUSES_S):
+        for number, pause in enumerate((0.0, *PAUSES_S)):
+            if number:
+                await self._core.host.clock.sleep(pause)
             failures = [(block, await self._complete(block, cut.partials[block])) for block in missing]
             missing = [b for b, error in failures if isinstance(error, Unreadable) or (error and number == 0)]
             if known.issuperset(missing):
                 break
-            await self._core.host.clock.sleep(pause)
         return {block: None if found.data is None else bytes(found.data) for block, found in cut.partials.items()}
 
     async def _complete(self, block: int, partial: Partial) -> Damaged | None:
