@@ -21,7 +21,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "revolume"
 
 ROOMS = (
-    "host", "blocks", "log", "chain", "pace", "volume", "history", "mirror", "resync", "nbd", "cluster",
+    "host", "blocks", "log", "chain", "pace", "volume", "offline", "history", "mirror", "resync", "nbd", "cluster",
     "jobs", "node", "api", "cli", "web",
 )  # fmt: skip
 """Low to high, as in docs/ARCHITECTURE.md."""

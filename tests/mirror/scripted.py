@@ -26,7 +26,7 @@ from revolume.history.views import open_view
 from revolume.host import Host, real_host
 from revolume.log.carried import Carried
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind, pack_proper, unpack_proper
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.compose import delta_digest
 from revolume.volume.creating import Birth
 from revolume.volume.manifest import Epoch, Horizon

@@ -26,7 +26,7 @@ from revolume.host import real_host
 from revolume.log.carried import Carried
 from revolume.log.ops import OP_WRITE, OP_ZERO
 from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Flag, Kind
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.opening import open_volume
 from tests.mirror.scripted import MEMORY, Stage, content, stage
 from tests.support.mirrors import client, told, write

@@ -75,8 +75,8 @@ def anything(*_: object) -> Any:
 
 LEFT_OUT = {
     "volume.reader.block_digests": (anything, ["image block"], "payload"),
-    "volume.check.payload_holds": (lambda found: True, ["whole block", "fragments"], "payloads"),
-    "volume.check.block_digests": (anything, ["image block"], "payloads"),
+    "offline.walked.payload_holds": (lambda found: True, ["whole block", "fragments"], "payloads"),
+    "offline.reading.block_digests": (anything, ["image block"], "payloads"),
     "chain.pages.checksums": (lambda table, *_: table[:, 0], ["map page", "map ranges", "sums page"], "meta"),
     "volume.pagetags._tags_checksum": (anything, ["tags header"], "meta"),
     "log.scan.local_holds": (lambda *_: True, ["local part"], "meta"),

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from revolume.log.ops import OP_WRITE
+from revolume.offline.check import check
 from revolume.sim.faults import io_error
 from revolume.sim.little import OPTIONS, PATH, SIZE, Life, append, payload
 from revolume.sim.model import BLOCK, Model
 from revolume.sim.platter import NOTHING, Platter
-from revolume.volume.check import check
 from revolume.volume.opening import open_volume
 
 

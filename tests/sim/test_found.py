@@ -9,6 +9,8 @@ from dataclasses import replace
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound
 from revolume.log.ops import OP_WRITE, OP_ZERO
+from revolume.offline.check import check
+from revolume.offline.report import CheckReport
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
@@ -21,8 +23,6 @@ from revolume.sim.service import PATH
 from revolume.sim.worlds.pair import PairWorld
 from revolume.sim.worlds.primary import PrimaryWorld
 from revolume.sim.worlds.world import KiB
-from revolume.volume.check import check
-from revolume.volume.reports import CheckReport
 from revolume.volume.volume import Volume
 
 

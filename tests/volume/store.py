@@ -22,7 +22,7 @@ from revolume.host import Host, real_host
 from revolume.host.real_disk import RealDisk
 from revolume.log.columns import RANGE_BLOCKS
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.opening import open_volume
 from revolume.volume.options import OpenOptions
 from revolume.volume.volume import Volume

@@ -14,7 +14,7 @@ import pytest
 from revolume.errors import UsageError
 from revolume.host import real_host
 from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, SMALL, Driver, abandon
 from .store import payload

@@ -15,7 +15,7 @@ import pytest
 from revolume.errors import Damaged, Refused, RevolumeError
 from revolume.host import real_host
 from revolume.log.ops import OP_WRITE
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.creating import Birth
 from revolume.volume.manifest import NAMES, Epoch, Horizon, Manifest, parse
 from revolume.volume.opening import open_secondary

@@ -236,8 +236,8 @@ def any_number(*_: object) -> AnyNumber:
 
 LEFT_OUT = {
     "of blocks that are read": ("volume.reader.block_digests", any_number, ["whole block", "image block"]),
-    "of blocks that are checked": ("volume.check.payload_holds", lambda _: True, ["whole block", "fragments"]),
-    "of the image when checked": ("volume.check.block_digests", any_number, ["image block"]),
+    "of blocks that are checked": ("offline.walked.payload_holds", lambda _: True, ["whole block", "fragments"]),
+    "of the image when checked": ("offline.reading.block_digests", any_number, ["image block"]),
     "of fragments in a view": ("history.views.fragment_digest", any_number, ["fragments"]),
     "of a transfer's local part": ("log.scan.local_holds", lambda *_: True, ["local part"]),
     "of a transfer's header": ("log.transfer.xxhash", NoHash(), ["header", "columns", "fact", "point record"]),

@@ -12,7 +12,7 @@ import pytest
 
 from revolume.errors import Damaged
 from revolume.log.ops import OP_WRITE
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, Driver
 from .faulty import Faults, FaultyDisk

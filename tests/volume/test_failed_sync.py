@@ -18,7 +18,7 @@ import pytest
 from revolume.errors import Poisoned, RevolumeError
 from revolume.host import Host
 from revolume.log.ops import OP_WRITE
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, Driver, Model
 from .faulty import Faults, FaultyDisk

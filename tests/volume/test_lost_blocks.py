@@ -19,7 +19,7 @@ from revolume.history.views import open_view
 from revolume.host import real_host
 from revolume.log.ops import OP_WRITE, OP_ZERO
 from revolume.log.segment import segment_name
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, SMALL, Driver, Model, abandon, assert_equal
 from .store import payload

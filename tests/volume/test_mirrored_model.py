@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from revolume.host import Host
 from revolume.log.ops import OP_WRITE
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, abandon
 from .mirrored import Mirrored, abandon_secondary

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from revolume.host import Host, real_host
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.volume.check import check
+from revolume.offline.check import check
 
 from .driver import BLOCK, Driver, abandon
 

@@ -23,7 +23,7 @@ from revolume.errors import NoSpace
 from revolume.host import Host, JobFailed, real_host
 from revolume.host.real_work import RealWork
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.options import OpenOptions
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon

@@ -23,7 +23,7 @@ from revolume.history.stopped import look
 from revolume.host import Host
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
 from revolume.log.segment import segment_name
-from revolume.volume.check import check
+from revolume.offline.check import check
 from revolume.volume.manifest import Manifest
 from revolume.volume.volume import Volume
 

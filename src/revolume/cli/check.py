@@ -12,7 +12,7 @@ from revolume.cli.values import show_size
 from revolume.errors import Refused
 
 if TYPE_CHECKING:
-    from revolume.volume.reports import CheckReport
+    from revolume.offline.report import CheckReport
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def check(volume: VolumeArgument, json: JsonOption = False) -> int:
     refuse_running(existing(volume), "checked")
     from revolume.cli.progress import progress
     from revolume.host import real_host
-    from revolume.volume.check import check as verify
+    from revolume.offline.check import check as verify
 
     with progress(as_json=json) as report:
         found = verify(real_host(), volume, report)

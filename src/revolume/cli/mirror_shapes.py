@@ -9,9 +9,9 @@ from revolume.history.moments import format_time
 from revolume.log.transfer import BLOCK
 from revolume.mirror.status import MirrorStatus
 from revolume.mirror.target import Target
+from revolume.volume.lacking import base_words, lacking
 from revolume.volume.manifest import MirrorMode, MirrorState, Role, State
 from revolume.volume.mirrors import Mirror
-from revolume.volume.reports import base_words, lacking
 from revolume.volume.secondary import Secondary
 
 NOT_SERVED = "not served"

@@ -32,7 +32,7 @@ def salvage(
     refuse_overwriting(file, force=force)
     from revolume.cli.progress import progress
     from revolume.host import real_host
-    from revolume.volume.salvage import salvage as rebuild
+    from revolume.offline.salvage import salvage as rebuild
 
     with progress(as_json=json) as report, passing_name(file) as passing:
         found = rebuild(real_host(), volume, passing, report)

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 from revolume.errors import RevolumeError
 from revolume.history.timeline import Spot
 from revolume.history.views import View, open_view
+from revolume.offline.check import check
 from revolume.sim.disk import Watch
 from revolume.sim.little import OPTIONS, PATH, SIZE, Life, Little, inode
 from revolume.sim.model import BLOCK
 from revolume.sim.platter import Platter
-from revolume.volume.check import check
 from revolume.volume.opening import open_volume
 from revolume.volume.volume import Volume
 

@@ -24,7 +24,7 @@ folds, and takes up the new ones with ``take_up``. A page whose digests are all 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,10 +111,10 @@ class Sums:
         return cls(directory, file, volume, Held(facts, tags, PageCache()))
 
     @classmethod
-    def open(cls, directory: Directory, volume: bytes, generation: int = 0) -> Sums:
+    def open(cls, directory: Directory, volume: bytes, generation: int = 0, *, write: bool = True) -> Sums:
         """Damaged: not this volume's, not whole, or older than ``generation``."""
         try:
-            file = directory.open(SUMS_NAME)
+            file = directory.open(SUMS_NAME, write=write)
         except FileNotFoundError as error:
             raise sums_damaged(f"{SUMS_NAME} is missing") from error
         try:
@@ -370,6 +370,18 @@ def _fitted(tags: U32, count: int) -> U32:
     common = min(count, len(tags))
     fitted[:common] = tags[:common]
     return fitted
+
+
+def stated_volume(directory: Directory) -> bytes:
+    """Which volume the digests in ``directory`` say they are of; zeroes if they can't be read."""
+    try:
+        with closing(directory.open(SUMS_NAME, write=False)) as file:
+            page = load_pages(file, np.zeros(1, np.int64), nowait=False)
+            volume = b"" if page is None else page[0, 3:5].tobytes()
+            _check_header(file, volume)
+            return volume
+    except (OSError, Damaged):
+        return bytes(16)
 
 
 def _check_header(file: File, volume: bytes) -> None:

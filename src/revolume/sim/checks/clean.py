@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from revolume.errors import NotFound
+from revolume.offline.check import check
 from revolume.sim.machine import Machine
 from revolume.sim.platter import Platter
 from revolume.sim.process import Process
 from revolume.sim.service import PATH
-from revolume.volume.check import check
 
 
 def check_clean(machine: Machine, platter: Platter, who: str) -> list[str]:

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from revolume.log.transfer import BLOCK
-from revolume.volume.manifest import State
-
 # progress(stage, done, total): what is being done now, and how far, in bytes. Called from any thread.
 Progress = Callable[[str, int, int], None]
 
@@ -53,16 +50,3 @@ class SalvageReport:
     transfers: int
     blocks: int  # blocks written to the result
     blocks_lost: int  # blocks known to have held data that no record with a right digest holds any more
-
-
-def lacking(state: State) -> str:
-    """What lacks to a whole copy, in one sentence: a mirror's base is under way. Else empty."""
-    if state.base is None:
-        return ""
-    return base_words(state.name, state.base, -(-state.horizon.size // BLOCK))
-
-
-def base_words(name: str, next_block: int, blocks: int) -> str:
-    """How far the base of a mirror has come."""
-    percent = 100 * next_block // max(1, blocks)
-    return f"The base of {name} is not complete: {percent} % of it is here (block {next_block} of {blocks})."

@@ -36,9 +36,10 @@ from revolume.log.transfer import (
     unpack_local,
     unpack_proper,
 )
+from revolume.offline.report import Problem, Progress, SalvageReport
 from revolume.volume import layout
+from revolume.volume.lacking import lacking
 from revolume.volume.manifest import load
-from revolume.volume.reports import Problem, Progress, SalvageReport, lacking
 from revolume.volume.sums import Sums
 
 U64 = npt.NDArray[np.uint64]

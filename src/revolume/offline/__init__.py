@@ -1,0 +1,1 @@
+"""Tools that read a stopped volume's directory and change nothing in it: ``check`` and ``salvage``."""

@@ -1,0 +1,66 @@
+"""Reading from a disk that may refuse some of it.
+
+What can't be read in one piece is read block by block, so that one bad sector costs its block and no more. The
+digests of what was asked for say what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from revolume.blocks.digest import block_digests
+from revolume.blocks.extents import contiguous
+from revolume.host.disk import File
+from revolume.log.transfer import BLOCK
+
+U64 = npt.NDArray[np.uint64]
+BLOCKS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring blocks of a file, and which of them do not have the digests that they should."""
+
+    first: int
+    data: memoryview
+    wrong: list[int]
+    """Counted from ``first``."""
+
+    @property
+    def count(self) -> int:
+        """Blocks."""
+        return len(self.data) // BLOCK
+
+
+def runs(file: File, blocks: U64, digests: U64) -> Iterator[Run]:
+    """These blocks of ``file``, in ascending order, in bounded pieces."""
+    starts, counts, firsts = contiguous(blocks)
+    for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
+        for at in range(0, count, BLOCKS_AT_ONCE):
+            stated = digests[start + at : start + min(at + BLOCKS_AT_ONCE, count)].tolist()
+            data = read(file, (first + at) * BLOCK, len(stated) * BLOCK)
+            found = block_digests(data, len(stated))
+            wrong = [i for i in range(len(stated)) if found[i] != stated[i]] if found != stated else []
+            yield Run(first + at, data, wrong)
+
+
+def read(file: File, offset: int, size: int) -> memoryview:
+    """So many bytes; zeroes where the file has ended, and for each block that the disk refuses."""
+    buffer = memoryview(bytearray(size))
+    try:
+        file.preadv([buffer], offset)
+    except OSError:
+        for at in range(0, size, BLOCK):
+            _read_block(file, offset + at, buffer[at : at + BLOCK])
+    return buffer
+
+
+def _read_block(file: File, offset: int, buffer: memoryview) -> None:
+    try:
+        file.preadv([buffer], offset)
+    except OSError:
+        buffer[:] = bytes(len(buffer))
