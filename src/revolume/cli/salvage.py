@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from revolume.cli.options import ForceOption, JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note
 from revolume.cli.values import show_size
+
+if TYPE_CHECKING:
+    from revolume.offline.report import Extents, SalvageReport
+
+SHOWN = 20
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="Where the volume's content goes (sparse).")]
 
@@ -39,8 +44,23 @@ def salvage(
     if json:
         print_json(found)
     else:
-        for problem in found.problems:
-            print_note(f"{problem.where}: {problem.what}")
-        lost = f", {found.blocks_lost} blocks lost" if found.blocks_lost else ""
-        print_line(f"{file}: {show_size(found.size)} as of w{found.write}, {found.blocks} blocks with data{lost}")
-    return 5 if found.problems or found.blocks_lost else 0
+        _print(file, found)
+    return 0 if found.good else 5
+
+
+def _print(file: str, found: SalvageReport) -> None:
+    for problem in found.problems:
+        print_note(f"{problem.where}: {problem.what}")
+    _print_blocks("lost", found.lost)
+    _print_blocks("taken as found, their digests being lost", found.unproved)
+    print_line(f"{file}: {show_size(found.size)} as of w{found.write}, {found.blocks} blocks with data")
+
+
+def _print_blocks(what: str, extents: Extents) -> None:
+    """The first ones; --json has them all."""
+    if extents:
+        shown = ", ".join(
+            str(first) if count == 1 else f"{first}-{first + count - 1}" for first, count in extents[:SHOWN]
+        )
+        more = f" and {len(extents) - SHOWN} more stretches (--json has them all)" if len(extents) > SHOWN else ""
+        print_note(f"{sum(count for _, count in extents)} blocks {what}: {shown}{more}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# (first block, count), ascending
+Extents = tuple[tuple[int, int], ...]
 # progress(stage, done, total): what is being done now, and how far, in bytes. Called from any thread.
 Progress = Callable[[str, int, int], None]
 
@@ -49,4 +51,9 @@ class SalvageReport:
     write: int  # the last write that is in the result
     transfers: int
     blocks: int  # blocks written to the result
-    blocks_lost: int  # blocks known to have held data that no record with a right digest holds any more
+    lost: Extents  # known to have held data that no record with a right digest holds any more
+    unproved: Extents  # taken as they were found: their digests are lost
+
+    @property
+    def good(self) -> bool:
+        return not self.problems and not self.lost and not self.unproved

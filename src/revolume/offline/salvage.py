@@ -1,59 +1,39 @@
-"""Salvage: the volume's content rebuilt from self-describing records when manifest or maps are lost.
+"""Salvage: the volume's content rebuilt from self-describing records when manifest, maps or blocks are lost.
 
-Trusts nothing but checksums. The image's sums, where they can be read, say which of its blocks are whole and
-which write they stand for; every segment file is searched for valid transfers at any block, whatever use they
-belong to. Transfers newer than the image are applied in order of their write numbers, block by block where
-the digests hold. What is missing in between is counted and said; the result is the newest state that the
-records can prove, not more.
+Trusts nothing but checksums. The image's digests, where they can be read, say which of its blocks are whole and
+which write they stand for; every segment file is searched for valid transfers, and of those the chain says
+which led to the newest state. What they changed behind the image is resolved as a fold does it, by write
+number; a block that is not where it should be is looked for by its digest wherever one may still lie. What is
+missing is counted and said; the result is the newest state that the records can prove, not more.
 
-The source is opened read-only and locked; the target is a new file.
+The source is opened read-only and locked; the target is a new file. A disk that refuses to be read in places
+costs these places.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 
 import numpy as np
-import numpy.typing as npt
 
-from revolume.blocks.digest import block_digests, fragment_digest
-from revolume.blocks.geometry import fragments
+from revolume.blocks.geometry import ceil_div
+from revolume.chain.point import unpack_part
+from revolume.chain.versions import newest, under_ranges
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
-from revolume.log.scan import Found, SegmentReader
-from revolume.log.segment import Segment
-from revolume.log.transfer import (
-    BLOCK,
-    KIND_SHIFT,
-    LENGTH_MASK,
-    LOCAL_MAGIC,
-    LOCAL_SIZE,
-    EntryKind,
-    Kind,
-    unpack_local,
-    unpack_proper,
-)
+from revolume.log.columns import Columns, ColumnsBuilder, only, resizes
+from revolume.log.scan import Found
+from revolume.log.transfer import BLOCK, LENGTH_MASK, Kind
+from revolume.offline.copies import Copies
+from revolume.offline.lineage import lineage
+from revolume.offline.rebuilt import Rebuilt
+from revolume.offline.records import Records, search
 from revolume.offline.report import Problem, Progress, SalvageReport
 from revolume.volume import layout
 from revolume.volume.lacking import lacking
-from revolume.volume.manifest import load
-from revolume.volume.sums import Sums
-
-U64 = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A valid transfer somewhere in the log's files."""
-
-    write: int
-    epoch: int
-    position: int
-    horizon: int
-    found: Found
+from revolume.volume.manifest import State, load
+from revolume.volume.sums import Sums, stated_volume
 
 
 def salvage(
@@ -68,7 +48,8 @@ def salvage(
         except FileExistsError:
             raise Refused("file-exists", f"{target} exists.", "Name a new file.") from None
         try:
-            return _Salvage(directory, out, progress).run()
+            with ExitStack() as held:
+                return _Salvage(directory, out, progress, held).run()
         finally:
             out.close()
             out_directory.sync()
@@ -102,176 +83,130 @@ def _target(host: Host, target: str) -> tuple[Directory, str]:
 
 
 class _Salvage:
-    def __init__(self, directory: Directory, out: File, progress: Progress) -> None:
+    def __init__(self, directory: Directory, out: File, progress: Progress, held: ExitStack) -> None:
         self._directory = directory
         self._out = out
         self._progress = progress
+        self._held = held
         self._problems: list[Problem] = []
-        self._blocks = 0
-        self._lost = 0
-        self._volume = bytes(16)
-        self._size = 0
-        self._horizon = 0
 
     def run(self) -> SalvageReport:
-        self._from_manifest()
-        log = self._directory.child(layout.LOG) if self._directory.exists(layout.LOG) else None
-        candidates = self._candidates(log) if log is not None else []
-        if candidates:
-            self._horizon = max(self._horizon, *(c.horizon for c in candidates))
-        self._image()
-        applied = self._apply([c for c in candidates if c.write > self._horizon])
-        self._out.truncate(max(self._size, self._out.size()))
+        state = self._state()
+        records = self._records(state)
+        horizon, durable = self._known(state, records)
+        log = lineage(records.found, durable)
+        pieces = _columns(log)
+        last = max([horizon, *(_last_write(one) for one in log)])
+        size = self._size(state, pieces)
+        self._out.truncate(size)
+        rebuilt = Rebuilt(self._out, Copies(records.found), self._progress)
+        write, point = self._image(rebuilt, records.volume)
+        horizon = max(horizon, write)
+        self._gaps(log, _position_of(point, log, state), durable)
+        changed = under_ranges(newest((columns.versions() for columns in pieces), horizon, last))
+        rebuilt.take_log(changed, {one.segment.use: one.segment for one in log})
+        self._out.truncate(size)
         self._out.datasync()
-        newest = max([self._horizon, *(c.write for c in applied)])
-        transfers = len(candidates)
-        return SalvageReport(tuple(self._problems), self._size, newest, transfers, self._blocks, self._lost)
+        return SalvageReport(
+            tuple(self._problems), size, last, len(records.found), rebuilt.written, rebuilt.lost, rebuilt.unproved
+        )
 
-    def _from_manifest(self) -> None:
+    def _say(self, where: str, what: str) -> None:
+        self._problems.append(Problem(where, what))
+
+    # What is known
+
+    def _state(self) -> State | None:
         try:
             state = load(self._directory).state
-        except RevolumeError as error:
-            self._problems.append(Problem("manifest", error.cause))
-            return
+        except (RevolumeError, OSError) as error:
+            self._say("manifest", error.cause if isinstance(error, RevolumeError) else str(error))
+            return None
         if sentence := lacking(state):
-            self._problems.append(Problem(layout.IMAGE, sentence))
-        self._volume = state.volume
-        self._horizon = state.horizon.write
-        self._size = state.horizon.size
+            self._say(layout.IMAGE, sentence)
+        return state
 
-    # The log
-
-    def _candidates(self, log: Directory) -> list[_Candidate]:
-        """Every valid transfer of the volume that most of them belong to, in order of write number."""
-        names = [n for n in log.names() if n.endswith(".seg")]
-        found: list[Found] = []
-        for number, name in enumerate(names):
-            self._progress("search", number, len(names))
-            found += self._search(log.open(name, write=False), name)
-        if not found:
-            return []
-        self._volume = Counter(f.transfer.volume for f in found).most_common(1)[0][0]
-        mine = [f for f in found if f.transfer.volume == self._volume]
-        return sorted((self._candidate(f) for f in mine), key=lambda c: (c.epoch, c.position))
+    def _records(self, state: State | None) -> Records:
+        if not self._directory.exists(layout.LOG):
+            self._say(layout.LOG, "is missing")
+            return Records(stated_volume(self._directory), [], 0)
+        log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
+        known = stated_volume(self._directory) if state is None else state.volume
+        return search(log, known, state.segment_blocks if state else 0, self._held, self._progress)
 
     @staticmethod
-    def _candidate(found: Found) -> _Candidate:
-        t = found.transfer
-        last = t.write + max(0, len(t.offsets) - 1) if t.kind == Kind.WRITES else t.write
-        return _Candidate(last, t.epoch, t.position, found.local.horizon, found)
+    def _known(state: State | None, records: Records) -> tuple[int, int]:
+        """(the write that the image stands for at least, the position that was durable)."""
+        horizons = [one.local.horizon for one in records.found]
+        if state is None:
+            return max([0, *horizons]), records.durable
+        clean = 0 if state.clean is None else state.clean.position
+        return max([state.horizon.write, *horizons]), max(records.durable, state.durable.position, clean)
 
-    def _search(self, file: File, name: str) -> Iterator[Found]:
-        """Valid transfers in a segment file, whatever volume and use they name."""
-        header = bytearray(LOCAL_SIZE)
-        for block in range(file.size() // BLOCK):
-            file.preadv([header], block * BLOCK)
-            if not header.startswith(LOCAL_MAGIC):
-                continue
-            found = self._at(file, name, block, memoryview(header))
-            if found is not None:
-                yield found
+    def _size(self, state: State | None, pieces: list[Columns]) -> int:
+        sizes = [0] if state is None else [state.horizon.size]
+        if self._directory.exists(layout.IMAGE):
+            with closing(self._directory.open(layout.IMAGE, write=False)) as image:
+                sizes.append(image.size())
+        for columns in pieces:
+            sizes += [size for _, size in resizes(columns)]
+            written = only(columns, columns.rows["kind"] == Kind.WRITES)
+            sizes += (written.offsets + (written.lengths & np.uint64(LENGTH_MASK))).tolist()
+        return max(sizes)
 
-    def _at(self, file: File, name: str, block: int, header: memoryview) -> Found | None:
-        local = unpack_local(header)
-        if local is None or local.block != block:
-            return None
-        whole = bytearray(local.proper_size)
-        file.preadv([whole], block * BLOCK + LOCAL_SIZE)
-        transfer = unpack_proper(memoryview(whole))
-        if transfer is None:
-            self._problems.append(Problem(f"log/{name} at {block * BLOCK}", "a transfer's header is damaged"))
-            return None
-        segment = Segment(int(name.split(".")[0]), local.use, file.size() // BLOCK, file)
-        return SegmentReader(segment, transfer.volume).at(block)
+    # What is there
 
-    def _apply(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Write what the transfers say, oldest first; points repeat what is older than they are."""
-        writes = [c for c in candidates if c.found.transfer.kind == Kind.WRITES]
-        previous = self._horizon
-        for number, candidate in enumerate(writes):
-            self._progress("apply", number, len(writes))
-            first = candidate.found.transfer.write
-            if first > previous + 1 and candidate.epoch == writes[max(0, number - 1)].epoch:
-                self._problems.append(Problem(f"writes w{previous + 1} to w{first - 1}", "are missing"))
-            previous = max(previous, candidate.write)
-            self._transfer(candidate.found)
-        return writes
-
-    def _transfer(self, found: Found) -> None:
-        t = found.transfer
-        payload = bytearray(t.blocks * BLOCK + t.fragment_bytes)
-        found.segment.file.preadv([payload], found.payload_block * BLOCK)
-        view, digests = memoryview(payload), t.digests.tolist()
-        at, piece, index, piece_index = 0, t.blocks * BLOCK, 0, t.blocks
-        for offset, word in zip(t.offsets.tolist(), t.lengths.tolist(), strict=True):
-            kind, length = word >> KIND_SHIFT, word & LENGTH_MASK
-            if kind == EntryKind.RESIZE:
-                self._size = offset
-                continue
-            self._size = max(self._size, offset + length)
-            if kind != EntryKind.WRITE:
-                self._out.truncate(max(self._out.size(), offset + length))
-                self._out.punch(offset, length)
-                continue
-            first = -(-offset // BLOCK)
-            whole = max(0, (offset + length) // BLOCK - first)
-            self._whole(view[at : at + whole * BLOCK], first, digests[index : index + whole], t.position)
-            at, index = at + whole * BLOCK, index + whole
-            for block, start, size in fragments(offset, length):
-                part = view[piece : piece + size]
-                if fragment_digest(part) == digests[piece_index]:
-                    self._out.pwritev([part], block * BLOCK + start)
-                else:
-                    what = f"a fragment at position {t.position} is damaged"
-                    self._problems.append(Problem(f"block {block}", what))
-                piece, piece_index = piece + size, piece_index + 1
-
-    def _whole(self, view: memoryview, first: int, stated: list[int], position: int) -> None:
-        found = block_digests(view, len(stated))
-        for index, (is_, should) in enumerate(zip(found, stated, strict=True)):
-            if is_ == should:
-                self._out.pwritev([view[index * BLOCK : (index + 1) * BLOCK]], (first + index) * BLOCK)
-                self._blocks += 1
-            else:
-                self._lost += 1
-                self._problems.append(Problem(f"block {first + index}", f"is damaged at position {position}"))
-
-    # The image
-
-    def _image(self) -> None:
-        """The image's blocks that have their digests; all of them, unproved, if the sums are lost."""
+    def _image(self, rebuilt: Rebuilt, volume: bytes) -> tuple[int, int]:
+        """The write and the point that it stands for; zeroes if its digests don't say so."""
         if not self._directory.exists(layout.IMAGE):
-            self._problems.append(Problem(layout.IMAGE, "is missing"))
-            return
-        image = self._directory.open(layout.IMAGE, write=False)
-        self._size = max(self._size, image.size())
-        self._out.truncate(self._size)
+            self._say(layout.IMAGE, "is missing")
+            return 0, 0
+        image = self._held.enter_context(closing(self._directory.open(layout.IMAGE, write=False)))
         try:
-            sums = Sums.open(self._directory, self._volume)
-        except RevolumeError as error:
-            self._problems.append(Problem(layout.SUMS, f"{error.cause} The image is taken as it is."))
-            self._copy_all(image)
-            return
-        self._horizon = max(self._horizon, sums.facts.write)
-        for blocks, digests in sums.within(0, sums.blocks):
-            for block, digest in zip(blocks.tolist(), digests.tolist(), strict=True):
-                self._image_block(image, block, digest)
-        sums.close()
+            sums = self._held.enter_context(closing(Sums.open(self._directory, volume, write=False)))
+        except (RevolumeError, OSError) as error:
+            cause = error.cause if isinstance(error, RevolumeError) else str(error)
+            self._say(layout.SUMS, f"{cause} The image is taken as it is.")
+            rebuilt.take_unproved(image, 0, ceil_div(image.size(), BLOCK))
+            return 0, 0
+        rebuilt.take_image(image, sums)
+        return sums.facts.write, sums.facts.point
 
-    def _image_block(self, image: File, block: int, digest: int) -> None:
-        buffer = bytearray(BLOCK)
-        image.preadv([buffer], block * BLOCK)
-        if block_digests(memoryview(buffer), 1)[0] != digest:
-            self._lost += 1
-            self._problems.append(Problem(f"image block {block}", "is not what was written"))
-            return
-        self._out.pwritev([buffer], block * BLOCK)
-        self._blocks += 1
+    def _gaps(self, log: list[Found], begin: int | None, durable: int) -> None:
+        """What the log has lost behind position ``begin``."""
+        position, write = begin, 0
+        for one in (one for one in log if one.transfer.kind != Kind.FIXUP):
+            if position is not None and one.transfer.position > position + 1:
+                missing = f"positions {position + 1} to {one.transfer.position - 1} are missing"
+                self._say("log", f"{missing}, behind w{write}")
+            if position is None or one.transfer.position > position:
+                position = one.transfer.position
+            write = max(write, _last_write(one))
+        if (position or 0) < durable:
+            self._say("log", f"breaks off after position {position or 0}; position {durable} was durable")
 
-    def _copy_all(self, image: File) -> None:
-        for offset, length in image.data_extents(0, image.size()):
-            for at in range(offset, offset + length, 1 << 20):
-                buffer = bytearray(min(1 << 20, offset + length - at))
-                got = image.preadv([buffer], at)
-                self._out.pwritev([memoryview(buffer)[:got]], at)
-                self._blocks += -(-got // BLOCK)
+
+def _position_of(point: int, log: list[Found], state: State | None) -> int | None:
+    """Where the log was cut for this point. None: its record is not there."""
+    if state is not None and state.horizon.point == point:
+        return state.horizon.position
+    for one in log:
+        part = unpack_part(one.transfer.body) if one.transfer.kind == Kind.POINT else None
+        if part is not None and part.number == point:
+            return part.position
+    return None if point else 0
+
+
+def _last_write(found: Found) -> int:
+    """The last write in it; of what has none, the newest before it."""
+    entries = len(found.transfer.offsets) if found.transfer.kind == Kind.WRITES else 1
+    return found.transfer.write + max(0, entries - 1)
+
+
+def _columns(log: list[Found]) -> list[Columns]:
+    """Segment by segment."""
+    builders: dict[int, ColumnsBuilder] = {}
+    for one in log:
+        builder = builders.setdefault(one.segment.use, ColumnsBuilder(one.segment.base))
+        builder.add_transfer(one.transfer, one.block)
+    return [builder.freeze() for builder in builders.values()]

@@ -22,6 +22,7 @@ from revolume.errors import NotFound, RevolumeError
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.sim.chance import Chance
 from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.salvaged import check_salvaged
 from revolume.sim.loop import SimLoop
 from revolume.sim.machine import Machine
 from revolume.sim.model import BLOCK, Model
@@ -176,6 +177,9 @@ class Cuts:
 
     async def _open(self, machine: Machine, crash: Crash) -> None:
         wrong, platter = check_clean(machine, machine.platter, crash.where), machine.platter
+        if not crash.state & 6:
+            bare = bool(crash.state & 8)
+            wrong += check_salvaged(machine, platter, self._model, crash.where, bare=bare, floor=crash.floor)
         if crash.again:
             platter.before_change = lambda number, what: self._cut_again(platter, what, crash)
         try:

@@ -17,8 +17,10 @@ from revolume.chain.versions import newest
 from revolume.cli import primary
 from revolume.history import timeline
 from revolume.log import commit, tail
+from revolume.log.transfer import Kind
 from revolume.mirror import decide, reporter, target
 from revolume.mirror.messages import Positions
+from revolume.offline import rebuilt, salvage
 from revolume.sim import disk
 from revolume.sim.campaign import one
 from revolume.sim.part import Part
@@ -252,6 +254,21 @@ def _not_the_newest(versions: Any, after: int, upto: int) -> Any:
     return newest(versions, after, max(after, upto - 1))
 
 
+def _found_nowhere(*_: Any) -> memoryview:
+    return memoryview(bytes(4096))
+
+
+def _all_that_lies_there(found: Any, durable: int) -> Any:
+    return sorted(found, key=lambda one: (one.transfer.position, one.transfer.epoch))
+
+
+def _without_points(log: Any) -> Any:
+    return _columns([one for one in log if one.transfer.kind == Kind.WRITES])
+
+
+_columns = salvage._columns
+
+
 PLANTED: Final = (
     Plant("names-not-synced", "no directory is ever synced", "cuts", 6,
           ((disk.SimDirectory, "begin_sync", lambda self: lambda: None),)),
@@ -321,5 +338,11 @@ PLANTED: Final = (
           ((target.Target, "_still_speaks", _never),), "copy"),
     Plant("pruned-answered", "a pruned moment is answered with the oldest that is retained", "primary", 20,
           ((timeline.Timeline, "_at_write", _nearest),), "point moments"),
+    Plant("salvage-silent", "salvage does not say which blocks are lost", "rot", 40,
+          ((rebuilt.Rebuilt, "_elsewhere", _found_nowhere),)),
+    Plant("salvage-takes-all", "salvage takes transfers too behind which the log went on elsewhere", "primary", 40,
+          ((salvage, "lineage", _all_that_lies_there),), "power"),
+    Plant("salvage-without-points", "salvage leaves out what points carry", "primary", 40,
+          ((salvage, "_columns", _without_points),), "fold_power power"),
 )  # fmt: skip
 """Each was seen to be caught, well within its seeds."""

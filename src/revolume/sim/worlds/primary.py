@@ -15,6 +15,7 @@ from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
+from revolume.sim.checks.salvaged import check_salvaged
 from revolume.sim.machine import Ended
 from revolume.sim.platter import NOTHING, PAGE, Cut, Platter, state_of
 from revolume.sim.register import NEVER, Written
@@ -104,8 +105,9 @@ class PrimaryWorld(World):
         return written.durable or (written.end != NEVER and not self.powerless)
 
     def examine(self, platter: Platter, when: str) -> None:
-        """``check`` on a disk that nobody uses."""
+        """``check`` and ``salvage`` on a disk that nobody uses."""
         self.wrong += check_clean(self.a, platter, when)
+        self.wrong += check_salvaged(self.a, platter, self.model, when, bare=self.chance.hit(0.5))
 
     async def judge(self, when: str) -> None:
         """Everything that can be asked of an open volume."""

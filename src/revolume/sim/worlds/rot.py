@@ -14,6 +14,7 @@ import asyncio
 
 from revolume.errors import RevolumeError
 from revolume.sim.checks.moments import check_moments
+from revolume.sim.checks.salvaged import check_doubts
 from revolume.sim.machine import Ended
 from revolume.sim.platter import SECTOR, Platter
 from revolume.sim.register import Written
@@ -50,7 +51,8 @@ class RotWorld(PrimaryWorld):
         """Names that only what was lost had spoken of are given out again: nothing here could know of them."""
 
     def examine(self, platter: Platter, when: str) -> None:
-        """There is something wrong with this disk, and ``check`` may say so."""
+        """There is something wrong with this disk, and ``check`` may say so; ``salvage`` must."""
+        self.wrong += check_doubts(self.a, platter, self.model, when, bare=self.chance.hit(0.3))
 
     async def _start_once(self) -> None:
         try:
@@ -65,6 +67,7 @@ class RotWorld(PrimaryWorld):
         self.over = self.orders.stop = self.orders.paused = True
         if self.a.process is not None:
             self.a.stopped()
+        self.examine(self.a.platter, "when it was refused")
 
     async def start(self) -> None:
         """Open it, unless that was refused for good."""
@@ -109,6 +112,7 @@ class RotWorld(PrimaryWorld):
             self.tell(f"{error!r}")
         if self.a.process is not None:
             self.a.stopped()
+        self.examine(self.a.platter, "after a stop")
         if start:
             await self._back()
 

@@ -10,6 +10,7 @@ import contextlib
 
 from revolume.errors import NotFound
 from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.salvaged import check_salvaged
 from revolume.sim.machine import Ended, Machine
 from revolume.sim.platter import Cut, state_of
 from revolume.sim.worlds.pair.running import PairRunning
@@ -34,7 +35,11 @@ class PairBlows(PairRunning):
             machine.platter.before_change = lambda number, what: None
             machine.power_cut(Cut.drawn(self.chance))
             self.cuts.add(state_of(machine.platter))
-        self.wrong += check_clean(machine, machine.platter, f"{machine.name} {how}")
+        who = f"{machine.name} {how}"
+        self.wrong += check_clean(machine, machine.platter, who)
+        if machine is self.first:  # a mirror may have what its source loses
+            bare = self.chance.hit(0.5)
+            self.wrong += check_salvaged(machine, machine.platter, self.model, who, bare=bare)
 
     async def _power(self, machine: Machine) -> None:
         """Now, or in the middle of what it does to its disk."""

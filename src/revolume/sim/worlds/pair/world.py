@@ -17,6 +17,7 @@ from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.equal import check_equal
 from revolume.sim.checks.moments import check_moments
+from revolume.sim.checks.salvaged import check_salvaged
 from revolume.sim.machine import Ended
 from revolume.sim.worlds.pair.takeover import PairTakeover
 from revolume.volume.volume import Volume
@@ -61,7 +62,9 @@ class PairWorld(PairTakeover):
         await self.op_stop_mirror(start=False)
         await self._stop_primary()
         for machine in (self.first, self.second):
-            self.wrong += check_clean(machine, machine.platter, f"{machine.name} at the end")
+            platter, who = machine.platter, f"{machine.name} at the end"
+            self.wrong += check_clean(machine, platter, who)
+            self.wrong += check_salvaged(machine, platter, self.model, who, bare=True, floor=self.model.newest)
 
     async def _judge(self) -> None:
         """Both sides come to the same point, with the same root, and each holds its past."""
