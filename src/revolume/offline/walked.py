@@ -85,7 +85,7 @@ class _Walk:
             yield found
 
     def _promised(self, position: int) -> bool:
-        return self._state.clean is not None or position <= self._state.durable.position
+        return self._state.clean is not None or position <= self._durable
 
     def _end_of(self, segment: Segment) -> int | None:
         """Where the log leaves a segment early. A recovery that was cut short has sealed it there, and has not yet
