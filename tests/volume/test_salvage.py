@@ -8,7 +8,8 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import pytest
 
 from revolume.host import real_host
 from revolume.host.real_disk import RealFile
-from revolume.log.scan import Found, SegmentReader
+from revolume.log.ops import OP_WRITE, OP_ZERO
+from revolume.log.scan import Found
 from revolume.log.segment import Segment, segment_name
-from revolume.log.transfer import Kind
+from revolume.log.tail import TailCopy
+from revolume.log.transfer import Kind, Local, pack_proper, unpack_proper
 from revolume.offline.lineage import lineage
+from revolume.offline.records import search
 from revolume.offline.report import SalvageReport
 from revolume.offline.salvage import salvage
 from revolume.volume.pagetags import PER_PAGE
 
-from .driver import BLOCK, SEGMENT, Model, assert_equal
-from .store import Store, inline_host, make_store
+from .driver import BLOCK, SMALL, Driver, Model, abandon, assert_equal
+from .store import Store, inline_host, make_store, payload
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +145,8 @@ def test_blocks_whose_digests_are_lost_are_taken_as_they_are(copy: Copy) -> None
 
 
 def test_a_transfer_that_is_missing_is_said(copy: Copy) -> None:
-    found = sorted(all_found(copy), key=lambda one: one.address)
-    writes = [one for one in found if one.transfer.kind == Kind.WRITES]
-    middle = writes[-3]
+    with records_of(copy.path) as found:
+        middle = [one for one in found if one.transfer.kind == Kind.WRITES][-3]
     copy.flip(f"log/{segment_name(middle.segment.index)}", middle.block * BLOCK + 70)
     report, _ = copy.salvaged()
     position, first = middle.transfer.position, middle.transfer.write
@@ -152,29 +155,151 @@ def test_a_transfer_that_is_missing_is_said(copy: Copy) -> None:
     assert report.write == max(copy.store.model.moments)
 
 
-def all_found(copy: Copy) -> list[Found]:
-    host = real_host()
-    log = host.disk.open(str(copy.path / "log"))
-    found: list[Found] = []
-    for name in log.names():
-        file = log.open(name, write=False)
-        segment = Segment(int(name.split(".")[0]), 0, SEGMENT // BLOCK, file)
-        first = SegmentReader(segment, volume_of(copy)).first_of_any_use()
-        if first is not None:
-            found += SegmentReader(first.segment, volume_of(copy)).anywhere()
-    return found
-
-
-def volume_of(copy: Copy) -> bytes:
-    return (copy.path / "image.sums").read_bytes()[24:40]
+@contextmanager
+def records_of(path: Path) -> Iterator[list[Found]]:
+    """What the log's files hold, in order of place; they are open meanwhile."""
+    with ExitStack() as held, closing(real_host().disk.open(str(path / "log"))) as log:
+        found = search(log, bytes(16), 0, held, lambda *_: None).found
+        yield sorted(found, key=lambda one: one.address)
 
 
 def test_what_was_never_promised_ends_the_log(copy: Copy) -> None:
     """Of the transfers at the end one is not there: those behind it are not taken, unless they were durable."""
-    found = sorted(all_found(copy), key=lambda one: one.address)
-    last = [one for one in found if one.transfer.kind != Kind.FIXUP][-4:]
-    holed = [one for one in found if one is not last[1]]
-    position = last[0].transfer.position
-    assert lineage(holed, durable=position)[-1] is last[0]
-    assert lineage(holed, durable=last[3].transfer.position)[-1] is last[3]
-    assert lineage(found, durable=position)[-1] is last[3]
+    with records_of(copy.path) as found:
+        last = [one for one in found if one.transfer.kind != Kind.FIXUP][-4:]
+        holed = [one for one in found if one is not last[1]]
+        position = last[0].transfer.position
+        assert lineage(holed, position, {})[-1] is last[0]
+        assert lineage(holed, last[3].transfer.position, {})[-1] is last[3]
+        assert lineage(found, position, {})[-1] is last[3]
+
+
+def record(position: int, epoch: int, previous: bytes) -> Found:
+    """A transfer without payload; each epoch has a segment of its own."""
+    identity = (b"v" * 16, b"r" * 16, epoch)
+    packed, _ = pack_proper(Kind.WRITES, 0, 0, 0, identity, position, position, position, previous, b"", (0, 0, 0))
+    transfer = unpack_proper(memoryview(packed))
+    assert transfer is not None
+    segment = Segment(epoch, epoch, 100, None)  # type: ignore[arg-type]
+    return Found(segment, position, Local(epoch, position, 0, 0, 0, 0), transfer)
+
+
+def chained(first: int, end: int, epoch: int, previous: bytes) -> list[Found]:
+    found: list[Found] = []
+    for position in range(first, end):
+        found.append(record(position, epoch, found[-1].transfer.chain if found else previous))
+    return found
+
+
+def test_a_gap_does_not_lead_to_where_the_log_never_went_on() -> None:
+    """Opening 2 began behind position 4; opening 1 had come to 7. Of 2's, 5 to 7 are missing."""
+    first = chained(1, 8, 1, bytes(16))
+    second = chained(5, 10, 2, first[3].transfer.chain)
+    known = {1: 0, 2: 4}
+    assert lineage(first + second, 9, known) == first[:4] + second
+    assert lineage(first + second[3:], 9, known) == first[:4] + second[3:]
+
+
+def test_a_recovery_that_the_power_cut_short_takes_nothing(tmp_path: Path) -> None:
+    """It had begun to write the end of the log once more; of one payload nothing arrived. The old place has it."""
+    path = tmp_path / "v"
+
+    async def crashed() -> Model:
+        driver = Driver(inline_host(), path, 64 * BLOCK, replace(SMALL, sync_interval_s=3600))
+        await driver.open()
+        for block in range(5):
+            await driver.change([(OP_WRITE, block * BLOCK, payload(block, BLOCK))])
+        await driver.volume.durable(driver.volume.position)
+        await abandon(driver.volume)
+        return driver.model
+
+    model = asyncio.run(crashed())
+    copy = Copy(Store(path, model, ()), path)
+    with ExitStack() as held, closing(real_host().disk.open(str(path / "log"))) as log:
+        records = search(log, bytes(16), 0, held, lambda *_: None)
+        tail = sorted((one for one in records.found if one.transfer.position > records.durable), key=by_position)
+        assert len(tail) == 5
+        free = next(name for name in log.names() if name not in {segment_name(one.segment.index) for one in tail})
+        segment = Segment(int(free[:8]), 50, tail[0].segment.blocks, held.enter_context(closing(log.open(free))))
+        second = TailCopy(segment, records.volume, (records.durable, 1, 0))
+        for one in tail:
+            at = second.next_block
+            second.add(one)
+            if one is tail[1]:
+                segment.file.pwritev([bytes(BLOCK)], (at + one.transfer.header_blocks) * BLOCK)
+    report, content = copy.salvaged()
+    assert report.good and report.write == max(model.moments)
+    assert_equal(content, copy.want, "salvaged")
+
+
+def by_position(found: Found) -> int:
+    return found.transfer.position
+
+
+def test_digests_of_an_older_fold_are_not_believed(tmp_path: Path) -> None:
+    """As if the rename of the new ones had been lost. Blocks would be looked for by what they once were."""
+    path = tmp_path / "v"
+    older: list[bytes] = []
+
+    async def folded_twice() -> Model:
+        driver = Driver(inline_host(), path, 64 * BLOCK)
+        await driver.open()
+        for seed in (1, 2):
+            await driver.change(
+                [(OP_WRITE, at * BLOCK, payload(seed * 100 + at, BLOCK)) for at in range(0, 40, 2)]
+            )
+            await driver.volume.cutter.cut()
+            assert await driver.fold()
+            older.append((path / "image.pages").read_bytes())
+        await driver.change([(OP_WRITE, 3 * BLOCK, payload(900, BLOCK))])
+        await driver.volume.close()
+        return driver.model
+
+    copy = Copy(Store(path, asyncio.run(folded_twice()), ()), path)
+    (path / "image.pages").write_bytes(older[0])
+    for bare in (False, True):
+        if bare:
+            copy.bare()
+        report, content = copy.salvaged()
+        assert report.unproved and any(problem.where == "image.sums" for problem in report.problems)
+        assert_equal(content, copy.want, "salvaged")
+
+
+def test_an_image_that_is_gone_is_found_in_the_log_or_named(copy: Copy) -> None:
+    (copy.path / "image").unlink()
+    report, content = copy.salvaged()
+    assert not report.lost  # nothing of this store's log has been written over
+    assert [problem.where for problem in report.problems] == ["image"]
+    assert_equal(content, copy.want, "salvaged")
+    for block in copy.store.model.blocks:
+        for name, offset in copy.in_the_log(block)[:20]:
+            copy.flip(name, offset + 9)
+    report, content = copy.salvaged()
+    named = {b for first, count in report.lost for b in range(first, first + count)}
+    want = copy.want
+    wrong = [at for at in range(0, len(want), BLOCK) if content[at : at + BLOCK] != want[at : at + BLOCK]]
+    assert wrong and {at // BLOCK for at in wrong} <= named
+
+
+def test_a_size_that_is_no_multiple_of_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+
+    async def odd() -> Model:
+        driver = Driver(inline_host(), path, 10 * BLOCK + 512)
+        await driver.open()
+        await driver.change([(OP_WRITE, 10 * BLOCK, payload(1, 512))])
+        await driver.grow(20 * BLOCK + 1024)
+        await driver.change([(OP_WRITE, 20 * BLOCK + 512, payload(2, 512)), (OP_ZERO, 5 * BLOCK + 7, 6 * BLOCK)])
+        await driver.volume.cutter.cut()
+        assert await driver.fold()
+        await driver.change([(OP_WRITE, 20 * BLOCK + 100, payload(3, 300))])
+        await driver.volume.close()
+        return driver.model
+
+    copy = Copy(Store(path, asyncio.run(odd()), ()), path)
+    for bare in (False, True):
+        if bare:
+            copy.bare()
+        report, content = copy.salvaged()
+        assert report.size == len(content) == copy.store.model.size
+        assert_equal(content, copy.want, "salvaged")

@@ -53,5 +53,6 @@ def _hold(image: File, blocks: U64, digests: U64, findings: Findings) -> None:
     for run in runs(image, blocks, digests):
         findings.blocks += run.count
         findings.bytes_read += len(run.data)
-        for index in run.wrong:
-            findings.say(f"image block {run.first + index}", "is not what was written")
+        for index in sorted({*run.wrong, *run.refused}):
+            what = "can't be read" if index in run.refused else "is not what was written"
+            findings.say(f"image block {run.first + index}", what)

@@ -5,54 +5,67 @@ ended the log and went on from there. So the chain is followed from the newest t
 checksum of the one before it. Where that one is missing, the walk goes on from the newest that can have come
 before; what lies behind such a gap still happened, if the gap was durable. If it was not, it was never
 promised, and neither was anything behind it: the log ends before it, as an opening would have it.
+
+Local records stand outside the chain, and are left out: what they hold is found by its digest, where it is
+missed.
 """
 
 from __future__ import annotations
 
-from revolume.log.scan import Found, chain_behind, complete_prefix, payload_holds
+from collections.abc import Mapping
+
+from revolume.log.scan import Found, complete_prefix, payload_holds
 from revolume.log.transfer import Kind
 
 
-def lineage(found: list[Found], durable: int) -> list[Found]:
-    """In the log's order, with the local records that belong between them."""
+def lineage(found: list[Found], durable: int, begins: Mapping[int, int]) -> list[Found]:
+    """In the log's order. ``begins``: of epochs, as far as known, the position behind which they begin."""
     chained = [one for one in found if one.transfer.kind != Kind.FIXUP]
-    standing = _promised(_walked_back(chained, durable), durable)
-    chains = {chain_behind(one.transfer) for one in standing}
-    fixed = [one for one in found if one.transfer.kind == Kind.FIXUP and one.transfer.previous in chains]
-    return sorted(standing + fixed, key=lambda one: (one.transfer.position, one.transfer.kind == Kind.FIXUP))
-
-
-def _walked_back(chained: list[Found], durable: int) -> list[Found]:
-    """Newest first of those at the same position: an opening after a crash has written the end of the log once
-    more."""
-    ordered = sorted(chained, key=lambda one: (one.transfer.epoch, one.transfer.position, one.segment.use))
-    by_chain = {one.transfer.chain: one for one in ordered}
-    standing: list[Found] = []
-    at = ordered.pop() if ordered else None
-    while at is not None:
-        standing.append(at)
-        before = by_chain.get(at.transfer.previous) or _newest_before(ordered, at)
-        if before is not None and durable < before.transfer.position + 1 < at.transfer.position:
-            standing.clear()
-        at = before
-    return standing[::-1]
-
-
-def _newest_before(ordered: list[Found], at: Found) -> Found | None:
-    """The newest that can have come before ``at``, not directly. Those behind it are not looked at again."""
-    while ordered:
-        one = ordered.pop()
-        if one.transfer.epoch <= at.transfer.epoch and one.transfer.position < at.transfer.position - 1:
-            return one
-    return None
-
-
-def _promised(standing: list[Found], durable: int) -> list[Found]:
-    """Without a torn end, and without a write at the end of which only the first parts arrived."""
+    standing = _Walk(chained, durable, begins).back()
     for number, one in enumerate(standing):
         if one.transfer.position > durable and not _holds(one):
             return complete_prefix(standing[:number])
     return complete_prefix(standing)
+
+
+class _Walk:
+    def __init__(self, chained: list[Found], durable: int, begins: Mapping[int, int]) -> None:
+        self._durable = durable
+        self._begins = begins
+        self._ordered = sorted(
+            chained, key=lambda one: (one.transfer.epoch, one.transfer.position, one.segment.use)
+        )
+        self._copies: dict[bytes, list[Found]] = {}
+        for one in self._ordered:
+            self._copies.setdefault(one.transfer.chain, []).append(one)
+
+    def back(self) -> list[Found]:
+        standing: list[Found] = []
+        at = self._whole(self._ordered.pop().transfer.chain) if self._ordered else None
+        while at is not None:
+            standing.append(at)
+            before = self._whole(at.transfer.previous) or self._newest_before(at)
+            if before is not None and self._durable < before.transfer.position + 1 < at.transfer.position:
+                standing.clear()
+            at = before
+        return standing[::-1]
+
+    def _whole(self, chain: bytes) -> Found | None:
+        """An opening after a crash writes the end of the log once more. If the power goes meanwhile, either place
+        may be the whole one."""
+        copies = self._copies.get(chain, [])
+        return next((one for one in copies[:0:-1] if _holds(one)), copies[0]) if copies else None
+
+    def _newest_before(self, at: Found) -> Found | None:
+        """The newest that can have come before ``at``, not directly. Those behind it are not looked at again."""
+        while self._ordered:
+            one = self._ordered.pop()
+            if one.transfer.epoch > at.transfer.epoch or one.transfer.position >= at.transfer.position - 1:
+                continue
+            begin = self._begins.get(at.transfer.epoch, at.transfer.position)
+            if one.transfer.epoch == at.transfer.epoch or one.transfer.position <= begin:
+                return self._whole(one.transfer.chain)
+        return None
 
 
 def _holds(found: Found) -> bool:

@@ -29,6 +29,8 @@ class Run:
     data: memoryview
     wrong: list[int]
     """Counted from ``first``."""
+    refused: list[int]
+    """Those of them that the disk did not give out."""
 
     @property
     def count(self) -> int:
@@ -42,25 +44,30 @@ def runs(file: File, blocks: U64, digests: U64) -> Iterator[Run]:
     for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
         for at in range(0, count, BLOCKS_AT_ONCE):
             stated = digests[start + at : start + min(at + BLOCKS_AT_ONCE, count)].tolist()
-            data = read(file, (first + at) * BLOCK, len(stated) * BLOCK)
+            refused: list[int] = []
+            data = read(file, (first + at) * BLOCK, len(stated) * BLOCK, refused)
             found = block_digests(data, len(stated))
             wrong = [i for i in range(len(stated)) if found[i] != stated[i]] if found != stated else []
-            yield Run(first + at, data, wrong)
+            yield Run(first + at, data, wrong, refused)
 
 
-def read(file: File, offset: int, size: int) -> memoryview:
-    """So many bytes; zeroes where the file has ended, and for each block that the disk refuses."""
+def read(file: File, offset: int, size: int, refused: list[int] | None = None) -> memoryview:
+    """So many bytes; zeroes where the file has ended, and for each block that the disk refuses (``refused`` is
+    told which, counted from ``offset``)."""
     buffer = memoryview(bytearray(size))
     try:
         file.preadv([buffer], offset)
     except OSError:
         for at in range(0, size, BLOCK):
-            _read_block(file, offset + at, buffer[at : at + BLOCK])
+            if not _read_block(file, offset + at, buffer[at : at + BLOCK]) and refused is not None:
+                refused.append(at // BLOCK)
     return buffer
 
 
-def _read_block(file: File, offset: int, buffer: memoryview) -> None:
+def _read_block(file: File, offset: int, buffer: memoryview) -> bool:
     try:
         file.preadv([buffer], offset)
     except OSError:
         buffer[:] = bytes(len(buffer))
+        return False
+    return True

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from revolume.errors import Damaged
 from revolume.host.disk import Directory, File
 from revolume.log.scan import Found, SegmentReader
-from revolume.log.segment import SEGMENT_SUFFIX, Segment, read_footer
-from revolume.log.transfer import BLOCK, LOCAL_MAGIC, LOCAL_SIZE, unpack_local, unpack_proper
+from revolume.log.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer
+from revolume.log.transfer import BLOCK, LOCAL_MAGIC, LOCAL_SIZE, Local, unpack_local, unpack_proper
 from revolume.offline.reading import read
 from revolume.offline.report import Progress
 
@@ -27,18 +28,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """``found`` in no order; ``durable``: the highest durable position that any of them, or a footer, states."""
+    """``found`` in no order. ``durable``: the highest durable position that any of them, or a footer, states;
+    ``edit``: the highest manifest edit."""
 
     volume: bytes
     found: list[Found]
-    durable: int
+    durable: int = 0
+    edit: int = 0
 
 
 def search(log: Directory, volume: bytes, blocks: int, held: ExitStack, progress: Progress) -> Records:
     """Look at every block of every file. The files stay open as long as ``held``. ``volume``: which one, and
     ``blocks``: of a segment; zeroes where that is not known."""
-    names = [name for name in log.names() if name.endswith(SEGMENT_SUFFIX)]
-    files = {int(name.split(".")[0]): held.enter_context(closing(log.open(name, write=False))) for name in names}
+    names = {name.removesuffix(SEGMENT_SUFFIX): name for name in log.names() if name.endswith(SEGMENT_SUFFIX)}
+    files = {
+        int(index): held.enter_context(closing(log.open(name, write=False)))
+        for index, name in names.items()
+        if index.isdecimal()
+    }
     blocks = blocks or _most(file.size() // BLOCK for file in files.values()) or 0
     found: list[Found] = []
     for number, (index, file) in enumerate(files.items()):
@@ -47,7 +54,13 @@ def search(log: Directory, volume: bytes, blocks: int, held: ExitStack, progress
     if volume == UNKNOWN:
         volume = _most(one.transfer.volume for one in found) or UNKNOWN
     mine = [one for one in found if one.transfer.volume == volume]
-    return Records(volume, mine, max([0, *(one.local.durable for one in mine), *_footers(mine, volume)]))
+    footers = list(_footers(mine, volume))
+    return Records(
+        volume,
+        mine,
+        max([0, *(one.local.durable for one in mine), *(footer.durable for footer in footers)]),
+        max([0, *(one.local.edit for one in mine), *(footer.edit for footer in footers)]),
+    )
 
 
 def _most(values: Iterable[T]) -> T | None:
@@ -58,35 +71,40 @@ def _most(values: Iterable[T]) -> T | None:
 
 def _search(index: int, file: File, blocks: int) -> Iterator[Found]:
     """Valid transfers in a segment file, whatever volume and use they name."""
-    count = file.size() // BLOCK
+    count, segments = file.size() // BLOCK, dict[int, Segment]()
     for first in range(0, count, HEADERS_AT_ONCE):
         view = read(file, first * BLOCK, min(HEADERS_AT_ONCE, count - first) * BLOCK)
         for at in range(0, len(view), BLOCK):
-            if view[at : at + 8] == LOCAL_MAGIC:
-                found = _at(index, file, blocks, first + at // BLOCK, view[at : at + LOCAL_SIZE])
+            local = unpack_local(view[at : at + LOCAL_SIZE]) if view[at : at + 8] == LOCAL_MAGIC else None
+            if local is not None and local.block == first + at // BLOCK:
+                segment = segments.setdefault(local.use, Segment(index, local.use, blocks, file))
+                found = _at(segment, local)
                 if found is not None:
                     yield found
 
 
-def _at(index: int, file: File, blocks: int, block: int, header: memoryview) -> Found | None:
-    local, offset = unpack_local(header), block * BLOCK + LOCAL_SIZE
-    if local is None or local.block != block or offset + local.proper_size > file.size():
-        return None
-    transfer = unpack_proper(read(file, offset, local.proper_size))
-    if transfer is None:
+def _at(segment: Segment, local: Local) -> Found | None:
+    """Without the memory around it: there may be millions."""
+    offset = local.block * BLOCK + LOCAL_SIZE
+    if offset + local.proper_size > segment.file.size():
         return None
     try:
-        return SegmentReader(Segment(index, local.use, blocks, file), transfer.volume, BLOCK).at(block)
-    except OSError:
+        transfer = unpack_proper(read(segment.file, offset, local.proper_size))
+        reader = SegmentReader(segment, transfer.volume, BLOCK) if transfer is not None else None
+        found = reader.at(local.block) if reader is not None else None
+    except (OSError, Damaged):
         return None
+    if found is None:
+        return None
+    t = found.transfer
+    own = replace(t, offsets=t.offsets.copy(), lengths=t.lengths.copy(), digests=t.digests.copy())
+    return replace(found, transfer=own)
 
 
-def _footers(found: list[Found], volume: bytes) -> Iterator[int]:
-    """What the footers of these uses state durable."""
-    for segment in {one.segment.base: one.segment for one in found}.values():
-        try:
+def _footers(found: list[Found], volume: bytes) -> Iterator[Footer]:
+    """Those of these uses."""
+    for segment in {one.segment.use: one.segment for one in found}.values():
+        with suppress(OSError):
             footer = read_footer(segment, volume)
-        except OSError:
-            continue
-        if footer is not None:
-            yield footer.durable
+            if footer is not None:
+                yield footer

@@ -13,12 +13,14 @@ costs these places.
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 import numpy as np
 
 from revolume.blocks.geometry import ceil_div
+from revolume.blocks.root import Root
 from revolume.chain.point import unpack_part
-from revolume.chain.versions import newest, under_ranges
+from revolume.chain.versions import Newest, newest, under_ranges
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory, File
@@ -32,7 +34,8 @@ from revolume.offline.records import Records, search
 from revolume.offline.report import Problem, Progress, SalvageReport
 from revolume.volume import layout
 from revolume.volume.lacking import lacking
-from revolume.volume.manifest import State, load
+from revolume.volume.manifest import NAMES, Loaded, State, load
+from revolume.volume.pagetags import sums_damaged
 from revolume.volume.sums import Sums, stated_volume
 
 
@@ -40,22 +43,17 @@ def salvage(
     host: Host, path: str, target: str, progress: Progress = lambda stage, done, total: None
 ) -> SalvageReport:
     """Write the volume in ``path``, as far as its records prove it, to the new file ``target``."""
-    directory = _source(host, path)
-    try:
-        out_directory, name = _target(host, target)
+    with ExitStack() as held:
+        directory = held.enter_context(closing(_source(host, path)))
+        parent, name = _target(host, target)
+        held.enter_context(closing(parent))
         try:
-            out = out_directory.open(name, create=True, exclusive=True)
+            out = held.enter_context(closing(parent.open(name, create=True, exclusive=True)))
         except FileExistsError:
             raise Refused("file-exists", f"{target} exists.", "Name a new file.") from None
-        try:
-            with ExitStack() as held:
-                return _Salvage(directory, out, progress, held).run()
-        finally:
-            out.close()
-            out_directory.sync()
-            out_directory.close()
-    finally:
-        directory.close()
+        report = _Salvage(directory, out, progress, held).run()
+        parent.sync()
+        return report
 
 
 def _source(host: Host, path: str) -> Directory:
@@ -91,20 +89,23 @@ class _Salvage:
         self._problems: list[Problem] = []
 
     def run(self) -> SalvageReport:
-        state = self._state()
+        loaded = self._loaded()
+        state = loaded.state if loaded is not None else None
         records = self._records(state)
-        horizon, durable = self._known(state, records)
-        log = lineage(records.found, durable)
+        if loaded is not None and records.edit > loaded.number:
+            self._say("manifest", f"ends with edit {loaded.number}; edit {records.edit} was made after it")
+        log = lineage(records.found, _durable(state, records), _begins(state))
         pieces = _columns(log)
-        last = max([horizon, *(_last_write(one) for one in log)])
         size = self._size(state, pieces)
         self._out.truncate(size)
-        rebuilt = Rebuilt(self._out, Copies(records.found), self._progress)
-        write, point = self._image(rebuilt, records.volume)
-        horizon = max(horizon, write)
-        self._gaps(log, _position_of(point, log, state), durable)
-        changed = under_ranges(newest((columns.versions() for columns in pieces), horizon, last))
-        rebuilt.take_log(changed, {one.segment.use: one.segment for one in log})
+        rebuilt = Rebuilt(self._out, ceil_div(size, BLOCK), self._image(), Copies(records.found), self._progress)
+        base = self._base(rebuilt, state, records, log)
+        self._gaps(log, base, _durable(state, records))
+        last = max([base.write, *(_last_write(one) for one in log)])
+        segments = {one.segment.use: one.segment for one in log}
+        rebuilt.take_log(_resolved(_writes(pieces), base.write, last), segments)
+        if rebuilt.lost:  # what points carry whole is needed only there
+            rebuilt.take_lost(_resolved(pieces, base.write, last), segments)
         self._out.truncate(size)
         self._out.datasync()
         return SalvageReport(
@@ -116,85 +117,125 @@ class _Salvage:
 
     # What is known
 
-    def _state(self) -> State | None:
-        try:
-            state = load(self._directory).state
-        except (RevolumeError, OSError) as error:
-            self._say("manifest", error.cause if isinstance(error, RevolumeError) else str(error))
+    def _loaded(self) -> Loaded | None:
+        if not any(self._directory.exists(name) for name in NAMES):
+            self._say("manifest", "is missing")
             return None
-        if sentence := lacking(state):
+        try:
+            loaded = load(self._directory)
+        except (RevolumeError, OSError) as error:
+            self._say("manifest", _cause(error))
+            return None
+        if sentence := lacking(loaded.state):
             self._say(layout.IMAGE, sentence)
-        return state
+        return loaded
 
     def _records(self, state: State | None) -> Records:
+        known = stated_volume(self._directory) if state is None else state.volume
         if not self._directory.exists(layout.LOG):
             self._say(layout.LOG, "is missing")
-            return Records(stated_volume(self._directory), [], 0)
+            return Records(known, [])
         log = self._held.enter_context(closing(self._directory.child(layout.LOG)))
-        known = stated_volume(self._directory) if state is None else state.volume
         return search(log, known, state.segment_blocks if state else 0, self._held, self._progress)
 
-    @staticmethod
-    def _known(state: State | None, records: Records) -> tuple[int, int]:
-        """(the write that the image stands for at least, the position that was durable)."""
-        horizons = [one.local.horizon for one in records.found]
-        if state is None:
-            return max([0, *horizons]), records.durable
-        clean = 0 if state.clean is None else state.clean.position
-        return max([state.horizon.write, *horizons]), max(records.durable, state.durable.position, clean)
-
     def _size(self, state: State | None, pieces: list[Columns]) -> int:
-        sizes = [0] if state is None else [state.horizon.size]
-        if self._directory.exists(layout.IMAGE):
+        """An image is padded to whole blocks, so its length is asked only where nothing else tells."""
+        stated = [0 if state is None else state.horizon.size, *(s for one in pieces for _, s in resizes(one))]
+        size = max([*stated, *map(_reach, _writes(pieces))])
+        if state is None and self._directory.exists(layout.IMAGE):
             with closing(self._directory.open(layout.IMAGE, write=False)) as image:
-                sizes.append(image.size())
-        for columns in pieces:
-            sizes += [size for _, size in resizes(columns)]
-            written = only(columns, columns.rows["kind"] == Kind.WRITES)
-            sizes += (written.offsets + (written.lengths & np.uint64(LENGTH_MASK))).tolist()
-        return max(sizes)
+                if ceil_div(max(stated), BLOCK) * BLOCK < image.size():
+                    return max(size, image.size())
+        return size
 
     # What is there
 
-    def _image(self, rebuilt: Rebuilt, volume: bytes) -> tuple[int, int]:
-        """The write and the point that it stands for; zeroes if its digests don't say so."""
+    def _image(self) -> File | None:
         if not self._directory.exists(layout.IMAGE):
             self._say(layout.IMAGE, "is missing")
-            return 0, 0
-        image = self._held.enter_context(closing(self._directory.open(layout.IMAGE, write=False)))
-        try:
-            sums = self._held.enter_context(closing(Sums.open(self._directory, volume, write=False)))
-        except (RevolumeError, OSError) as error:
-            cause = error.cause if isinstance(error, RevolumeError) else str(error)
-            self._say(layout.SUMS, f"{cause} The image is taken as it is.")
-            rebuilt.take_unproved(image, 0, ceil_div(image.size(), BLOCK))
-            return 0, 0
-        rebuilt.take_image(image, sums)
-        return sums.facts.write, sums.facts.point
+            return None
+        return self._held.enter_context(closing(self._directory.open(layout.IMAGE, write=False)))
 
-    def _gaps(self, log: list[Found], begin: int | None, durable: int) -> None:
-        """What the log has lost behind position ``begin``."""
-        position, write = begin, 0
-        for one in (one for one in log if one.transfer.kind != Kind.FIXUP):
+    def _base(self, rebuilt: Rebuilt, state: State | None, records: Records, log: list[Found]) -> Base:
+        """The image, put in."""
+        stated = max([state.horizon.write if state else 0, *(one.local.horizon for one in log)])
+        try:
+            sums = self._sums(state, records.volume, stated)
+        except (RevolumeError, OSError) as error:
+            self._say(layout.SUMS, f"{_cause(error)} The image is taken as it is.")
+            if not self._directory.exists(layout.IMAGE):
+                return Base(0, 0)
+            rebuilt.take_unproved(0, ceil_div(self._out.size(), BLOCK))
+            known = state is not None and state.horizon.write == stated
+            return Base(stated, state.horizon.position if state and known else None)
+        root = rebuilt.take_image(sums)
+        base = _base_of(sums, state, log)
+        if base.position is None:
+            what = (
+                f"the record of cp{sums.facts.point}, which the image stands for, is missing; so may be what was"
+            )
+            self._say("log", f"{what} written after w{base.write}")
+        elif None not in (root, base.root) and root != base.root and not (state and lacking(state)):
+            self._say(layout.SUMS, f"the digests do not add up to the volume root of cp{sums.facts.point}")
+        return base
+
+    def _sums(self, state: State | None, volume: bytes, stated: int) -> Sums:
+        generation = state.horizon.pages_generation if state else 0
+        sums = Sums.open(self._directory, volume, generation, write=False)
+        self._held.enter_context(closing(sums))
+        if sums.facts.write < stated:
+            raise sums_damaged(
+                f"image.sums stand for w{sums.facts.write}, and the image was folded up to w{stated}"
+            )
+        return sums
+
+    def _gaps(self, log: list[Found], base: Base, durable: int) -> None:
+        """What the log has lost behind the image."""
+        position, write = base.position, base.write
+        for one in log:
             if position is not None and one.transfer.position > position + 1:
                 missing = f"positions {position + 1} to {one.transfer.position - 1} are missing"
                 self._say("log", f"{missing}, behind w{write}")
             if position is None or one.transfer.position > position:
-                position = one.transfer.position
-            write = max(write, _last_write(one))
+                position, write = one.transfer.position, max(write, _last_write(one))
         if (position or 0) < durable:
             self._say("log", f"breaks off after position {position or 0}; position {durable} was durable")
 
 
-def _position_of(point: int, log: list[Found], state: State | None) -> int | None:
-    """Where the log was cut for this point. None: its record is not there."""
-    if state is not None and state.horizon.point == point:
-        return state.horizon.position
+class Base(NamedTuple):
+    """What the image stands for: a write, the log's position there (None: it can't be known), and the volume
+    root."""
+
+    write: int
+    position: int | None
+    root: Root | None = None
+
+
+def _base_of(sums: Sums, state: State | None, log: list[Found]) -> Base:
+    facts = sums.facts
+    if state is not None and state.horizon.point == facts.point:
+        return Base(facts.write, state.horizon.position, (state.horizon.root_low, state.horizon.root_high))
     for one in log:
         part = unpack_part(one.transfer.body) if one.transfer.kind == Kind.POINT else None
-        if part is not None and part.number == point:
-            return part.position
-    return None if point else 0
+        if part is not None and part.number == facts.point:
+            return Base(facts.write, part.position, part.root)
+    return Base(facts.write, None if facts.point else 0)
+
+
+def _durable(state: State | None, records: Records) -> int:
+    """The position up to which the log was durable at least."""
+    if state is None:
+        return records.durable
+    clean = 0 if state.clean is None else state.clean.position
+    return max(records.durable, state.durable.position, clean)
+
+
+def _begins(state: State | None) -> dict[int, int]:
+    return {epoch.number: epoch.position for epoch in state.epochs} if state else {}
+
+
+def _cause(error: RevolumeError | OSError) -> str:
+    return error.cause if isinstance(error, RevolumeError) else f"{error}."
 
 
 def _last_write(found: Found) -> int:
@@ -210,3 +251,17 @@ def _columns(log: list[Found]) -> list[Columns]:
         builder = builders.setdefault(one.segment.use, ColumnsBuilder(one.segment.base))
         builder.add_transfer(one.transfer, one.block)
     return [builder.freeze() for builder in builders.values()]
+
+
+def _reach(columns: Columns) -> int:
+    """Where the furthest of these writes ends."""
+    ends = columns.offsets + (columns.lengths & np.uint64(LENGTH_MASK))
+    return int(ends.max()) if len(ends) else 0
+
+
+def _writes(pieces: list[Columns]) -> list[Columns]:
+    return [only(columns, columns.rows["kind"] == Kind.WRITES) for columns in pieces]
+
+
+def _resolved(pieces: list[Columns], after: int, upto: int) -> Newest:
+    return under_ranges(newest((columns.versions() for columns in pieces), after, upto))

@@ -73,7 +73,7 @@ class _Walk:
         reader = SegmentReader(segment, self._state.volume)
         for found in reader.chain_from(block, chain, self._end_of(segment)):
             if not payload_holds(found):
-                if not self._promised(found.transfer.position):
+                if not self._promised(found):
                     return
                 where = f"log/{segment_name(segment.index)} at {found.block * BLOCK}"
                 self._findings.say(
@@ -84,8 +84,10 @@ class _Walk:
             self._findings.bytes_read += found.transfer.total_blocks * BLOCK
             yield found
 
-    def _promised(self, position: int) -> bool:
-        return self._state.clean is not None or position <= self._durable
+    def _promised(self, found: Found) -> bool:
+        """A local record has the position of the transfer before it, which may be durable without it."""
+        behind = found.transfer.position + (found.transfer.kind == Kind.FIXUP)
+        return self._state.clean is not None or behind <= self._durable
 
     def _end_of(self, segment: Segment) -> int | None:
         """Where the log leaves a segment early. A recovery that was cut short has sealed it there, and has not yet

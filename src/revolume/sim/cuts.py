@@ -207,13 +207,15 @@ class Cuts:
 
     def _cut_again(self, platter: Platter, what: str, crash: Crash) -> None:
         """The power goes once more while it is being opened."""
-        for which in (LOST, KEPT):
-            if not self._chance.hit(0.3 if self._most is None else 0.02):
+        chance = self._chance
+        kept = {"nothing": lambda n: LOST, "all": lambda n: KEPT, "some": Cut.drawn(chance).decide}
+        for how, decide in kept.items():
+            if not chance.hit(0.3 if self._most is None else 0.02):
                 continue
-            after = platter.after(Cut(lambda n, which=which: which, self._chance))  # type: ignore[misc]
+            after = platter.after(Cut(decide, chance))
             if (state := state_of(after)) not in self._found:
                 self._found.add(state)
-                where = f"{crash.where}; then before a {what}, {'all' if which else 'nothing'} of what was pending"
+                where = f"{crash.where}; then before a {what}, {how} of what was pending"
                 self._crashes.append(Crash(after, state, crash.floor, where, crash.again - 1))
 
     async def _opened(self, machine: Machine) -> PrimaryService:

@@ -258,8 +258,9 @@ def _found_nowhere(*_: Any) -> memoryview:
     return memoryview(bytes(4096))
 
 
-def _all_that_lies_there(found: Any, durable: int) -> Any:
-    return sorted(found, key=lambda one: (one.transfer.position, one.transfer.epoch))
+def _all_that_lies_there(found: Any, *_: Any) -> Any:
+    chained = [one for one in found if one.transfer.kind != Kind.FIXUP]
+    return sorted(chained, key=lambda one: (one.transfer.position, one.transfer.epoch))
 
 
 def _without_points(log: Any) -> Any:
