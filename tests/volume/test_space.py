@@ -24,9 +24,12 @@ from revolume.host import Host, JobFailed, real_host
 from revolume.host.real_work import RealWork
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.offline.check import check
+from revolume.volume.admission import ATTEMPTS, PATIENCE_S
+from revolume.volume.manifest import MirrorMode
 from revolume.volume.options import OpenOptions
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
+from .mirrored import Mirrored
 from .store import Verdict, opened, payload, read_live, read_moment
 
 MEMORY = Path("/dev/shm")
@@ -333,3 +336,76 @@ def test_a_lost_helper_is_no_reason_to_refuse(place: Path, monkeypatch: pytest.M
         await host.work.close()
 
     asyncio.run(scenario())
+
+
+def test_writes_wait_for_a_required_mirror_that_keeps_the_log(place: Path) -> None:
+    """Room comes back when it has come on. As long as it has not, its answers are waited for anyway: a client that
+    were told ENOSPC for it would take its file system down because a link is slow."""
+
+    async def play() -> None:
+        driver = Mirrored(real_host(), place / "v", SIZE, SMALL_BUDGET)
+        filling = Filling(real_host(), place / "v", SMALL_BUDGET)
+        filling.driver = driver
+        try:
+            await driver.open()
+            await filling.write()
+            await driver.volume.cutter.cut()
+            await driver.begin()
+            await driver.send_base()
+            await driver.volume.mirrors.register("m", MirrorMode.SYNC)
+            await driver.ship()
+            await driver.settle()
+            await driver.acknowledge()
+            assert driver.volume.mirrors.get("m").required
+            writing = asyncio.create_task(many(filling, 400))
+            await asyncio.wait([writing], timeout=2 * ATTEMPTS * PATIENCE_S + 2)
+            status = driver.volume.status()
+            assert not writing.done() and status.state == "full" and "mirror m has come on" in status.reason
+            while not writing.done():
+                await driver.ship()
+                await driver.settle()
+                await driver.acknowledge()
+                await asyncio.sleep(0.05)
+            await writing
+            assert driver.volume.status().state == "online" and driver.volume.core.admission.refused == 0
+            await filling.driver.check_live()
+            assert driver.secondary is not None
+            await driver.secondary.close()
+            await filling.ends_well()
+        finally:
+            await driver.host.work.close()
+
+    asyncio.run(asyncio.wait_for(play(), 120))
+
+
+async def many(filling: Filling, count: int) -> None:
+    for _ in range(count):
+        await filling.write()
+
+
+def test_a_snapshot_that_keeps_the_log_is_not_waited_for(place: Path) -> None:
+    """A required mirror lacks points too, but what it would give back, the snapshot keeps."""
+
+    async def play() -> None:
+        driver = Mirrored(real_host(), place / "v", SIZE, SMALL_BUDGET)
+        filling = Filling(real_host(), place / "v", SMALL_BUDGET)
+        filling.driver = driver
+        try:
+            await driver.open()
+            await filling.write()
+            await driver.volume.cutter.cut()
+            await driver.begin()
+            await driver.send_base()
+            await driver.volume.mirrors.register("m", MirrorMode.SYNC)
+            await driver.volume.snapshot("old")
+            await driver.ship()
+            await driver.settle()
+            await driver.acknowledge()
+            await filling.until_full()
+            assert driver.secondary is not None
+            await driver.secondary.close()
+            await filling.ends_well()
+        finally:
+            await driver.host.work.close()
+
+    asyncio.run(asyncio.wait_for(play(), 120))

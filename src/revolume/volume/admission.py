@@ -1,9 +1,9 @@
 """Admission: whether the log has room, asked before a write is numbered, so that ENOSPC loses nothing.
 
-Room comes back in three ways: the prewriter makes a segment ready, a fold gives old ones back, somebody
-frees the disk. A waiter is told ENOSPC only when none of these is under way: the pool can make no file and
-the folder has nothing to fold. Room for the next point is always left (``urgent``): folding needs them, and
-folding is what makes room.
+Room comes back in four ways: the prewriter makes a segment ready, a fold gives old ones back, a required mirror
+comes on and needs the log no longer, somebody frees the disk. A waiter is told ENOSPC only when none of these is
+under way: the pool can make no file and the folder has nothing to fold. Room for the next point is always left
+(``urgent``): folding needs them, and folding is what makes room.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ ATTEMPTS = 4
 
 
 class Admission:
-    """``holds`` says whether blocks fit beside so many spare segments; ``make_room`` tries to free segments
-    (with a point made for it, or without) and says whether it did; ``point_blocks``: what the next point takes."""
+    """``holds`` says whether blocks fit beside so many spare segments; ``make_room`` tries to free segments (with
+    a point made for it, or without) and says whether it did or somebody is about to; ``point_blocks``: what the
+    next point takes; ``waiting``: how many are waiting now."""
 
     def __init__(self, pool: SegmentPool, holds: Callable[[int, int], bool]) -> None:
         self._pool = pool
@@ -28,6 +29,7 @@ class Admission:
         self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
         self.refused = 0
+        self.waiting = 0
         self._refused_least = 0
 
     def admits(self, blocks: int) -> bool:
@@ -41,6 +43,15 @@ class Admission:
 
     async def wait(self, blocks: int, urgent: bool = False) -> None:
         """Return once so many blocks can be appended; NoSpace if they can't be had."""
+        self.waiting += 1
+        try:
+            await self._until_there_is_room(blocks, urgent)
+        finally:
+            self.waiting -= 1
+        if blocks >= self._refused_least:
+            self._refused_least = 0
+
+    async def _until_there_is_room(self, blocks: int, urgent: bool) -> None:
         spare = 0 if urgent else self.spare
         hopeless = 0
         while not self._holds(blocks, spare):
@@ -56,8 +67,6 @@ class Admission:
             hopeless += 1
             if hopeless >= ATTEMPTS:
                 self._refuse(blocks)
-        if blocks >= self._refused_least:
-            self._refused_least = 0
 
     @property
     def full(self) -> bool:

@@ -176,6 +176,19 @@ class Mirrors:
         await self._change(mirror, replace(mirror.state, point=0, write=0))
         return True
 
+    def in_the_way(self) -> str:
+        """The required mirror for which more of the log is kept than for anybody else, and which lacks a point:
+        once it has come on the log can be folded. Empty: there is none. Answers wait for it as it is."""
+        points = self._core.points
+        required = [m for m in self if m.required and points and m.state.point < points[-1].number]
+        if not required:
+            return ""
+        last = min(required, key=lambda m: m.state.write)
+        names = {HOLDER + m.name for m in self if m.required}
+        others = [write for name, write in self._core.leases.values() if name not in names]
+        others += [snapshot.write for snapshot in self._core.manifest.state.snapshots]
+        return last.name if all(last.state.write < write for write in others) else ""
+
     # Promises
 
     def acknowledged(

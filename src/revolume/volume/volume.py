@@ -285,6 +285,8 @@ class Volume(Remembered):
             state, reason = "poisoned", failure.cause
         elif core.admission.full:
             state, reason = "full", "Writes are refused: no room for the log."
+        elif core.admission.waiting and pool.stuck and (mirror := self.mirrors.in_the_way()):
+            state, reason = "full", f"Writes wait: the log is full until mirror {mirror} has come on."
         elif self.folder.failure:
             state, reason = "degraded", f"The history can't be folded: {self.folder.failure}"
         elif self.points_failure:
@@ -330,7 +332,9 @@ class Volume(Remembered):
                 await self.cutter.cut()
             if await self.folder.step(True):
                 return True
-        return await self.mirrors.drop_hold() and await self.folder.step(True)
+        if await self.mirrors.drop_hold() and await self.folder.step(True):
+            return True
+        return bool(self.mirrors.in_the_way())
 
     def _point_blocks(self) -> int:
         """What the next point's record takes: a block for each partial one, 28 bytes for each run at most."""
