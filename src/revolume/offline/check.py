@@ -86,8 +86,8 @@ def _verify(directory: Directory, held: ExitStack, findings: Findings) -> None:
 
 
 def _manifests(directory: Directory, loaded: Loaded, findings: Findings) -> None:
-    """If the newest goes on from the older's last edit, what that one has behind was torn by a crash, before the
-    newest was begun."""
+    """What the newest has behind its last edit is of an opening that a crash cut short. If it goes on from the
+    older's last edit, what that one has behind was torn by a crash, before the newest was begun."""
     if loaded.state.clean is None:
         return
     for name in NAMES:
@@ -97,7 +97,7 @@ def _manifests(directory: Directory, loaded: Loaded, findings: Findings) -> None
         found = parse(name, read_file(directory, name))
         if found is None:
             findings.say(name, "is not whole")
-        elif found.torn and found.number + 1 != loaded.first:
+        elif found.torn and name != loaded.name and found.number + 1 != loaded.first:
             findings.say(name, "has something behind its last edit")
 
 

@@ -26,7 +26,7 @@ from revolume.host import Host
 from revolume.host.disk import Directory, File
 from revolume.log.columns import Columns, ColumnsBuilder, only, resizes
 from revolume.log.scan import Found
-from revolume.log.transfer import BLOCK, LENGTH_MASK, Kind
+from revolume.log.transfer import BLOCK, LENGTH_MASK, Flag, Kind
 from revolume.offline.copies import Copies
 from revolume.offline.lineage import lineage
 from revolume.offline.rebuilt import Rebuilt
@@ -215,8 +215,8 @@ def _base_of(sums: Sums, state: State | None, log: list[Found]) -> Base:
     facts = sums.facts
     if state is not None and state.horizon.point == facts.point:
         return Base(facts.write, state.horizon.position, (state.horizon.root_low, state.horizon.root_high))
-    for one in log:
-        part = unpack_part(one.transfer.body) if one.transfer.kind == Kind.POINT else None
+    for one in reversed(log):  # a crash may have left half a record, and its number was given out again
+        part = unpack_part(one.transfer.body) if one.transfer.flags & Flag.SEALS else None
         if part is not None and part.number == facts.point:
             return Base(facts.write, part.position, part.root)
     return Base(facts.write, None if facts.point else 0)

@@ -8,7 +8,7 @@ its writes. Which one it was shows in the content, and everything behind it has 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 
 from revolume.log.ops import OP_WRITE, Op
@@ -65,18 +65,19 @@ class Model:
         found = {block: v[bisect_right(v, number, key=_number) - 1][1] for block, v in self._versions.items()}
         return {block: data for block, data in found.items() if data != ZEROES}
 
-    def find(self, content: bytes | bytearray) -> int | None:
-        """The newest number at which the volume was this; None: it never was."""
-        blocks = blocks_of(content)
-        if not blocks.keys() <= self._versions.keys():
+    def find(self, content: bytes | bytearray, ignored: Collection[int] = ()) -> int | None:
+        """The newest number at which the volume was this, but for some blocks; None: it never was."""
+        blocks = {block: data for block, data in blocks_of(content).items() if block not in ignored}
+        known = {block: versions for block, versions in self._versions.items() if block not in ignored}
+        if not blocks.keys() <= known.keys():
             return None
         changes = [0] * (len(self.numbers) + 1)
-        for block, versions in self._versions.items():
+        for block, versions in known.items():
             for begin, end in self._when(versions, blocks.get(block, ZEROES)):
                 changes[begin] += 1
                 changes[end] -= 1
         equal = list(accumulate(changes[:-1]))
-        found = [at for at, blocks_equal in enumerate(equal) if blocks_equal == len(self._versions)]
+        found = [at for at, blocks_equal in enumerate(equal) if blocks_equal == len(known)]
         return self.numbers[found[-1]] if found else None
 
     def _when(self, versions: list[tuple[int, bytes]], data: bytes) -> Iterator[tuple[int, int]]:

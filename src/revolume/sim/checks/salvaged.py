@@ -46,16 +46,14 @@ def check_doubts(machine: Machine, platter: Platter, model: Model, who: str, *, 
     if found is None:
         return []
     report, content = found
-    if any(problem.where in ("log", "image") for problem in report.problems) or model.find(content) is not None:
+    if any(problem.where in ("log", "image") for problem in report.problems):
         return []
     named = {b for first, count in report.lost + report.unproved for b in range(first, first + count)}
+    if model.find(content, named) is not None:
+        return []
     have, want = blocks_of(content), model.at(report.write)
     silent = sorted(b for b in {*have, *want} - named if have.get(b) != want.get(b))
-    return (
-        [f"{who}, salvaged as of w{report.write}: nobody says that blocks {silent[:5]} are wrong"]
-        if silent
-        else []
-    )
+    return [f"{who}, salvaged as of w{report.write}: it was so never, and nobody says so of blocks {silent[:5]}"]
 
 
 def salvaged(machine: Machine, platter: Platter, *, bare: bool) -> tuple[SalvageReport, bytes] | None:

@@ -107,7 +107,15 @@ class PrimaryWorld(World):
     def examine(self, platter: Platter, when: str) -> None:
         """``check`` and ``salvage`` on a disk that nobody uses."""
         self.wrong += check_clean(self.a, platter, when)
-        self.wrong += check_salvaged(self.a, platter, self.model, when, bare=self.chance.hit(0.5))
+        self.salvage_soon(platter, when)
+
+    def salvage_soon(self, platter: Platter, when: str) -> None:
+        """The model does not yet know of a write in whose middle the power went."""
+        copy, bare = platter.copy(), self.chance.hit(0.5)
+        self.loop.call_soon(lambda: self.wrong.extend(self._salvaged(copy, when, bare)))
+
+    def _salvaged(self, platter: Platter, when: str, bare: bool) -> list[str]:
+        return check_salvaged(self.a, platter, self.model, when, bare=bare)
 
     async def judge(self, when: str) -> None:
         """Everything that can be asked of an open volume."""

@@ -52,7 +52,10 @@ class RotWorld(PrimaryWorld):
 
     def examine(self, platter: Platter, when: str) -> None:
         """There is something wrong with this disk, and ``check`` may say so; ``salvage`` must."""
-        self.wrong += check_doubts(self.a, platter, self.model, when, bare=self.chance.hit(0.3))
+        self.salvage_soon(platter, when)
+
+    def _salvaged(self, platter: Platter, when: str, bare: bool) -> list[str]:
+        return check_doubts(self.a, platter, self.model, when, bare=bare)
 
     async def _start_once(self) -> None:
         try:

@@ -38,8 +38,10 @@ class PairBlows(PairRunning):
         who = f"{machine.name} {how}"
         self.wrong += check_clean(machine, machine.platter, who)
         if machine is self.first:  # a mirror may have what its source loses
-            bare = self.chance.hit(0.5)
-            self.wrong += check_salvaged(machine, machine.platter, self.model, who, bare=bare)
+            platter, bare = machine.platter.copy(), self.chance.hit(0.5)
+            self.loop.call_soon(  # the model does not yet know of a write in whose middle it was
+                lambda: self.wrong.extend(check_salvaged(machine, platter, self.model, who, bare=bare))
+            )
 
     async def _power(self, machine: Machine) -> None:
         """Now, or in the middle of what it does to its disk."""
