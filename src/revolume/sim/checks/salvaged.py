@@ -59,6 +59,7 @@ def check_doubts(machine: Machine, platter: Platter, model: Model, who: str, *, 
 def salvaged(machine: Machine, platter: Platter, *, bare: bool) -> tuple[SalvageReport, bytes] | None:
     """What it says, and the file. None: there is no volume."""
     looker, copy = Process(machine.name, f"{machine.name}.salvage"), platter.copy()
+    copy.capacity *= 4  # what is salvaged goes to another disk
     host = machine.host_for(looker, copy)
     try:
         with closing(host.disk.open(PATH)) as directory:
