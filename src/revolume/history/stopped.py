@@ -12,10 +12,11 @@ A mirror's log goes on behind the last point that it has agreed on; its past end
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from revolume.chain.point import Point
-from revolume.errors import NotFound, Refused
+from revolume.errors import NotFound
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
 from revolume.history.timeline import last_write
 from revolume.host import Host
@@ -27,6 +28,7 @@ from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import Recovered, recover, stated_durable, stated_edit
 from revolume.log.transfer import BLOCK, Kind
 from revolume.volume import layout
+from revolume.volume.locked import locked
 from revolume.volume.manifest import PinnedSnapshot, Role, State, judge_end, load
 from revolume.volume.replay import read_points as sealed_points
 from revolume.volume.status import Holder, Snapshot, VolumeStatus
@@ -176,18 +178,8 @@ class StoppedVolume:
 
 def look(host: Host, path: str) -> StoppedVolume:
     """Look at the stopped volume in ``path``. NotFound, Damaged; Refused while it is open."""
-    try:
-        directory = host.disk.open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
-    try:
-        directory.lock()
+    with closing(locked(host, path, "Ask again when it serves, or has stopped.")) as directory:
         return _look(host, directory)
-    except BlockingIOError:
-        cause = f"{path} is in use by another process."
-        raise Refused("dir-in-use", cause, "Ask again when it serves, or has stopped.") from None
-    finally:
-        directory.close()
 
 
 def _look(host: Host, directory: Directory) -> StoppedVolume:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 
-from revolume.errors import NotFound, Refused, RevolumeError
+from revolume.errors import NotFound, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.segment import Segment, segment_name
@@ -31,13 +31,14 @@ from revolume.offline.report import CheckReport, Progress
 from revolume.offline.walked import walk
 from revolume.volume import layout
 from revolume.volume.lacking import lacking
+from revolume.volume.locked import locked
 from revolume.volume.manifest import NAMES, Loaded, State, judge_end, load, parse, read_file
 from revolume.volume.sums import Sums
 
 
 def check(host: Host, path: str, progress: Progress = lambda stage, done, total: None) -> CheckReport:
     """Verify the stopped volume in ``path``. Refused while it is open; NotFound where there is none."""
-    with closing(_locked(host, path)) as directory:
+    with closing(locked(host, path, "Stop the volume, then check it.")) as directory:
         findings = Findings(progress)
         try:
             with ExitStack() as held:
@@ -47,21 +48,6 @@ def check(host: Host, path: str, progress: Progress = lambda stage, done, total:
         except (RevolumeError, OSError, ValueError, KeyError, IndexError) as error:
             findings.say(directory.path, error.cause if isinstance(error, RevolumeError) else str(error))
         return findings.report()
-
-
-def _locked(host: Host, path: str) -> Directory:
-    try:
-        directory = host.disk.open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
-    try:
-        directory.lock()
-    except BlockingIOError:
-        directory.close()
-        raise Refused(
-            "dir-in-use", f"{path} is in use by another process.", "Stop the volume, then check it."
-        ) from None
-    return directory
 
 
 def _verify(directory: Directory, held: ExitStack, findings: Findings) -> None:

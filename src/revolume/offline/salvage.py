@@ -34,6 +34,7 @@ from revolume.offline.records import Records, search
 from revolume.offline.report import Problem, Progress, SalvageReport
 from revolume.volume import layout
 from revolume.volume.lacking import lacking
+from revolume.volume.locked import locked
 from revolume.volume.manifest import NAMES, Loaded, State, load
 from revolume.volume.pagetags import sums_damaged
 from revolume.volume.sums import Sums, stated_volume
@@ -57,15 +58,7 @@ def salvage(
 
 
 def _source(host: Host, path: str) -> Directory:
-    try:
-        directory = host.disk.open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
-    try:
-        directory.lock()
-    except BlockingIOError:
-        directory.close()
-        raise Refused("dir-in-use", f"{path} is in use by another process.", "Stop the volume first.") from None
+    directory = locked(host, path, "Stop the volume first.")
     if not directory.exists(layout.LOG) and not directory.exists(layout.IMAGE):
         directory.close()
         raise NotFound("not-a-volume", f"{path} holds neither a log nor an image.", "Name a volume's directory.")

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from revolume.errors import NotFound, Refused
+from contextlib import closing
+
+from revolume.errors import NotFound
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import stated_durable, stated_edit
 from revolume.volume import layout
+from revolume.volume.locked import locked
 from revolume.volume.manifest import EditKind, Manifest, judge_end
 
 
 def detach_stopped(host: Host, path: str, name: str) -> None:
     """Nothing waits for this mirror, and nothing is kept for it, when the volume opens next."""
-    try:
-        directory = host.disk.open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound("no-directory", f"{path} is not a directory.", "Name a volume's directory.") from None
-    try:
-        directory.lock()
+    with closing(locked(host, path, "Ask again when it serves, or has stopped.")) as directory:
         _detach(directory, name)
-    except BlockingIOError:
-        raise Refused(
-            "dir-in-use", f"{path} is in use by another process.", "Ask again when it serves, or has stopped."
-        ) from None
-    finally:
-        directory.close()
 
 
 def _detach(directory: Directory, name: str) -> None:
