@@ -1,9 +1,8 @@
 """The horizon's keeper: when to fold, how far, and the flip.
 
-A fold begins when enough of the log is older than ``keep``, or when the log fills its budget, or when a
-writer finds no room. It goes to a point, never beyond the oldest write that somebody holds (snapshot, open
-view). The order is the one of design and ``foldjob``: retire the older moments (durably), fold in the helper
-process, move the horizon (durably), flip in memory, give the segments back.
+``retention.py`` says when and how far. The fold goes to a point, never beyond the oldest write that somebody
+holds (snapshot, open view). The order is the one of design and ``foldjob``: retire the older moments (durably),
+fold in the helper process, move the horizon (durably), flip in memory, give the segments back.
 
 Beside it the live map's base: when the overlay fills up, or an opening would have to read much log, the
 helper merges what changed since the last base into a new one.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from dataclasses import dataclass
 
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapMade, MapSpec, make_map
@@ -26,6 +24,7 @@ from revolume.volume import layout
 from revolume.volume.core import Core
 from revolume.volume.foldjob import FoldSpec, fold, growth
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
+from revolume.volume.retention import FoldPlan, plan_fold
 from revolume.volume.status import Holder
 
 REBASE_SEGMENTS = 48
@@ -34,15 +33,6 @@ LOSSES_MAX = 8
 SMALL_FILES = 64 << 10
 FILES_MIN = 6
 """Segment files that stay whatever the disk lacks."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoldPlan:
-    """Fold to ``target``, because of ``reason``; ``last`` is the farthest that may be folded to."""
-
-    target: Point
-    reason: str
-    last: Point
 
 
 def holders(core: Core) -> list[Holder]:
@@ -57,53 +47,6 @@ def position_below(core: Core, base: MapFile | None) -> int:
     number = base.meta.point if base is not None else 0
     found = (p.position for p in core.points if p.number == number)
     return next(found, core.horizon.position)
-
-
-def plan_fold(
-    points: list[Point],
-    horizon: Horizon,
-    retired_write: int,
-    held_write: int | None,
-    keep_before_ns: int,
-    log_bytes: int,
-    budget_bytes: int,
-    segment_bytes: int,
-    pressed: bool,
-    room_bytes: int,
-) -> FoldPlan | None:
-    """How far to fold now, or None. Pure. A step takes at least an eighth of the budget where it can, so that
-    folds are few and sorted; under pressure anything that frees a segment will do. The image may grow by as much
-    as is folded, so a step stays within the disk's room if any can."""
-    free_to = [
-        p
-        for p in points
-        if p.address > horizon.address
-        and p.write >= retired_write
-        and (held_write is None or p.write <= held_write)
-    ]
-    if not free_to:
-        return None
-    segment_blocks = segment_bytes // BLOCK
-
-    def frees(point: Point) -> int:
-        return (point.address // segment_blocks - horizon.address // segment_blocks) * segment_bytes
-
-    def within(target: Point) -> Point:
-        useful = [p for p in free_to if segment_bytes <= frees(p) <= frees(target)]
-        fitting = [p for p in useful if frees(p) + segment_bytes <= room_bytes]
-        return fitting[-1] if fitting else useful[0]
-
-    newest = free_to[-1]
-    step = min(budget_bytes // 8, 1 << 30)
-    expired = [p for p in free_to if p.time_ns <= keep_before_ns]
-    if expired and frees(expired[-1]) >= max(segment_bytes, min(step, 8 * segment_bytes)):
-        target = next((p for p in expired if frees(p) >= step), expired[-1])
-        return FoldPlan(within(target), "older than keep", free_to[-1])
-    if log_bytes >= budget_bytes - step or pressed:
-        enough = next((p for p in free_to if frees(p) >= max(segment_bytes, step)), newest)
-        if frees(enough) >= segment_bytes:
-            return FoldPlan(within(enough), "the log fills its budget", newest)
-    return None
 
 
 class Folder:
@@ -135,10 +78,17 @@ class Folder:
         keep_before = core.host.clock.wall_ns() - int(core.options.keep_s * 1e9)
         in_use = (len(pool.by_use) - len(pool.ready)) * pool.segment_blocks * BLOCK
         return plan_fold(
-            core.points, self.horizon, self.retired_write, held[0].write if held else None, keep_before,
-            in_use + 2 * pool.segment_blocks * BLOCK, pool.limits.budget_bytes,
-            pool.segment_blocks * BLOCK, pressed, self._room(),
-        )  # fmt: skip
+            core.points,
+            horizon_address=self.horizon.address,
+            retired_write=self.retired_write,
+            held_write=held[0].write if held else None,
+            keep_before_ns=keep_before,
+            log_bytes=in_use + 2 * pool.segment_blocks * BLOCK,
+            budget_bytes=pool.limits.budget_bytes,
+            segment_bytes=pool.segment_blocks * BLOCK,
+            pressed=pressed,
+            room_bytes=self._room(),
+        )
 
     def _room(self) -> int:
         """How much the image may grow by: what is free and what is kept back, less what sums take and what is left
