@@ -201,6 +201,7 @@ def test_an_unfinished_base_is_neither_shown_nor_promoted_nor_good(serving: Serv
         born = Birth(
             b"v" * 16,
             "vm",
+            b"m" * 16,
             Horizon(point=3, write=9, position=7, size=SIZE, time_ns=1),
             (Epoch(1, b"r" * 16, 0, 0),),
         )

@@ -70,7 +70,7 @@ async def world(folder: Path, transport: str = "unix", *, empty: bool = False) -
         pki = make_pki(folder / "pki")
         server = server_context(str(pki), True, only_tls13=True)
         client = client_context(str(pki), only_tls13=True)
-    target = Target(host, TARGET_NODE, shelf, server, told[0].append)
+    target = Target(host, shelf, server, told[0].append)
     asked = f"unix:{folder}/m.sock" if transport == "unix" else "127.0.0.1:0"
     (address,) = await target.listen(asked)
     source = MirrorSource(host, origin, mirror, address, NODE, client, told[1].append)

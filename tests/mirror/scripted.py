@@ -105,7 +105,7 @@ class Script:
 
     def birth(self) -> Birth:
         horizon = Horizon(1, self.write, self.position, 0, self.time_ns, SIZE, *root_of(self.content), self.chain)
-        return Birth(VOLUME, "v", horizon, (Epoch(1, REIGN, 0, 0),))
+        return Birth(VOLUME, "v", b"m" * 16, horizon, (Epoch(1, REIGN, 0, 0),))
 
     # Writes
 

@@ -378,6 +378,7 @@ class Shelf:
     def __init__(self, folder: Path, secondary: Secondary | None = None) -> None:
         self.folder, self.secondary = folder, secondary
         self.segment_blocks = 1024
+        self.node = b"t" * 16
         self.created: list[Start] = []
         self.wrong_root = False
 

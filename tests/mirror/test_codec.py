@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revolume.blocks.digest import LOST_DIGEST, block_digests
+from revolume.errors import RevolumeError
 from revolume.log.transfer import BLOCK, unpack_proper
 from revolume.mirror import messages as m
 from revolume.mirror import rows as r
 from revolume.mirror.compact import COMPACT_SIZE, Unpacker, pack_log
 from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Broken, Type, body_of, control
+from revolume.mirror.version import OURS, Versions, common, stated
 from revolume.volume.end import End
 from tests.mirror.storage import VOLUME, Log
 
@@ -25,7 +27,9 @@ u32 = st.integers(0, 2**32 - 1)
 id16 = st.binary(min_size=16, max_size=16)
 ends = st.builds(End, u64, u64, id16, id16, u64, u64)
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40)
-hellos = st.builds(m.Hello, st.sampled_from([1, 2]), u32, u32, id16, id16, id16, u64, u64, u64, ends, names, names)
+hellos = st.builds(
+    m.Hello, st.sampled_from([1, 2]), u32, u32, id16, id16, id16, u64, u64, u64, ends, names, names, id16
+)
 identities = st.none() | st.builds(m.Identity, u64, id16, id16)
 pins = st.builds(m.Pin, u64, u64, id16)
 openings = st.lists(st.builds(m.Opening, u64, id16, u64, u64), max_size=5).map(tuple)
@@ -69,7 +73,7 @@ def test_positions(positions: m.Positions) -> None:
     there_and_back(m.pack_positions, m.unpack_positions, positions)
 
 
-@given(st.builds(m.Fetch, id16, id16, ends))
+@given(st.builds(m.Fetch, id16, id16, ends, id16))
 def test_fetch(fetch: m.Fetch) -> None:
     there_and_back(m.pack_fetch, m.unpack_fetch, fetch)
 
@@ -95,7 +99,8 @@ UNPACKERS = [
 def test_no_body_does_harm(unpack, body: bytes) -> None:
     try:
         unpack(memoryview(body))
-    except Broken as error:
+    except RevolumeError as error:
+        assert isinstance(error, Broken) or error.code == "link-version"
         assert error.cause.endswith(".")
 
 
@@ -110,9 +115,38 @@ def test_a_hello_that_was_cut_or_grew_is_none(hello: m.Hello, data: st.DataObjec
 
 def test_another_version_is_told_as_such() -> None:
     body = bytearray(m.WELCOME.size)
-    struct.pack_into("<H", body, 0, 2)
-    with pytest.raises(Broken, match="speaks version 2"):
+    struct.pack_into("<H", body, 0, 1)
+    with pytest.raises(RevolumeError, match=r"one speaks version 2, the other version 1\."):
         m.unpack_welcome(memoryview(body))
+
+
+class TestVersions:
+    """A range at either end; the highest that both speak, or a refusal that names both ranges."""
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours", "chosen"),
+        [((1, 3), (2, 5), 3), ((2, 2), (2, 2), 2), ((2, 9), (2, 4), 4), ((4, 4), (1, 9), 4)],
+    )
+    def test_the_highest_of_both(self, theirs: tuple[int, int], ours: tuple[int, int], chosen: int) -> None:
+        assert common(Versions(*theirs), Versions(*ours)) == chosen
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours", "older"), [((1, 1), (2, 3), "The other node"), ((4, 5), (2, 3), "This node")]
+    )
+    def test_none(self, theirs: tuple[int, int], ours: tuple[int, int], older: str) -> None:
+        with pytest.raises(RevolumeError) as refused:
+            common(Versions(*theirs), Versions(*ours))
+        assert str(Versions(*theirs)) in refused.value.cause
+        assert "versions 2 to 3" in refused.value.cause
+        assert refused.value.hint.startswith(older)
+
+    @given(hellos)
+    def test_version_1_stated_no_lowest(self, hello: m.Hello) -> None:
+        body = bytearray(m.pack_hello(hello))
+        assert stated(body) == OURS
+        struct.pack_into("<HBB", body, 0, 1, 1, 0)
+        with pytest.raises(RevolumeError, match="no version of the mirror protocol in common"):
+            m.unpack_hello(memoryview(body))
 
 
 @given(st.sampled_from(Type), u64, st.binary(max_size=100), st.data())

@@ -55,7 +55,7 @@ class Linked(Mirrored):
     async def serve_mirror(self) -> None:
         secondary = await open_secondary(self.host, str(self.there), THERE) if self.there.exists() else None
         self.shelf = DirectoryShelf(self.host, str(self.there), THERE, secondary)
-        self.target = Target(self.host, b"t" * 16, self.shelf, None, self.told.append)
+        self.target = Target(self.host, self.shelf, None, self.told.append)
         await self.target.listen(self.address)
 
     async def stop_mirror(self) -> None:

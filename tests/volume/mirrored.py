@@ -76,7 +76,7 @@ class Mirrored(Driver):
         )  # fmt: skip
         state = self.volume.core.manifest.state
         epochs = tuple(e for e in state.epochs if e.position < point.position)
-        birth = Birth(self.volume.volume_id, self.volume.name, horizon, epochs)
+        birth = Birth(self.volume.volume_id, self.volume.name, b"m" * 16, horizon, epochs)
         self.secondary = await open_secondary(self.host, str(self.there), THERE, birth)
         self._set_up()
         return self.secondary
@@ -204,7 +204,7 @@ class Mirrored(Driver):
             2, origin.segment_blocks, origin.segment_blocks, origin.volume_id, source.core.manifest.state.node,
             origin.reign, origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, "m",
         )  # fmt: skip
-        target = Target(self.host, bytes(16), shelf, None, print)
+        target = Target(self.host, shelf, None, print)
         try:
             session = TargetSession(self.host, Nobody(), shelf, target)  # type: ignore[arg-type]
             welcome = await target.admit(session, hello)

@@ -106,7 +106,7 @@ def test_a_mirror_that_is_stopped_while_segments_are_made_ready(
     async def begin() -> None:
         host = real_host()
         horizon = Horizon(point=3, write=9, position=7, size=64 * BLOCK, time_ns=1)
-        born = Birth(b"v" * 16, "vm", horizon, (Epoch(1, b"r" * 16, 0, 0),))
+        born = Birth(b"v" * 16, "vm", b"m" * 16, horizon, (Epoch(1, b"r" * 16, 0, 0),))
         options = OpenOptions(segment_bytes=1 << 20, budget_bytes=64 << 20, spare_bytes=16 << 20)
         there = await open_secondary(host, str(tmp_path / "m"), options, born)
         monkeypatch.setattr(Manifest, "renew", slow)

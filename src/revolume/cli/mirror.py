@@ -70,8 +70,7 @@ class SecondaryRole:
         self._shelf = _Shelf(self._host, asked.directory, options, secondary, self._opened, self._let_go_of_empty)
         if secondary is not None:
             self._opened(secondary)
-        node = secondary.core.manifest.state.node if secondary is not None else self._host.entropy.token(16)
-        self._target = Target(self._host, node, self._shelf, context, self._tell)
+        self._target = Target(self._host, self._shelf, context, self._tell)
         assert asked.mirror_listen is not None
         self.listening = (await self._target.listen(asked.mirror_listen))[0]
 

@@ -19,10 +19,11 @@ from revolume.mirror.frames import CHECK_SIZE, Broken, Type, body_of
 from revolume.mirror.intake import Intake, log_frames
 from revolume.mirror.link import PING_BODY, Link
 from revolume.mirror.messages import (
-    END,
+    TAIL,
     TAIL_END,
     Fetch,
     Refusal,
+    TailBegin,
     pack_fetch,
     unpack_refusal,
     unpack_tail,
@@ -33,7 +34,7 @@ from revolume.mirror.target_session import REFUSED_BODY_MAX
 from revolume.volume.end import End
 
 ASKING: Final[dict[int, int]] = {
-    Type.TAIL: END.size + CHECK_SIZE,
+    Type.TAIL: TAIL.size + CHECK_SIZE,
     Type.REFUSED: REFUSED_BODY_MAX,
     Type.PING: PING_BODY,
 }
@@ -80,9 +81,9 @@ class Fetching:
                 assert self._intake is not None
                 self._intake.frame(kind, frame)
 
-    def _begin(self, mirror: End) -> None:
+    def _begin(self, begin: TailBegin) -> None:
         end = self._fetch.end
-        self._mirror = mirror
+        self._mirror = begin.end
         self._intake = Intake(self._link, self._keeper, self._fetch.volume, end, self._look)
         self._link.welcome()
         ending = {Type.TAIL_END: TAIL_END.size + CHECK_SIZE, Type.REFUSED: REFUSED_BODY_MAX, Type.PING: PING_BODY}

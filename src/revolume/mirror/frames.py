@@ -4,7 +4,7 @@
     4  B  type
     5  B  flags of the type
     6  H  zero
-    8  Q  session id, drawn by the target; 0 in HELLO and FETCH, and in a REFUSED that answers them
+    8  Q  session id, drawn by the target; 0 in HELLO, FETCH and EXAMINE, and in a REFUSED that answers them
    16     body
 
 A *control* body ends with the XXH3-64 of everything before it in the frame, the header included. So does the
@@ -57,6 +57,7 @@ class Type(IntEnum):
     FETCH = 64  # a primary that opens asks for a longer tail of its log
     TAIL = 65  # it follows, as EPOCH and LOG
     TAIL_END = 66  # that was all of it
+    EXAMINE = 67  # anybody asks a mirror what it has; WELCOME is the answer
 
 
 class Broken(RevolumeError):

@@ -4,15 +4,17 @@ END, 64 bytes: where a log ends
      0  Q  position      8 Q epoch     16 16s reign id     32 16s chain checksum     48 Q write     56 Q time, ns
 
 HELLO (source -> target)
-     0  H  protocol version, 1     2 B mode, 1 sync, 2 async     3 B zero
+     0  H  highest protocol version     2 B mode, 1 sync, 2 async     3 B lowest protocol version (``version.py``)
      4  I  blocks of a segment     8 I blocks of the largest transfer
     12  H  bytes of the volume's name     14 H bytes of the mirror's name
     16 16s volume id     32 16s node id     48 16s reign id of this opening     64 Q its epoch
     72  Q  size of the volume     80 Q oldest position: what lies at or before it is gone from the log
-    88     END     152 the volume's name, the mirror's name, UTF-8
+    88     END
+   152 16s node id of the copy that this mirror is, zero if no copy has joined as it yet     168 16x zero
+   184     the volume's name, the mirror's name, UTF-8
 
-WELCOME (target -> source); its frame carries the session id that holds from here on
-     0  H  protocol version     2 B state, 0 empty, 1 base going on, 2 whole
+WELCOME (target -> source); its frame carries the session id that holds from here on. It also answers EXAMINE
+     0  H  protocol version chosen     2 B state, 0 empty, 1 base going on, 2 whole
      3  B  1: the identity at 168 is known     4 I blocks of a segment
      8  Q  highest epoch known     16 16s its reign id     32 16s node id
     48 16s volume id, zero if empty     64 END     128 Q durable position
@@ -45,9 +47,13 @@ BASE_END   0 Q number of the base's point     8 Q blocks sent since the beginnin
 BASE_DONE  0 Q number of the base's point
 PING       nothing
 
-FETCH (a primary -> its mirror)
-     0  H  protocol version     2 6x zero     8 16s volume id     24 16s node id     40 END
-TAIL       0 END of the mirror's log; its frame carries the session id
+FETCH (a primary -> its mirror): send the end of your log. EXAMINE (anybody -> a mirror): say what you have;
+nobody is cut off for it, and WELCOME is the answer
+     0  H  highest protocol version     2 B zero     3 B lowest protocol version     4 4x zero
+     8 16s volume id     24 16s node id of who asks     40 END of its log
+   104 16s node id of the copy that is expected to answer, zero: any
+TAIL       0 END of the mirror's log     64 H protocol version chosen     66 6x zero     72 16s node id of the
+           mirror; its frame carries the session id
 TAIL_END   0 Q position     8 16s chain checksum: of the last transfer sent
 """
 
@@ -60,12 +66,11 @@ from enum import IntEnum
 from typing import Final, TypeVar
 
 from revolume.mirror.frames import Broken
+from revolume.mirror.version import OURS, check_chosen, common, stated
 from revolume.volume.end import End
 
-VERSION: Final = 1
-
 END = struct.Struct("<QQ16s16sQQ")
-HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s")
+HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s16s16x")
 WELCOME = struct.Struct("<HBBIQ16s16s16s64sQQQQQQ16s16sQQ16sQ")
 BEGIN = struct.Struct("<HB5xQ16s16s16xQQ16s")
 BIRTH = struct.Struct("<64sQQQQQQII")
@@ -75,10 +80,12 @@ EPOCH = struct.Struct("<Q16s")
 POSITIONS = struct.Struct("<QQQQ")
 BASE_END = struct.Struct("<QQ")
 NUMBER = struct.Struct("<Q")
-FETCH = struct.Struct("<H6x16s16s64s")
+FETCH = struct.Struct("<HBB4x16s16s64s16s")
+TAIL = struct.Struct("<64sH6x16s")
 TAIL_END = struct.Struct("<Q16s")
 
-assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 152, 248, 96, 120)
+assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 184, 248, 96, 120)
+assert (FETCH.size, TAIL.size) == (120, 88)
 
 NOWHERE: Final = End(0, 0, bytes(16), bytes(16), 0, 0)
 """Where the log of an empty target ends."""
@@ -126,6 +133,8 @@ class Hello:
     end: End
     name: str
     mirror: str
+    expected: bytes = bytes(16)
+    """Node id of the copy that the mirror is; zero: no copy has joined as this mirror yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +211,21 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Who asks for a longer tail, and where its own log ends."""
+    """Who asks for a longer tail (or, in EXAMINE, what there is), and where its own log ends. ``expected``: the
+    node id of the copy that shall answer, zero for any."""
 
     volume: bytes
     node: bytes
     end: End
+    expected: bytes = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class TailBegin:
+    """Where the mirror's log ends, and which copy it is."""
+
+    end: End
+    node: bytes
 
 
 def pack_end(end: End) -> bytes:
@@ -224,8 +243,9 @@ def pack_hello(hello: Hello) -> bytes:
     name, mirror = hello.name.encode(), hello.mirror.encode()
     return (
         HELLO.pack(
-            VERSION, hello.mode, 0, hello.segment_blocks, hello.largest_blocks, len(name), len(mirror),
-            hello.volume, hello.node, hello.reign, hello.epoch, hello.size, hello.oldest, pack_end(hello.end),
+            OURS.highest, hello.mode, OURS.lowest, hello.segment_blocks, hello.largest_blocks, len(name),
+            len(mirror), hello.volume, hello.node, hello.reign, hello.epoch, hello.size, hello.oldest,
+            pack_end(hello.end), hello.expected,
         )
         + name
         + mirror
@@ -247,11 +267,6 @@ def _strict(unpack: Callable[[memoryview], Message]) -> Callable[[memoryview], M
     return checked
 
 
-def _versioned(version: int) -> None:
-    if version != VERSION:
-        raise Broken(f"It speaks version {version} of the mirror protocol, this node speaks {VERSION}.")
-
-
 def _exact(body: memoryview, size: int) -> None:
     if len(body) != size:
         raise ValueError(f"{len(body)} bytes instead of {size}")
@@ -259,11 +274,11 @@ def _exact(body: memoryview, size: int) -> None:
 
 @_strict
 def unpack_hello(body: memoryview) -> Hello:
-    """HELLO."""
-    _versioned(NUMBER16.unpack_from(body)[0])
+    """HELLO. RevolumeError: there is no version that both ends speak."""
+    common(stated(body))
     (
         _, mode, _, segment_blocks, largest, name_size, mirror_size,
-        volume, node, reign, epoch, size, oldest, end,
+        volume, node, reign, epoch, size, oldest, end, expected,
     ) = HELLO.unpack_from(body)  # fmt: skip
     _exact(body, HELLO.size + name_size + mirror_size)
     if mode not in (1, 2):
@@ -273,8 +288,9 @@ def unpack_hello(body: memoryview) -> Hello:
     if not (name + mirror).isprintable() or not name or not mirror:
         raise ValueError("a name that nobody can read")
     return Hello(
-        mode, segment_blocks, largest, volume, node, reign, epoch, size, oldest, unpack_end(end), name, mirror
-    )
+        mode, segment_blocks, largest, volume, node, reign, epoch, size, oldest, unpack_end(end), name, mirror,
+        expected,
+    )  # fmt: skip
 
 
 NUMBER16 = struct.Struct("<H")
@@ -285,7 +301,7 @@ def pack_welcome(w: Welcome) -> bytes:
     found = w.at_source_end or NOBODY
     base = w.base or NO_PIN
     return WELCOME.pack(
-        VERSION, w.state, w.at_source_end is not None, w.segment_blocks, w.known_epoch, w.known_reign,
+        OURS.highest, w.state, w.at_source_end is not None, w.segment_blocks, w.known_epoch, w.known_reign,
         w.node, w.volume, pack_end(w.end), w.durable, w.agreed_point, w.agreed_position, *w.agreed_root,
         found.epoch, found.reign, found.chain, base.number, base.position, base.chain, w.next_block,
     )  # fmt: skip
@@ -297,8 +313,8 @@ NO_PIN: Final = Pin(0, 0, bytes(16))
 
 @_strict
 def unpack_welcome(body: memoryview) -> Welcome:
-    """WELCOME."""
-    _versioned(NUMBER16.unpack_from(body)[0])
+    """WELCOME. RevolumeError: this node does not speak the version that was chosen."""
+    check_chosen(NUMBER16.unpack_from(body)[0])
     _exact(body, WELCOME.size)
     (
         _, state, known, segment_blocks, epoch, reign, node, volume, end, durable, point, position, low, high,
@@ -415,22 +431,31 @@ def unpack_base_end(body: memoryview) -> tuple[int, int]:
 
 
 def pack_fetch(fetch: Fetch) -> bytes:
-    """FETCH."""
-    return FETCH.pack(VERSION, fetch.volume, fetch.node, pack_end(fetch.end))
+    """FETCH, EXAMINE."""
+    return FETCH.pack(
+        OURS.highest, 0, OURS.lowest, fetch.volume, fetch.node, pack_end(fetch.end), fetch.expected
+    )
 
 
 @_strict
 def unpack_fetch(body: memoryview) -> Fetch:
-    """FETCH."""
-    _versioned(NUMBER16.unpack_from(body)[0])
-    _, volume, node, end = FETCH.unpack(body)
-    return Fetch(volume, node, unpack_end(end))
+    """FETCH, EXAMINE. RevolumeError: there is no version that both ends speak."""
+    common(stated(body))
+    _, _, _, volume, node, end, expected = FETCH.unpack(body)
+    return Fetch(volume, node, unpack_end(end), expected)
+
+
+def pack_tail(begin: TailBegin) -> bytes:
+    """TAIL."""
+    return TAIL.pack(pack_end(begin.end), OURS.highest, begin.node)
 
 
 @_strict
-def unpack_tail(body: memoryview) -> End:
-    """TAIL."""
-    return unpack_end(body)
+def unpack_tail(body: memoryview) -> TailBegin:
+    """TAIL. RevolumeError: this node does not speak the version that was chosen."""
+    end, version, node = TAIL.unpack(body)
+    check_chosen(version)
+    return TailBegin(unpack_end(end), node)
 
 
 @_strict

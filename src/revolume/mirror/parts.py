@@ -256,6 +256,10 @@ class Shelf(Protocol):
         """None: it is empty."""
 
     @property
+    def node(self) -> bytes:
+        """Node id of the copy that is here, or that will be made here."""
+
+    @property
     def segment_blocks(self) -> int:
         """Of the segments that an empty one will get."""
 

@@ -35,7 +35,14 @@ class DirectoryShelf:
         self._path = path
         self._options = options
         self._opened = opened
+        self._unborn = host.entropy.token(16)
         self.secondary = secondary
+
+    @property
+    def node(self) -> bytes:
+        """See ``parts.Shelf``. An empty directory's is drawn anew by each process that finds it empty: a copy that
+        was emptied never passes for what it was."""
+        return self.secondary.core.manifest.state.node if self.secondary is not None else self._unborn
 
     @property
     def segment_blocks(self) -> int:
@@ -44,8 +51,9 @@ class DirectoryShelf:
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """See ``parts.Shelf``."""
+        node = self.node  # the one that the source was told
         await self._clear()
-        born = birth(volume, name, start)
+        born = birth(volume, name, node, start)
         try:
             self.secondary = await open_secondary(self._host, self._path, self._options, born)
         except OSError as error:
@@ -93,7 +101,7 @@ class DirectoryShelf:
             directory.close()
 
 
-def birth(volume: bytes, name: str, start: Start) -> Birth:
+def birth(volume: bytes, name: str, node: bytes, start: Start) -> Birth:
     """What the source says of the volume, as the storage takes it."""
     horizon = Horizon(
         point=start.number,
@@ -105,4 +113,5 @@ def birth(volume: bytes, name: str, start: Start) -> Birth:
         root_high=start.root[1],
         chain=start.end.chain,
     )
-    return Birth(volume, name, horizon, tuple(Epoch(e.number, e.reign, e.position, e.write) for e in start.epochs))
+    epochs = tuple(Epoch(e.number, e.reign, e.position, e.write) for e in start.epochs)
+    return Birth(volume, name, node, horizon, epochs)

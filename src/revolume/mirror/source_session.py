@@ -47,6 +47,7 @@ from revolume.mirror.parts import Mirror, Origin
 from revolume.mirror.pump import Pump
 from revolume.mirror.rows import NEED_BODY_MAX
 from revolume.mirror.target_session import REFUSED_BODY_MAX
+from revolume.mirror.version import OURS
 from revolume.volume.end import End
 
 GREETING: Final[dict[int, int]] = {
@@ -65,6 +66,10 @@ WITH_BASE: Final[dict[int, int]] = {
     Type.BASE_DONE: NUMBER.size + CHECK_SIZE,
 }
 BUFFER: Final = 64 << 10
+UNANSWERED: Final = (
+    f"It had not answered the greeting; a node whose release of Revolume does not know {OURS} of the mirror "
+    "protocol ends so: see its log."
+)
 
 _POSITIONS: Final = int(Type.POSITIONS)
 
@@ -100,6 +105,7 @@ class SourceSession:
         self._passing: asyncio.Task[None] | None = None
         self._durable_wanted = 0
         self._durable_asked = 0
+        self._welcomed = False
         self._stop_listening: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -125,6 +131,7 @@ class SourceSession:
     def _rare(self, kind: Type, body: memoryview) -> None:
         match kind:
             case Type.WELCOME:
+                self._welcomed = True
                 self.link.expected = {Type.PING: PING_BODY, Type.REFUSED: REFUSED_BODY_MAX}
                 self.link.welcome(BUFFER)
                 self.link.spawn(self._decide(unpack_welcome(body)))
@@ -275,6 +282,8 @@ class SourceSession:
     # The end
 
     def ended(self, reason: str) -> None:
+        if not self._welcomed and self.link.refusal is None:
+            reason = f"{reason} {UNANSWERED}"
         self._stop_listening()
         if self._mirror.ask_durable == self.ask_durable:
             self._mirror.ask_durable = _nobody_listens

@@ -12,7 +12,7 @@ from revolume.mirror.counters import Counters
 from revolume.mirror.decide import identity
 from revolume.mirror.frames import Type
 from revolume.mirror.link import Link
-from revolume.mirror.messages import TAIL_END, Fetch, Identity, pack_end
+from revolume.mirror.messages import TAIL_END, Fetch, Identity, TailBegin, pack_tail
 from revolume.mirror.parts import Secondary
 from revolume.mirror.pump import Pump
 from revolume.volume.end import End
@@ -21,8 +21,9 @@ from revolume.volume.end import End
 class Tail:
     """See the module's text."""
 
-    def __init__(self, link: Link, secondary: Secondary) -> None:
+    def __init__(self, link: Link, secondary: Secondary, node: bytes) -> None:
         self._link = link
+        self._node = node
         self._secondary = secondary
         self._end = secondary.end
         self._feed = secondary.feed
@@ -54,7 +55,7 @@ class Tail:
         self._pump.pump()
 
     def _begin(self) -> None:
-        self._link.send_control(Type.TAIL, pack_end(self._end))
+        self._link.send_control(Type.TAIL, pack_tail(TailBegin(self._end, self._node)))
 
     def pump(self) -> None:
         """The link takes more."""

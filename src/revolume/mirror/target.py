@@ -46,13 +46,11 @@ class Target:
     def __init__(
         self,
         host: Host,
-        node: bytes,
         shelf: Shelf,
         context: ssl.SSLContext | None,
         tell: Callable[[str], None],
     ) -> None:
         self._host = host
-        self._node = node
         self._shelf = shelf
         self._context = context
         self._tell = tell
@@ -197,7 +195,7 @@ class Target:
         epoch, reign = self._known_epoch()
         if secondary is None:
             return Welcome(
-                TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._node, bytes(16),
+                TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._shelf.node, bytes(16),
                 NOWHERE, 0, 0, 0, (0, 0), None, None, 0,
             )  # fmt: skip
         found = None
@@ -206,7 +204,7 @@ class Target:
         agreed, base = secondary.agreed, secondary.base
         return Welcome(
             TargetState.WHOLE if base is None else TargetState.BASE,
-            secondary.segment_blocks, epoch, reign, self._node, secondary.volume_id,
+            secondary.segment_blocks, epoch, reign, self._shelf.node, secondary.volume_id,
             secondary.end, secondary.durable,
             agreed.number if agreed else 0, agreed.position if agreed else 0, agreed.root if agreed else (0, 0),
             Identity(*found) if found else None,

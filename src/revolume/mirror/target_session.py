@@ -241,7 +241,7 @@ class TargetSession:
         self.link.expected = TAIL
         self.link.session = draw_session(self.link.host)
         self.link.welcome()
-        self._tail = Tail(self.link, secondary)
+        self._tail = Tail(self.link, secondary, self._shelf.node)
         await self._tail.begin(fetch)
         self.link.go_on()
 

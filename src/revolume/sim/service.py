@@ -113,8 +113,7 @@ class MirrorService:
         else:
             host.disk.open(asked.directory, create=True).close()
         made.shelf = DirectoryShelf(host, asked.directory, options, secondary)
-        node = secondary.core.manifest.state.node if secondary is not None else host.entropy.token(16)
-        made.target = Target(host, node, made.shelf, None, tell)
+        made.target = Target(host, made.shelf, None, tell)
         await made.target.listen(f"{machine}:{MIRROR_PORT}")
         return made
 

@@ -70,10 +70,12 @@ def create(host: Host, directory: Directory, options: OpenOptions, name: str) ->
 @dataclass(frozen=True, slots=True)
 class Birth:
     """What a mirror's source says of the volume when it brings up a new copy: the point at which the shipped log
-    begins (``horizon``; its address is the copy's own), and the epochs until then."""
+    begins (``horizon``; its address is the copy's own), and the epochs until then. ``node``: the new copy's own
+    id, which its source has been told."""
 
     volume: bytes
     name: str
+    node: bytes
     horizon: Horizon
     epochs: tuple[Epoch, ...]
 
@@ -87,7 +89,7 @@ def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: B
     state = State(
         volume=birth.volume,
         name=birth.name,
-        node=host.entropy.token(16),
+        node=birth.node,
         role=Role.SECONDARY,
         segment_blocks=options.segment_bytes // BLOCK,
         created_ns=host.clock.wall_ns(),

@@ -63,8 +63,10 @@ class EditKind(IntEnum):
     ROLE = 33  # primary or secondary
     AGREED = 34  # the last point that this copy has proved equal to its source's
     BASE = 35  # a mirror being brought up: the image holds the blocks below this; empty = all of it
-    MIRROR = 36  # a mirror of this volume: mode, whether it has joined, what is kept for it
+    MIRROR = 36  # read, not written any more: a mirror whose copy's node is not known
     DROP_MIRROR = 37
+    MEMBER = 38  # a mirror of this volume: mode, whether it has joined, what is kept for it, which copy it is
+    SOURCE = 39  # a mirror's: the certificate name that its source must show
 
 
 _KINDS = frozenset(EditKind)
@@ -144,13 +146,24 @@ class Agreed:
 @dataclass(frozen=True, slots=True)
 class MirrorState:
     """What a primary durably knows of a mirror. ``joined``: base and log have met there. ``point`` and
-    ``write``: the point from which the log is kept for it; 0 = nothing is kept."""
+    ``write``: the point from which the log is kept for it; 0 = nothing is kept. ``node``: the node id of the copy
+    that the mirror is, zero until one has joined (or where a store of before MEMBER knew none). ``durable``: a
+    position that it has acknowledged as durable; what it holds may be more. ``peer``: the name that its
+    certificate must have, "" for any."""
 
     name: str
     mode: MirrorMode
     joined: bool
     point: int
     write: int
+    node: bytes = bytes(16)
+    durable: int = 0
+    peer: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Answers wait for it."""
+        return self.joined and self.mode == MirrorMode.SYNC
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +191,7 @@ class State:
     agreed: Agreed = Agreed()
     base: int | None = None  # blocks of the image that have arrived, while a mirror is brought up
     mirrors: tuple[MirrorState, ...] = ()
+    source_name: str = ""  # the certificate name that a mirror's source must show; "" = any
 
     def epoch_at(self, position: int) -> tuple[int, bytes]:
         """Number and reign id of the epoch in which a position was made; zeroes before the first."""
@@ -194,6 +208,8 @@ _SNAPSHOT = struct.Struct("<QQQ")
 _NUMBER = struct.Struct("<Q")
 _AGREED = struct.Struct("<QQQ")
 _MIRROR = struct.Struct("<BB6xQQ")
+_MEMBER = struct.Struct("<BBHIQQQ16sHHHH")
+_SOURCE = struct.Struct("<HHI")
 
 
 def pack_identity(state: State) -> bytes:
@@ -246,14 +262,44 @@ def pack_base(blocks: int | None) -> bytes:
     return b"" if blocks is None else _NUMBER.pack(blocks)
 
 
-def pack_mirror(mirror: MirrorState) -> bytes:
-    """MIRROR: B mode, B joined, Q point, Q write number, name in UTF-8."""
-    return _MIRROR.pack(mirror.mode, mirror.joined, mirror.point, mirror.write) + mirror.name.encode()
+def pack_member(mirror: MirrorState) -> bytes:
+    """MEMBER, 56 bytes and three texts in UTF-8: B mode, B joined, H flags (none yet), I zero, Q point, Q write
+    number, Q durable position, 16s node id, H bytes of the name, H bytes of the certificate name, H bytes of an
+    address (none yet), H zero; name, certificate name, address."""
+    name, peer = mirror.name.encode(), mirror.peer.encode()
+    return (
+        _MEMBER.pack(
+            mirror.mode, mirror.joined, 0, 0, mirror.point, mirror.write, mirror.durable, mirror.node,
+            len(name), len(peer), 0, 0,
+        )
+        + name
+        + peer
+    )  # fmt: skip
+
+
+def _unpack_member(body: bytes) -> MirrorState:
+    mode, joined, flags, _, point, write, durable, node, name_size, peer_size, _, _ = _MEMBER.unpack_from(body)
+    if flags:
+        raise _newer(f"A mirror has flags {flags:#x}, which this version does not know.")
+    texts = body[_MEMBER.size :]
+    name, peer = texts[:name_size].decode(), texts[name_size : name_size + peer_size].decode()
+    return MirrorState(name, MirrorMode(mode), bool(joined), point, write, node, durable, peer)
 
 
 def _unpack_mirror(body: bytes) -> MirrorState:
+    """MIRROR, as it was written before MEMBER: B mode, B joined, 6x zero, Q point, Q write number, name."""
     mode, joined, point, write = _MIRROR.unpack_from(body)
     return MirrorState(body[_MIRROR.size :].decode(), MirrorMode(mode), bool(joined), point, write)
+
+
+def pack_source(name: str) -> bytes:
+    """SOURCE: H bytes of the certificate name, H and I zero, the name in UTF-8; an empty name: any."""
+    return _SOURCE.pack(len(name.encode()), 0, 0) + name.encode()
+
+
+def _unpack_source(body: bytes) -> str:
+    size, _, _ = _SOURCE.unpack_from(body)
+    return body[_SOURCE.size : _SOURCE.size + size].decode()
 
 
 def _others(state: State, name: str) -> tuple[MirrorState, ...]:
@@ -320,8 +366,10 @@ def _apply_mirroring(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, agreed=Agreed(*_AGREED.unpack(body)))
         case EditKind.BASE:
             return replace(state, base=_NUMBER.unpack(body)[0] if body else None)
-        case EditKind.MIRROR:
-            mirror = _unpack_mirror(body)
+        case EditKind.SOURCE:
+            return replace(state, source_name=_unpack_source(body))
+        case EditKind.MIRROR | EditKind.MEMBER:
+            mirror = _unpack_mirror(body) if kind == EditKind.MIRROR else _unpack_member(body)
             return replace(state, mirrors=(*_others(state, mirror.name), mirror))
         case _:
             return replace(state, mirrors=_others(state, body.decode()))
@@ -360,8 +408,10 @@ def _mirroring_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     yield EditKind.ROLE, bytes([state.role])
     yield EditKind.AGREED, pack_agreed(state.agreed)
     yield EditKind.BASE, pack_base(state.base)
+    if state.source_name:
+        yield EditKind.SOURCE, pack_source(state.source_name)
     for mirror in state.mirrors:
-        yield EditKind.MIRROR, pack_mirror(mirror)
+        yield EditKind.MEMBER, pack_member(mirror)
 
 
 def pack_edit(seed: int, number: int, kind: EditKind, body: bytes) -> bytes:

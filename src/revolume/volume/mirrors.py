@@ -20,7 +20,7 @@ from dataclasses import replace
 from revolume.chain.point import Point
 from revolume.errors import NotFound, Refused
 from revolume.volume.core import Core
-from revolume.volume.manifest import EditKind, MirrorMode, MirrorState, pack_mirror
+from revolume.volume.manifest import EditKind, MirrorMode, MirrorState, pack_member
 
 HOLDER = "mirror "
 
@@ -142,7 +142,7 @@ class Mirrors:
         self._release()
 
     async def _change(self, mirror: Mirror, state: MirrorState) -> None:
-        await self._core.recorder.record((EditKind.MIRROR, pack_mirror(state)))
+        await self._core.recorder.record((EditKind.MEMBER, pack_member(state)))
         mirror.state = state
         self._hold(mirror)
         mirror.settle()
