@@ -247,7 +247,7 @@ class Mirrored(Driver):
         return [
             (found.transfer.position, log / segment_name(segment.index), found.block)
             for segment in self.volume.core.pool.segments()
-            for found in self.volume.feed._transfers(segment)
+            for found in self.volume.feed.transfers(segment)
         ]
 
     @staticmethod

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from revolume.host import real_host
 from revolume.log.ops import OP_WRITE
 from revolume.log.pool import SegmentPool
+from revolume.log.scan import Found, SegmentReader
+from revolume.volume.feed import Feed
 
-from .driver import BLOCK, Driver
+from .driver import BLOCK, SMALL, Driver
 from .test_model import MEMORY, payload
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="revolume-feed-", dir=MEMORY if MEMORY.is_dir() else None))
+    yield made
+    shutil.rmtree(made)
 
 
 async def ready(pool: SegmentPool, count: int) -> None:
@@ -93,3 +106,48 @@ def test_a_segment_in_which_nothing_lies_is_passed_over() -> None:
         asyncio.run(run(folder))
     finally:
         shutil.rmtree(folder)
+
+
+async def read_all(feed: Feed, max_bytes: int, after: int = 0) -> list[int]:
+    """The positions of everything behind ``after``, asked for piece by piece."""
+    found: list[int] = []
+    while after < feed.end:
+        shipments = await feed.older(after, max_bytes)
+        assert shipments, f"nothing behind {after}"
+        found += [shipment.position for shipment in shipments]
+        after = found[-1]
+    return found
+
+
+def test_catching_up_reads_each_header_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by two readers at once, one of which stops at the end of an open segment and goes on when it grows."""
+    headers = 0
+    at = SegmentReader.at
+
+    def counted(self: SegmentReader, block: int) -> Found | None:
+        nonlocal headers
+        headers += 1
+        return at(self, block)
+
+    async def run() -> None:
+        nonlocal headers
+        host = real_host()
+        driver = Driver(host, folder / "v", 4 << 20, replace(SMALL, segment_bytes=1 << 20))
+        await driver.open()
+        feed = driver.volume.feed
+        for number in range(400):
+            await driver.change([(OP_WRITE, number % 64 * BLOCK, payload(number, BLOCK))])
+        monkeypatch.setattr(SegmentReader, "at", counted)
+        first, second = await asyncio.gather(read_all(feed, 5 * BLOCK), read_all(feed, 7 * BLOCK))
+        assert first == second == list(range(1, feed.end + 1))
+        assert headers < 1.5 * len(first + second)
+        end = feed.end
+        for number in range(300):  # the rest of that segment, and more of them
+            await driver.change([(OP_WRITE, number % 64 * BLOCK, payload(number, BLOCK))])
+        headers = 0
+        assert await read_all(feed, 5 * BLOCK, end) == list(range(end + 1, feed.end + 1))
+        assert headers < 1.5 * (feed.end - end)
+        await driver.volume.close()
+        await host.work.close()
+
+    asyncio.run(run())

@@ -111,6 +111,10 @@ class SegmentReader:
             return None
         return Found(self.segment, block, local, transfer)
 
+    def proper(self, found: Found) -> bytes:
+        """The proper part of a transfer that was found here."""
+        return bytes(self._bytes(found.block * BLOCK + LOCAL_SIZE, found.transfer.proper_size))
+
     def chain_from(self, block: int, previous: bytes, end_block: int | None = None) -> Iterator[Found]:
         """Valid transfers from ``block`` on whose chain continues ``previous``, and local records between them."""
         while end_block is None or block < end_block:

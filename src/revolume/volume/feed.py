@@ -5,6 +5,10 @@ listens. What is older is read from the log's files in a thread. Either way the 
 in the page cache, and whoever sends it has the kernel take it from there. So a slow mirror costs no memory, it
 is only further behind.
 
+Whoever reads older transfers asks again behind the last one that it got. Where that one ends is remembered by its
+position, so that each header is read once: without it every call would follow the segment's chain from its
+beginning. Nothing of the file's content is remembered, because the open segment grows.
+
 Local records (blocks that this node was sent whole) are skipped: they are nobody else's.
 """
 
@@ -12,19 +16,33 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from revolume.host.disk import Buffer
 from revolume.log.appender import Draft
 from revolume.log.carried import Shipment
-from revolume.log.scan import Found, SegmentReader
+from revolume.log.scan import Found, SegmentReader, chain_behind
 from revolume.log.segment import Segment
-from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind
+from revolume.log.transfer import BLOCK, Kind
 from revolume.volume.core import Core
 
 RECENT = 8192
 RECENT_BYTES = 8 << 20
+PLACES_MAX = 64
+"""Readers whose places are remembered; one for each mirror that catches up is needed."""
+FIRST_HEADER = 8 << 10
+"""Bytes read of a segment to learn with which position it begins."""
 Wake = Callable[[], None]
 Leaving = Callable[[int, bytes, Sequence[Buffer]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a segment the transfer behind a position begins, and the chain checksum that it continues."""
+
+    segment: Segment
+    block: int
+    previous: bytes
 
 
 class Feed:
@@ -35,6 +53,7 @@ class Feed:
         self._recent: deque[Shipment] = deque()
         self._recent_bytes = 0
         self._listeners: list[tuple[Wake, Leaving]] = []
+        self._places: dict[int, _Place] = {}
 
     @property
     def oldest(self) -> int:
@@ -106,37 +125,49 @@ class Feed:
 
     async def older(self, after: int, max_bytes: int) -> list[Shipment]:
         """The same from the log's files. Nothing: the log does not reach back so far."""
+        place = self._places.pop(after, None)
+        if place is not None and self._core.pool.by_use.get(place.segment.use) is place.segment:
+            shipments = await self._read_on(place, after, max_bytes)
+            if shipments:
+                return shipments
         segment = await self._segment_of(after + 1)
         if segment is None:
             return []
-        return await self._core.host.work.call(self._read, segment, after, max_bytes)
+        return await self._read_on(_Place(segment, 0, b""), after, max_bytes)
 
-    def _read(self, segment: Segment, after: int, max_bytes: int) -> list[Shipment]:
-        shipments: list[Shipment] = []
-        for found in self._transfers(segment):
-            if not after < found.transfer.position <= self.end or found.transfer.kind == Kind.FIXUP:
+    async def _read_on(self, place: _Place, after: int, max_bytes: int) -> list[Shipment]:
+        shipments, behind = await self._core.host.work.call(self._read, place, after, max_bytes)
+        if shipments:
+            while len(self._places) >= PLACES_MAX:
+                del self._places[next(iter(self._places))]
+            self._places[shipments[-1].position] = behind
+        return shipments
+
+    def _read(self, place: _Place, after: int, max_bytes: int) -> tuple[list[Shipment], _Place]:
+        segment, shipments = place.segment, list[Shipment]()
+        reader = SegmentReader(segment, self._core.volume_id)
+        for found in self._transfers(reader, place):
+            if found.transfer.position > self.end:
+                break
+            place = _Place(segment, found.end_block, chain_behind(found.transfer))
+            if found.transfer.position <= after or found.transfer.kind == Kind.FIXUP:
                 continue
-            shipments.append(self._shipment(segment, found))
+            shipments.append(_shipment(reader, found))
             max_bytes -= shipments[-1].length + len(shipments[-1].proper)
             if max_bytes <= 0:
                 break
-        return shipments
+        return shipments, place
 
-    def _transfers(self, segment: Segment) -> Iterator[Found]:
-        reader = SegmentReader(segment, self._core.volume_id)
-        first = reader.at(0)
-        if first is None:
-            return iter(())
-        return reader.chain_from(0, first.transfer.previous, self._core.manifest.state.ends.get(segment.use))
-
-    @staticmethod
-    def _shipment(segment: Segment, found: Found) -> Shipment:
-        proper = bytearray(found.transfer.proper_size)
-        segment.file.preadv([proper], found.block * BLOCK + LOCAL_SIZE)
-        size = found.transfer.payload_bytes
-        return Shipment(
-            found.transfer.position, bytes(proper), segment.file, found.payload_block * BLOCK, size
-        )
+    def _transfers(self, reader: SegmentReader, place: _Place) -> Iterator[Found]:
+        """Those of a segment from a place on."""
+        previous = place.previous
+        if not place.block:
+            first = reader.at(0)
+            if first is None:
+                return iter(())
+            previous = first.transfer.previous
+        end = self._core.manifest.state.ends.get(place.segment.use)
+        return reader.chain_from(place.block, previous, end)
 
     async def identity_at(self, position: int) -> tuple[int, bytes, bytes] | None:
         """(epoch, reign id, chain checksum) of the transfer at a position, or of the horizon; None if it is not
@@ -151,7 +182,7 @@ class Feed:
         return await self._core.host.work.call(self._identity, segment, position)
 
     def _identity(self, segment: Segment, position: int) -> tuple[int, bytes, bytes] | None:
-        for found in self._transfers(segment):
+        for found in self.transfers(segment):
             transfer = found.transfer
             if transfer.position == position and transfer.kind != Kind.FIXUP:
                 return transfer.epoch, transfer.reign, transfer.chain
@@ -184,9 +215,20 @@ class Feed:
                 high = middle
         return segments[low - 1] if low else None
 
+    def transfers(self, segment: Segment) -> Iterator[Found]:
+        """Those of a segment, in order."""
+        return self._transfers(SegmentReader(segment, self._core.volume_id), _Place(segment, 0, b""))
+
     def _first_position(self, segment: Segment) -> int | None:
-        found = SegmentReader(segment, self._core.volume_id).at(0)
+        found = SegmentReader(segment, self._core.volume_id, FIRST_HEADER).at(0)
         return None if found is None else found.transfer.position + (found.transfer.kind == Kind.FIXUP)
+
+
+def _shipment(reader: SegmentReader, found: Found) -> Shipment:
+    return Shipment(
+        found.transfer.position, reader.proper(found), found.segment.file, found.payload_block * BLOCK,
+        found.transfer.payload_bytes,
+    )  # fmt: skip
 
 
 
