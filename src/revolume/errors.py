@@ -50,5 +50,9 @@ class NoSpace(RevolumeError):
     """There is no room; what was accepted before stands."""
 
 
+class GaveWay(RevolumeError):
+    """What was opened has been ended so that clients of the live volume could go on writing."""
+
+
 class Poisoned(RevolumeError):
     """A sync failed: nothing more is promised until the volume has been opened anew."""

@@ -65,8 +65,8 @@ class Mirrored(Driver):
         self.meddle: Meddle = lambda each: each
         self.asked: list[list[int]] = []
 
-    async def begin(self) -> Secondary:
-        """An empty mirror and its base, from a point of the source."""
+    async def begin(self, there: OpenOptions | None = None) -> Secondary:
+        """An empty mirror and its base, from a point of the source. ``there``: how the mirror is opened."""
         mirror = await self.volume.mirrors.register("m", MirrorMode.ASYNC)
         point = await self.volume.mirrors.pin_base(mirror)
         horizon = replace(
@@ -77,7 +77,7 @@ class Mirrored(Driver):
         state = self.volume.core.manifest.state
         epochs = tuple(e for e in state.epochs if e.position < point.position)
         birth = Birth(self.volume.volume_id, self.volume.name, b"m" * 16, horizon, epochs)
-        self.secondary = await open_secondary(self.host, str(self.there), THERE, birth)
+        self.secondary = await open_secondary(self.host, str(self.there), there or THERE, birth)
         self._set_up()
         return self.secondary
 

@@ -38,6 +38,7 @@ from revolume.history.timeline import Spot, Timeline
 from revolume.history.views import View, open_view
 from revolume.host.network import Peer
 from revolume.log.ops import Op
+from revolume.volume.holding import HoldKind
 from revolume.volume.live import LiveMap
 from revolume.volume.reader import block_numbers
 from revolume.volume.remembered import Remembered
@@ -123,13 +124,15 @@ class ViewExport:
     def append(self, ops: list[Op]) -> int:
         """Into the scratch."""
         assert self._scratch is not None
+        self._view.tenure.check()
         self._scratch.append(ops)
         return 0
 
     async def room(self, ops: list[Op]) -> None:
         """Fetch what the changes cover in part."""
         assert self._scratch is not None
-        await self._scratch.room(ops)
+        with self._view.using():
+            await self._scratch.room(ops)
 
     def released(self, position: int) -> bool:
         """At once."""
@@ -143,15 +146,21 @@ class ViewExport:
         """A throw-away has nothing to keep."""
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
-        """See ``nbd.export.Export``."""
+        """See ``nbd.export.Export``. GaveWay: the view has been ended."""
+        self._view.tenure.check()
         return (self._scratch or self._view.reader).read_now(reads)
 
     async def read(self, offset: int, buffer: memoryview) -> None:
         """See ``nbd.export.Export``."""
-        await (self._scratch or self._view.reader).read(offset, buffer)
+        with self._view.using():
+            await (self._scratch or self._view.reader).read(offset, buffer)
 
     async def extents(self, context: str, offset: int, length: int) -> Extents:
         """Allocation, or what changed since an earlier moment."""
+        with self._view.using():
+            return await self._extents(context, offset, length)
+
+    async def _extents(self, context: str, offset: int, length: int) -> Extents:
         work = self._view.volume.core.host.work
         if context != ALLOCATION:
             return await self._exports.changed(context, self._view.source, offset, length, self.size)
@@ -224,7 +233,7 @@ class VolumeExports:
         key = (who, format_export(asked))
         held = self._open.get(key)
         if held is None:
-            held = self._open[key] = await self._begin(asked)
+            held = self._open[key] = await self._begin(key, asked)
         held.users += 1
         if held.expiry is not None:
             held.expiry.cancel()
@@ -234,12 +243,22 @@ class VolumeExports:
             format_export(fixed), held, moving, self, lambda said_goodbye: self._release(key, held, said_goodbye)
         )
 
-    async def _begin(self, asked: ExportName) -> _Open:
+    async def _begin(self, key: tuple[str, str], asked: ExportName) -> _Open:
         assert asked.moment is not None
         spot = self.timeline.resolve(asked.moment)
-        view = await open_view(self._volume, spot, f"view @w{spot.write}")
+        kind, what = (HoldKind.OVERLAY, "overlay") if asked.writable_view else (HoldKind.VIEW, "view")
+        view = await open_view(self._volume, spot, f"{what} @w{spot.write}", kind)
         token = self._volume.core.host.entropy.token(8).hex()
-        return _Open(view, Scratch(view, token) if asked.writable_view else None)
+        held = _Open(view, Scratch(view, token) if asked.writable_view else None)
+        view.tenure.on_end.append(lambda: self._gave_way(key, held))
+        return held
+
+    def _gave_way(self, key: tuple[str, str], held: _Open) -> None:
+        """The view has been ended: who has it is told, who asks for the name gets another."""
+        if held.expiry is not None:
+            held.expiry.cancel()
+        if self._open.get(key) is held:
+            del self._open[key]
 
     def _release(self, key: tuple[str, str], held: _Open, said_goodbye: bool) -> None:
         held.users -= 1
@@ -253,8 +272,6 @@ class VolumeExports:
     def _expire(self, key: tuple[str, str], held: _Open) -> None:
         if held.users == 0 and self._open.get(key) is held:
             del self._open[key]
-            if held.scratch is not None:
-                held.scratch.close()
             held.view.close()
 
     def close(self) -> None:

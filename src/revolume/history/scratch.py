@@ -31,6 +31,7 @@ class Scratch:
         self._file.truncate(-(-view.size // BLOCK) * BLOCK)
         self._work = core.host.work
         self._mine = np.zeros(-(-view.size // BLOCK), bool)
+        view.closing.append(self._file.close)  # nothing of it stays
 
     def append(self, ops: list[Op]) -> None:
         """Apply changes in order; NoRoomNow before any of them if one needs a block from the disk."""
@@ -104,7 +105,3 @@ class Scratch:
     def mine(self, first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which blocks have been changed here."""
         return self._mine[first : first + count]
-
-    def close(self) -> None:
-        """Throw it away."""
-        self._file.close()

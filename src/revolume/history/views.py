@@ -4,14 +4,17 @@ Its map is made by the helper process from the log's columns, on the live map's 
 than the moment, and is read like any other map: paged, checked. Blocks that were partially modified at
 that instant are put together once, when the view is opened. What the map does not know lies in the image;
 a lease keeps the horizon from passing the moment while the view lives.
+
+A view gives way when the log has no other room (``volume/holding.py``): its lease ends at once, and whoever has it
+gets GaveWay from then on. A read that is under way when that happens is not answered with what it finds, because
+the image may move on beneath it; the view's files are closed when the last such read is over.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +24,12 @@ from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
 from revolume.chain.versions import Fragment, SegmentSpec, Stretch
-from revolume.errors import Damaged, NoSpace, NotFound, RevolumeError
+from revolume.errors import Damaged, GaveWay, NoSpace, NotFound, RevolumeError
 from revolume.history.timeline import Spot
 from revolume.host.disk import Directory
 from revolume.volume import layout
 from revolume.volume.folder import position_below
+from revolume.volume.holding import HoldKind
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
 from revolume.volume.remembered import Remembered
@@ -102,28 +106,97 @@ class ViewSource:
             raise Damaged(content.code, content.cause, content.hint)
 
 
-@dataclass(slots=True)
-class View:
-    """An open moment. ``close`` once."""
+class Tenure:
+    """A view's right to its moment, from before its map is made: a lease that may be revoked."""
 
-    volume: Remembered
-    spot: Spot
-    size: int
-    source: ViewSource
-    reader: Reader
-    map_file: MapFile
-    map_name: str
-    let_go: Callable[[], None]
+    def __init__(self, volume: Remembered, holder: str, write: int, kind: HoldKind) -> None:
+        self._where = f"{volume.name}@w{write}"
+        self.ended = False
+        self.on_end: list[Callable[[], None]] = []
+        self.held_bytes: Callable[[], int] = lambda: 0
+        self.let_go = volume.core.lease(holder, write, kind, self._revoke, lambda: self.held_bytes())
+
+    def _revoke(self) -> None:
+        self.ended = True
+        self.let_go()
+        for told in self.on_end:
+            told()
+
+    def check(self) -> None:
+        """GaveWay if it is over."""
+        if self.ended:
+            raise GaveWay(
+                "view-ended",
+                f"{self._where} was ended: the volume needed the room that it kept.",
+                "Open a newer moment; a larger --budget keeps more.",
+            )
+
+
+class View:
+    """An open moment. ``close`` once, also after it has given way."""
+
+    def __init__(
+        self, volume: Remembered, spot: Spot, source: ViewSource, map_file: MapFile, map_name: str, tenure: Tenure
+    ) -> None:
+        core = volume.core
+        self.volume = volume
+        self.spot = spot
+        self.size = core.size_at(spot.write)
+        self.source = source
+        self.tenure = tenure
+        self.reader = ViewReader(core.store, source, core.host.work)
+        self.reader.view = self
+        self.closing: list[Callable[[], None]] = [map_file.close, lambda: _removed(core.maps_directory, map_name)]
+        self._users = 0
+        self._closed = False
+        tenure.on_end.append(self.close)
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Around whatever reads it and waits meanwhile. GaveWay, also where it ended during that."""
+        self.tenure.check()
+        self._users += 1
+        try:
+            yield
+            self.tenure.check()
+        except RevolumeError:  # what is read beneath an ended view fails its digests: that is no damage
+            self.tenure.check()
+            raise
+        finally:
+            self._users -= 1
+            self._close_files()
 
     def close(self) -> None:
-        """Give up the lease and the map."""
-        self.let_go()
-        self.map_file.close()
-        self.volume.core.maps_directory.remove(self.map_name)
+        """Give up the lease at once, and the map as soon as nobody reads it."""
+        self._closed = True
+        self.tenure.let_go()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        if self._closed and not self._users:
+            closing, self.closing = self.closing, []
+            for close in closing:
+                close()
 
 
-async def open_view(volume: Remembered, spot: Spot, holder: str) -> View:
-    """Open the moment after write ``spot.write``, which is retained now."""
+class ViewReader(Reader):
+    """Reads a view for as long as it has not given way."""
+
+    view: View
+
+    def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
+        """See ``volume.reader``."""
+        self.view.tenure.check()
+        return super().read_now(reads)
+
+    async def read(self, offset: int, view: memoryview) -> None:
+        """See ``volume.reader``."""
+        with self.view.using():
+            await super().read(offset, view)
+
+
+async def open_view(volume: Remembered, spot: Spot, holder: str, kind: HoldKind = HoldKind.VIEW) -> View:
+    """Open the moment after write ``spot.write``, which is retained now. GaveWay: not any more."""
     core = volume.core
     if spot.write < volume.folder.retired_write:
         raise NotFound(
@@ -132,31 +205,35 @@ async def open_view(volume: Remembered, spot: Spot, holder: str) -> View:
             "See 'revolume points' for what is retained.",
         )
     with ExitStack() as held:
-        let_go = core.lease(holder, spot.write)
-        held.callback(let_go)
+        tenure = Tenure(volume, holder, spot.write, kind)
+        held.callback(tenure.let_go)
         name = layout.view_map_name(core.host.entropy.token(8).hex())
         held.callback(_removed, core.maps_directory, name)
         with core.maps_in_use():
-            fragments = await _made(volume, spot, name)
+            fragments = await _made(volume, spot, name, tenure)
+        tenure.check()
         made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
         held.callback(made.close)
         source = ViewSource(volume, made)
-        reader = Reader(core.store, source, core.host.work)
-        source.hold(await _partials(volume, reader, fragments))
-        view = View(volume, spot, core.size_at(spot.write), source, reader, made, name, let_go)
+        partials = await _partials(volume, Reader(core.store, source, core.host.work), fragments)
+        tenure.check()
+        source.hold(partials)
+        view = View(volume, spot, source, made, name, tenure)
         held.pop_all()
         return view
 
 
 def _removed(directory: Directory, name: str) -> None:
-    if directory.exists(name):
-        directory.remove(name)
+    with suppress(OSError):  # what the disk does not let go of now goes when the volume is opened next
+        if directory.exists(name):
+            directory.remove(name)
 
 
-async def _made(volume: Remembered, spot: Spot, name: str) -> tuple[Fragment, ...]:
+async def _made(volume: Remembered, spot: Spot, name: str, tenure: Tenure) -> tuple[Fragment, ...]:
     """Make the map. A fold that flips meanwhile gives segments back that the job still looks for; what it does
     not find there is in the image by now, and the job is given again from there."""
     while True:
+        tenure.check()
         horizon = volume.folder.horizon
         try:
             return await _make(volume, spot, name)

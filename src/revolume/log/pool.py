@@ -67,6 +67,8 @@ class SegmentPool:
         """Bytes of the disk that are somebody else's before a file is made."""
         self._demand = 0
         self.stuck = False
+        self.disk_short = False
+        """It is the disk that has no room for another file, not the budget."""
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -176,6 +178,7 @@ class SegmentPool:
                 self.failure = None
             except Exception as error:  # whatever it was: writers are told, and it is tried again
                 self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+                self.disk_short = self.failure.errno == errno.ENOSPC
                 self.stuck = True
             self._changed.set()
             if not self._stopping:
@@ -216,10 +219,11 @@ class SegmentPool:
             return self.free.popleft()
         size = self.segment_blocks * BLOCK
         if not beyond_budget:
-            slack = 0 if self.ready else 2 * size
+            slack, self.disk_short = 0 if self.ready else 2 * size, False
             if self.bytes + size > self.limits.budget_bytes + slack:
                 return None
-            if self._directory.free_bytes() < size + self.limits.reserve_bytes + self.owed_bytes():
+            self.disk_short = self._directory.free_bytes() < size + self.limits.reserve_bytes + self.owed_bytes()
+            if self.disk_short:
                 return None
         index, self.next_index = self.next_index, self.next_index + 1
         await self._work.call(self._prewrite, index)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno as machine
 from typing import Final
 
-from revolume.errors import NoSpace, Refused, RevolumeError
+from revolume.errors import GaveWay, NoSpace, Refused, RevolumeError
 from revolume.nbd.constants import Errno
 
 _FROM_MACHINE: Final = {
@@ -57,6 +57,8 @@ def wire_errno(error: BaseException) -> Errno:
         return _FROM_MACHINE.get(error.errno or 0, Errno.EIO)
     if isinstance(error, NoSpace):
         return Errno.ENOSPC
+    if isinstance(error, GaveWay):
+        return Errno.ESHUTDOWN
     if isinstance(error, Refused):
         return Errno.EPERM
     return Errno.EIO

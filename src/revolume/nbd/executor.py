@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from revolume.errors import RevolumeError
+from revolume.errors import GaveWay, RevolumeError
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.nbd.budget import Account
 from revolume.nbd.constants import Command, Errno
@@ -90,7 +90,7 @@ class Executor:
         self._limits = limits
         self._port = port
         self._late = LateReader(export, encoder, account, port.send, port.drained)
-        self.leaving = False  # the client said DISC
+        self.leaving = False  # the client said DISC, or its export was ended
         self.stopping = False  # requests are answered with ESHUTDOWN
         self._roomless = False
         self.requests = 0
@@ -304,6 +304,8 @@ class Executor:
     def _fail_all(self, tokens: list[bytes], error: BaseException) -> None:
         if not isinstance(error, RevolumeError | OSError):
             _log.error("a request failed", exc_info=error)
+        if isinstance(error, GaveWay):  # nothing more is to be had here: this is answered, then it is closed
+            self.leaving = True
         for token in tokens:
             self._fail(token, wire_errno(error), sentence(error))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from revolume.errors import NotFound, Refused, RevolumeError, UsageError
+from revolume.errors import GaveWay, NotFound, Refused, RevolumeError, UsageError
 from revolume.host.clock import Clock
 from revolume.host.network import Wire
 from revolume.nbd.constants import (
@@ -252,6 +252,8 @@ def _refusal(error: RevolumeError) -> Reply:
             Errno.EINVAL: Reply.ERR_INVALID,
         }
         return known.get(error.errno, Reply.ERR_UNKNOWN)
+    if isinstance(error, GaveWay):
+        return Reply.ERR_SHUTDOWN
     if isinstance(error, Refused):
         return Reply.ERR_POLICY
     if isinstance(error, UsageError | NotFound):

@@ -281,6 +281,8 @@ class Session:
     def go_on(self) -> None:
         """Look whether reading can go on, and what is already here."""
         executor = self._executor
+        if executor is not None and executor.leaving:
+            self._leave()
         if self._closed or self._leaving or not self._paused or executor is None:
             return
         if self._wants_memory or self.clogged:

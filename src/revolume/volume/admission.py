@@ -1,9 +1,9 @@
 """Admission: whether the log has room, asked before a write is numbered, so that ENOSPC loses nothing.
 
-Room comes back in four ways: the prewriter makes a segment ready, a fold gives old ones back, a required mirror
-comes on and needs the log no longer, somebody frees the disk. A waiter is told ENOSPC only when none of these is
-under way: the pool can make no file and the folder has nothing to fold. Room for the next point is always left
-(``urgent``): folding needs them, and folding is what makes room.
+Room comes back in several ways: the prewriter makes a segment ready, a fold gives old ones back, readers of the
+past give way (``room.py``), a required mirror comes on and needs the log no longer, somebody frees the disk. A
+waiter is told ENOSPC only when none of these is under way, and then who keeps the log. Room for the next point is
+always left (``urgent``): folding needs them, and folding is what makes room.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ATTEMPTS = 4
 class Admission:
     """``holds`` says whether blocks fit beside so many spare segments; ``make_room`` tries to free segments (with
     a point made for it, or without) and says whether it did or somebody is about to; ``point_blocks``: what the
-    next point takes; ``waiting``: how many are waiting now."""
+    next point takes; ``keeper``: who keeps what is there and never gives way; ``waiting``: how many wait now."""
 
     def __init__(self, pool: SegmentPool, holds: Callable[[int, int], bool]) -> None:
         self._pool = pool
@@ -28,6 +28,7 @@ class Admission:
         self.make_room: Callable[[bool], Awaitable[bool]] | None = None
         self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
+        self.keeper: Callable[[], str] = lambda: ""
         self.refused = 0
         self.waiting = 0
         self._refused_least = 0
@@ -85,4 +86,6 @@ class Admission:
     def _why(self) -> str:
         if self._pool.failure is not None:
             return f"making a segment failed ({self._pool.failure.strerror})"
-        return "its budget or the disk is used up, and nothing older may be folded"
+        used = "the disk" if self._pool.disk_short else "its budget"
+        keeper = self.keeper()
+        return f"{used} is used up, and {keeper or 'nothing older can be folded'}"

@@ -26,6 +26,7 @@ from revolume.log.pool import SegmentPool
 from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
+from revolume.volume.holding import HoldKind, Lease
 from revolume.volume.live import LiveMap
 from revolume.volume.manifest import EditKind, Horizon, Manifest
 from revolume.volume.options import OpenOptions
@@ -189,7 +190,9 @@ class Core:
     leases_given: int = 0
     map_users: int = 0
     stale_maps: list[str] = field(default_factory=list)
-    leases: dict[int, tuple[str, int]] = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
+    gave_way: int = 0
+    """Views and overlays that were ended because there was no other room."""
     footers: set[asyncio.Task[None]] = field(default_factory=set)
     unwritten: dict[int, Callable[[], None]] = field(default_factory=dict)
     """By use, what writes the footer of a sealed segment that has none yet."""
@@ -229,12 +232,24 @@ class Core:
         """The open manifest."""
         return self.recorder.manifest
 
-    def lease(self, holder: str, write: int) -> Callable[[], None]:
-        """Keep everything from ``write`` on; returns the function that lets go."""
+    def lease(
+        self,
+        holder: str,
+        write: int,
+        kind: HoldKind = HoldKind.KEPT,
+        revoke: Callable[[], None] = lambda: None,
+        held_bytes: Callable[[], int] = lambda: 0,
+    ) -> Callable[[], None]:
+        """Keep everything from ``write`` on; returns the function that lets go. A kind that gives way says how it
+        is ended (``revoke``, which lets go before it returns), and what that gives back by itself."""
         self.leases_given += 1
         token = self.leases_given
-        self.leases[token] = (holder, write)
-        return lambda: self.leases.pop(token, None) and None
+        self.leases[token] = Lease(holder, write, kind, revoke, held_bytes)
+
+        def let_go() -> None:
+            self.leases.pop(token, None)
+
+        return let_go
 
     def still_lost(self, block: int) -> bool:
         """Whether the newest version of a block is one that a point called lost (or, if only the base map or

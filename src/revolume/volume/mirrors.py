@@ -20,6 +20,7 @@ from dataclasses import replace
 from revolume.chain.point import Point
 from revolume.errors import NotFound, Refused
 from revolume.volume.core import Core
+from revolume.volume.holding import HoldKind
 from revolume.volume.manifest import EditKind, MirrorMode, MirrorState, pack_member
 
 HOLDER = "mirror "
@@ -155,7 +156,8 @@ class Mirrors:
         before = mirror.let_go
         mirror.let_go = lambda: None
         if mirror.state.point:
-            mirror.let_go = self._core.lease(HOLDER + mirror.name, mirror.state.write)
+            kind = HoldKind.KEPT if mirror.required else HoldKind.MIRROR
+            mirror.let_go = self._core.lease(HOLDER + mirror.name, mirror.state.write, kind)
         before()
 
     async def passed(self, mirror: Mirror) -> None:
@@ -185,7 +187,8 @@ class Mirrors:
             return ""
         last = min(required, key=lambda m: m.state.write)
         names = {HOLDER + m.name for m in self if m.required}
-        others = [write for name, write in self._core.leases.values() if name not in names]
+        kept = [each for each in self._core.leases.values() if not each.kind.gives_way]
+        others = [each.write for each in kept if each.holder not in names]
         others += [snapshot.write for snapshot in self._core.manifest.state.snapshots]
         return last.name if all(last.state.write < write for write in others) else ""
 

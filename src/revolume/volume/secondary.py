@@ -48,6 +48,7 @@ from revolume.volume.manifest import (
     pack_snapshot,
 )
 from revolume.volume.remembered import Remembered
+from revolume.volume.room import make_way, refusal
 from revolume.volume.sealing import Arrived, AskWhole, Contents, Sealing
 from revolume.volume.stretches import columns_between
 
@@ -381,12 +382,20 @@ class Secondary(Remembered):
 
         core.commit.on_durable = durable
         core.admission.make_room = self._make_room
+        core.admission.keeper = lambda: refusal(core)
         core.admission.failure = lambda: core.commit.failure
         core.pool.start()
         self._tasks = [asyncio.create_task(job()) for job in (self._deal, self._sync_on_time, self._tidy)]
 
     async def _make_room(self, may_cut: bool) -> bool:
-        return self._fill is None and (await self.folder.step(True) or self.folder.interrupted)
+        if self._fill is not None:
+            return False
+        if await self.folder.step(True) or self.folder.interrupted:
+            return True
+        if make_way(self.core, self.folder) is None:
+            return False
+        await self.folder.step(True)
+        return True
 
     async def _sync_on_time(self) -> None:
         while not self._closing:

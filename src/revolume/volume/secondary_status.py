@@ -24,7 +24,7 @@ def secondary_status(secondary: Secondary) -> VolumeStatus:
         len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
         tuple(secondary.snapshots()), secondary.folder.folding, secondary.folder.folds,
         secondary.folder.folded_blocks, core.commit.syncs, core.writer.transfers, core.reader.mismatches,
-        core.events.texts(),
+        core.events.texts(), core.gave_way,
     )  # fmt: skip
 
 

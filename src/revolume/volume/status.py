@@ -17,10 +17,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who keeps log from being recycled, and from which write on."""
+    """Who keeps log from being recycled, and from which write on; whether it is ended when there is no other
+    room."""
 
     name: str
     write: int
+    gives_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +60,4 @@ class VolumeStatus:
     transfers: int
     read_mismatches: int
     events: tuple[str, ...]
+    gave_way: int = 0

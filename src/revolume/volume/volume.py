@@ -28,6 +28,7 @@ from revolume.volume.folder import Folder, holders
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
 from revolume.volume.mirrors import Mirrors
 from revolume.volume.remembered import Remembered
+from revolume.volume.room import Room, refusal
 from revolume.volume.status import Snapshot, VolumeStatus
 
 RESERVE_STEP = 1 << 24
@@ -302,6 +303,7 @@ class Volume(Remembered):
             len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
             tuple(self.snapshots()), self.folder.folding, self.folder.folds, self.folder.folded_blocks,
             core.commit.syncs, core.writer.transfers, core.reader.mismatches, core.events.texts(),
+            core.gave_way,
         )  # fmt: skip
 
     # Its own clockwork
@@ -309,32 +311,14 @@ class Volume(Remembered):
     def start(self) -> None:
         """Start points, syncs and folding."""
         core = self.core
-        core.admission.make_room = self._make_room
+        core.admission.make_room = Room(core, self.folder, self.cutter, self.mirrors).make
+        core.admission.keeper = lambda: refusal(core)
         core.admission.point_blocks = self._point_blocks
         core.admission.failure = lambda: core.commit.failure
         core.pool.start()
         self._tasks = [
             asyncio.create_task(job()) for job in (self._cut_on_time, self._sync_on_time, self._keep)
         ]
-
-    async def _make_room(self, may_cut: bool) -> bool:
-        """Fold what may be folded; a newer point is made where that would help (a point that waits for room
-        itself can't be helped by another)."""
-        if await self.folder.step(True):
-            return True
-        if self.folder.interrupted:  # nobody is refused or given up for that
-            return True
-        if not may_cut:
-            return await self.mirrors.drop_hold() and await self.folder.step(True)
-        newest = self.core.points[-1].address if self.core.points else 0
-        if self.folder.starved or self.core.appender.address - newest > self.core.pool.segment_blocks:
-            with contextlib.suppress(RevolumeError):
-                await self.cutter.cut()
-            if await self.folder.step(True):
-                return True
-        if await self.mirrors.drop_hold() and await self.folder.step(True):
-            return True
-        return bool(self.mirrors.in_the_way())
 
     def _point_blocks(self) -> int:
         """What the next point's record takes: a block for each partial one, 28 bytes for each run at most."""

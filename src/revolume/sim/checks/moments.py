@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from revolume.errors import NotFound
+from revolume.errors import GaveWay, NotFound
 from revolume.history.moments import AtPoint, AtTime, AtWrite, Moment
 from revolume.history.timeline import Spot, Timeline
 from revolume.history.views import open_view
@@ -24,6 +24,8 @@ async def check_moments(
     for number in sorted(chosen):
         try:
             wrong += await _check(volume, model, number, who)
+        except GaveWay:  # the volume needed the room that this look kept
+            continue
         except NotFound:
             if number >= volume.folder.retired_write:
                 wrong.append(f"{who}: @w{number} is retained and is not found")
@@ -47,6 +49,8 @@ async def _check_named(volume: Remembered, model: Model, who: str) -> list[str]:
     for named in volume.snapshots():
         try:
             wrong += await _check(volume, model, named.write, f"{who}: {named.name}")
+        except GaveWay:
+            wrong.append(f"{who}: {named.name} at w{named.write} has a name, and gave way")
         except NotFound:
             if named in volume.snapshots():
                 wrong.append(f"{who}: {named.name} at w{named.write} has a name, and is gone")

@@ -1,0 +1,222 @@
+"""Who gives way: the decision as a table, and that a write is refused only when nobody is left who could."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from revolume.errors import GaveWay, NoSpace
+from revolume.history.exports import VolumeExports
+from revolume.history.timeline import Spot
+from revolume.history.views import View, open_view
+from revolume.host import real_host
+from revolume.host.network import Peer
+from revolume.log.ops import OP_WRITE
+from revolume.volume.holding import Hold, HoldKind, who_goes
+from revolume.volume.manifest import MirrorMode
+
+from .driver import BLOCK
+from .mirrored import THERE, Mirrored
+from .test_space import BUDGET, SIZE, SMALL_BUDGET, Filling, place, run
+
+__all__ = ["place"]
+
+OVERLAY, VIEW, MIRROR, KEPT = HoldKind.OVERLAY, HoldKind.VIEW, HoldKind.MIRROR, HoldKind.KEPT
+
+
+def overlay(write: int, held: int = 0) -> Hold:
+    return Hold(OVERLAY, write, held)
+
+
+@pytest.mark.parametrize(
+    ("holds", "freeing", "disk_short", "going"),
+    [
+        ([], 10, False, []),
+        ([Hold(VIEW, 5)], None, False, []),
+        ([Hold(VIEW, 5)], 10, False, [Hold(VIEW, 5)]),
+        ([Hold(VIEW, 10)], 10, False, []),
+        ([Hold(VIEW, 7), Hold(VIEW, 5), Hold(VIEW, 12)], 10, False, [Hold(VIEW, 5), Hold(VIEW, 7)]),
+        ([Hold(VIEW, 5), overlay(8)], 10, False, [overlay(8)]),
+        ([Hold(VIEW, 5), Hold(MIRROR, 3)], 10, False, [Hold(VIEW, 5)]),
+        ([Hold(MIRROR, 3), Hold(VIEW, 12)], 10, False, [Hold(MIRROR, 3)]),
+        ([Hold(VIEW, 5), Hold(KEPT, 6)], 10, False, []),
+        ([Hold(VIEW, 5), Hold(KEPT, 10)], 10, False, [Hold(VIEW, 5)]),
+        ([Hold(KEPT, 1), overlay(8, 4096), overlay(2)], 10, True, [overlay(8, 4096)]),
+        ([overlay(8, 4096), overlay(5, 4096)], None, True, [overlay(5, 4096)]),
+        ([Hold(VIEW, 5), overlay(12, 4096)], 10, False, [Hold(VIEW, 5)]),
+        ([Hold(KEPT, 1)], 10, True, []),
+    ],
+)
+def test_who_goes(holds: list[Hold], freeing: int | None, disk_short: bool, going: list[Hold]) -> None:
+    assert who_goes(holds, freeing, disk_short) == going
+
+
+async def _view(filling: Filling) -> View:
+    volume = filling.driver.volume
+    return await open_view(volume, Spot(volume.write, 0), "view under test")
+
+
+def test_views_give_way_to_writes_the_oldest_first(place: Path) -> None:
+    """Several times the budget is written past two views; the older goes, and later the newer; no write fails."""
+    filling = Filling(real_host(), place / "v", replace(SMALL_BUDGET, keep_s=0.0))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        older = await _view(filling)
+        for _ in range(15):
+            await filling.write()
+        newer = await _view(filling)
+        for _ in range(400):
+            await filling.write()
+            assert older.tenure.ended or not newer.tenure.ended
+        volume = driver.volume
+        assert older.tenure.ended and newer.tenure.ended and not volume.core.leases
+        assert volume.core.admission.refused == 0 and volume.status().gave_way == 2
+        buffer = bytearray(BLOCK)
+        for view in (older, newer):
+            with pytest.raises(GaveWay):
+                view.reader.read_now([(0, memoryview(buffer))])
+            with pytest.raises(GaveWay):
+                await view.reader.read(0, memoryview(buffer))
+            view.close()
+        assert not any(path.name.startswith("view-") for path in (driver.path / "maps").iterdir())
+        await filling.everything_is_there()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_read_under_way_when_its_view_ends_is_no_answer(place: Path) -> None:
+    """What it found may be of a later moment already, so it is GaveWay; files stay open until it is over."""
+    filling = Filling(real_host(), place / "v", SMALL_BUDGET)
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        view = await _view(filling)
+        reading = asyncio.ensure_future(view.reader.read(0, memoryview(bytearray(64 * BLOCK))))
+        await asyncio.sleep(0)
+        next(iter(driver.volume.core.leases.values())).revoke()
+        assert view.closing, "a thread reads its map"
+        with pytest.raises(GaveWay):
+            await reading
+        assert not view.closing
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_snapshot_is_kept_and_named_when_a_write_is_refused(place: Path) -> None:
+    """Ending the view would be in vain: it stays."""
+    filling = Filling(real_host(), place / "v", replace(SMALL_BUDGET, keep_s=0.0))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        await driver.volume.snapshot("keep-all")
+        view = await _view(filling)
+        with pytest.raises(NoSpace) as refused:
+            for _ in range(2000):
+                await filling.write()
+        assert "its budget is used up, and snapshot keep-all keeps everything from w" in refused.value.cause
+        assert not view.tenure.ended
+        view.close()
+        await filling.everything_is_there()
+        await driver.volume.drop_snapshot("keep-all")
+        await filling.write()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_an_export_that_was_ended_can_be_opened_at_a_newer_moment(place: Path) -> None:
+    filling = Filling(real_host(), place / "v", replace(SMALL_BUDGET, keep_s=0.0))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        exports = VolumeExports(driver.volume, driver.volume)
+        name, peer = f"{driver.volume.name}@now,rw", Peer("unix:test", "", 0)
+        first = await exports.open(name, peer)
+        first.append([(OP_WRITE, 0, BLOCK, memoryview(b"x" * BLOCK))])
+        for _ in range(200):
+            await filling.write()
+        with pytest.raises(GaveWay):
+            first.append([(OP_WRITE, 0, BLOCK, memoryview(b"x" * BLOCK))])
+        with pytest.raises(GaveWay):
+            await first.extents("base:allocation", 0, BLOCK)
+        second = await exports.open(name, peer)
+        assert second.name != first.name
+        second.append([(OP_WRITE, 0, BLOCK, memoryview(b"y" * BLOCK))])
+        first.close(True)
+        second.read_now([(0, memoryview(bytearray(BLOCK)))])
+        second.close(True)
+        exports.close()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_view_that_is_being_made_gives_way_too(place: Path) -> None:
+    """Its lease is revoked while the helper makes its map."""
+    filling = Filling(real_host(), place / "v", SMALL_BUDGET)
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        opening = asyncio.ensure_future(_view(filling))
+        while not driver.volume.core.leases:
+            await asyncio.sleep(0)
+        next(iter(driver.volume.core.leases.values())).revoke()
+        with pytest.raises(GaveWay):
+            await opening
+        assert not driver.volume.core.leases
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_view_at_a_mirror_does_not_stop_its_primary(place: Path) -> None:
+    async def play() -> None:
+        driver = Mirrored(real_host(), place / "v", SIZE, replace(SMALL_BUDGET, keep_s=0.0))
+        filling = Filling(real_host(), place / "v", SMALL_BUDGET)
+        filling.driver = driver
+        try:
+            await driver.open()
+            await filling.write()
+            await driver.volume.cutter.cut()
+            await driver.begin(replace(THERE, budget_bytes=BUDGET, keep_s=0.0))
+            await driver.send_base()
+            await driver.volume.mirrors.register("m", MirrorMode.SYNC)
+            await _shipped(driver)
+            assert driver.secondary is not None
+            view = await open_view(driver.secondary, Spot(driver.secondary.newest[0], 0), "view under test")
+            for turn in range(150):
+                await filling.write()
+                if turn % 5 == 0:
+                    await driver.volume.cutter.cut()
+                await _shipped(driver)
+            assert view.tenure.ended and driver.secondary.core.admission.refused == 0
+            assert driver.volume.core.admission.refused == 0
+            view.close()
+            await driver.secondary.close()
+            await filling.ends_well()
+        finally:
+            await driver.host.work.close()
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+async def _shipped(driver: Mirrored) -> None:
+    await driver.ship()
+    await driver.settle()
+    await driver.acknowledge()
