@@ -295,6 +295,7 @@ class Secondary:
         self.on_failure: Callable[[RevolumeError], None] = lambda error: None
         self.failure: RevolumeError | None = None
         self.resumed = 0
+        self.settled = 0
         self.slow = 0.0
         self.wrong_root = False
 
@@ -358,6 +359,9 @@ class Secondary:
         for at, block in enumerate(blocks.tolist()):
             self.blocks[block] = bytes(payload[at * BLOCK : (at + 1) * BLOCK])
         self.base.next_block = next_block
+
+    async def settle_base(self) -> None:
+        self.settled += 1
 
     async def finish_base(self) -> None:
         if self.wrong_root:

@@ -14,6 +14,7 @@ from typing import Final
 from revolume.chain.point import Point
 from revolume.log.transfer import BLOCK
 from revolume.mirror.base_intake import FRAMES_AHEAD
+from revolume.mirror.base_pace import BasePace
 from revolume.mirror.counters import Counters
 from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link
@@ -53,6 +54,7 @@ class BaseSender:
         self.stored_to = next_block
         self.sent_blocks = 0
         self._ended = False
+        self.pace = BasePace()
 
     @property
     def fraction(self) -> float:
@@ -72,17 +74,19 @@ class BaseSender:
         self._link.send_control(Type.BASE_END, BASE_END.pack(self._point.number, self.sent_blocks))
 
     async def _send_piece(self, reader: PointReader) -> None:
-        blocks, digests, behind = await reader.next_rows(self._next, ROWS_MAX)
+        rows = min(ROWS_MAX, max(1, self.pace.piece_bytes() // BLOCK))
+        blocks, digests, behind = await reader.next_rows(self._next, rows)
         payload = await reader.read(blocks)
         size = self._link.send_rows(Type.BASE, pack_base(blocks, digests, behind), [payload])
         self._counters.base_bytes += size
         self.sent_blocks += len(blocks)
         self._sent_to.append(behind)
+        self.pace.sent(size, self._link.host.clock.monotonic_ns())
         self._next = behind
 
     async def _wait_for_turn(self) -> None:
         clock = self._link.host.clock
-        while len(self._sent_to) >= FRAMES_AHEAD:
+        while len(self._sent_to) >= FRAMES_AHEAD or not self.pace.open:
             self._acknowledged.clear()
             await self._acknowledged.wait()
         since = clock.monotonic_ns()
@@ -98,6 +102,7 @@ class BaseSender:
         if not self._sent_to or self._sent_to[0] != next_block:
             raise Broken("It acknowledges blocks of the base that were not sent.")
         self._sent_to.pop(0)
+        self.pace.stored(self._link.host.clock.monotonic_ns())
         self.stored_to = next_block
         self._acknowledged.set()
 

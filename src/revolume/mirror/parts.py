@@ -244,6 +244,9 @@ class Secondary(Keeper, Protocol):
     async def put_base(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
         """Store blocks of the base, after verifying them; the base is complete below ``next_block`` then."""
 
+    async def settle_base(self) -> None:
+        """The link is lost: what has been stored of the base survives a power cut."""
+
     async def finish_base(self) -> None:
         """That was all of it. Refused: it does not sum up to the point's root."""
 

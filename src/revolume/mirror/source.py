@@ -1,7 +1,7 @@
 """One mirror, at its source: it is connected to, again and again for ever, and each connection is a session.
 
-After a loss it is tried again soon, and less often as it goes on failing; a refusal says that somebody has to do
-something, so it is tried rarely, and its sentence is the mirror's status. Nothing is told twice in a row.
+After a loss it is tried again soon, and less often while nothing gets through; a refusal says that somebody has to
+do something, so it is tried rarely, and its sentence is the mirror's status. Nothing is told twice in a row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 REFUSED_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 10.0
 STEADY_SECONDS: Final = 5.0
-"""A session that has lasted this long was none that failed."""
+"""A session that has lasted this long was none that failed, also if nothing had to be sent."""
 IN_SYNC_LAG_SECONDS: Final = 5.0
 MODES: Final = {1: "sync", 2: "async"}
 
@@ -76,25 +76,25 @@ class MirrorSource:
 
     async def _run(self) -> None:
         while True:
-            began = self._host.clock.monotonic_ns()
+            steady, began = False, self._host.clock.monotonic_ns()
             try:
-                await self._connect()
+                steady = await self._connect()
             except (OSError, RevolumeError) as error:
                 self._say(f"Mirror {self._mirror.name} at {self._address} cannot be reached: {spoken(error)}")
-            lasted = (self._host.clock.monotonic_ns() - began) / 1e9
-            self._failures = 0 if lasted > STEADY_SECONDS else self._failures + 1
+            steady = steady or self._host.clock.monotonic_ns() - began > STEADY_SECONDS * 1e9
+            self._failures = 0 if steady else self._failures + 1
             await self._host.clock.sleep(self._pause())
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> bool:
+        """One connection, until it ends; whether it has got anywhere."""
         connecting = self._host.network.connect(self._address, tls=self._context)
         try:
             wire = await within(self._host.clock, CONNECT_SECONDS, connecting)
         except TimeoutError:
             raise ConnectionError(f"no answer within {CONNECT_SECONDS:.0f} seconds") from None
-        await self._mirrored(wire)
+        return await self._mirrored(wire)
 
-    async def _mirrored(self, wire: Wire) -> None:
-        """One session, until it ends."""
+    async def _mirrored(self, wire: Wire) -> bool:
         self._decision = None
         session = SourceSession(
             self._host, wire, self._origin, self._mirror, self._node, self.counters, self._decided
@@ -109,6 +109,7 @@ class MirrorSource:
         self._refused = session.link.refusal is not None
         verb = "refuses" if self._refused else "is lost"
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
+        return session.progressed
 
     def _decided(self, decision: Decision) -> None:
         self._decision = decision

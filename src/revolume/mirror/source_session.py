@@ -93,6 +93,8 @@ class SourceSession:
         self.pump: Pump | None = None
         self.base: BaseSender | None = None
         self.lag = Lag()
+        self.progressed = False
+        """Something has arrived at the target."""
         self._origin = origin
         self._mirror = mirror
         self._node = node
@@ -142,6 +144,7 @@ class SourceSession:
             case Type.BASE_AT:
                 assert self.base is not None
                 self.base.stored(unpack_number(body))
+                self.progressed = True
             case Type.BASE_DONE:
                 assert self.base is not None
                 self.base.finished(unpack_number(body))
@@ -261,6 +264,7 @@ class SourceSession:
             or not last.agreed_position <= now.agreed_position <= now.received
         ):
             raise Broken("It says that it is where it cannot be.")
+        self.progressed = self.progressed or now.received > pump.begun
         self._last = now
         self.lag.received(now.received)
         self._origin.acknowledged(self._mirror, now.received, now.durable, now.agreed_point, now.agreed_position)

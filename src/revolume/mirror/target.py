@@ -119,6 +119,8 @@ class Target:
                 raise Refused(reason.rule.spoken, reason.reason, reason.hint)
             await self._fence()
             await self._drop_half(hello)
+            if self._shelf.secondary is not None:
+                await self._shelf.secondary.settle_base()
             self.current = session
             return await self._describe(hello)
 

@@ -320,7 +320,7 @@ PLANTED: Final = (
     Plant("digests-not-synced", "a fold flips to digests that are not on the disk", "primary", 40,
           ((disk.SimFile, "begin_sync", _unsynced("image.sums")),)),
     Plant("base-not-synced", "a base is called there before its image is on the disk", "pair", 10,
-          ((basefill.BaseFill, "_commit", _base_without_image),), "half_base power_mirror"),
+          ((basefill.BaseFill, "_commit_stretch", _base_without_image),), "half_base power_mirror"),
     Plant("longer-tail-not-fetched", "a source opens without what only its mirror has", "pair", 40,
           ((primary, "fetch_longer_tail", _at_once),), "power"),
     Plant("position-alone", "two logs are taken for one if they reach as far", "pair", 120,

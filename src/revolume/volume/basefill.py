@@ -1,14 +1,17 @@
 """The base of a new mirror: the blocks of the point at which its log begins, written straight into its image.
 
-Until all of them are there the copy is nobody's state and says so. Progress is durable now and then (image synced,
-digests committed, BASE edit), so a break costs no more than the last two stretches: one is synced while the next
-one arrives, so that the link does not wait for the disk. When all are there the whole map is summed once and
-compared with the root of the point: only then is this copy one of the volume.
+Until all of them are there the copy is nobody's state and says so. Progress is made durable (image synced, digests
+committed, BASE edit) by size and by time, one stretch while the next one arrives, so that the link does not wait
+for the disk; and what has arrived when a link is lost is made durable before the next one begins (``settle``). So
+a link that breaks again and again sends only that a second time which was under way, and a power cut costs two
+stretches. When all are there the whole map is summed once and compared with the root of the point: only then is
+this copy one of the volume.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from revolume.blocks import root as roots
 from revolume.blocks.digest import LOST_DIGEST, ZERO_DIGEST, digest_array
 from revolume.blocks.extents import contiguous
-from revolume.errors import Refused
+from revolume.errors import Refused, RevolumeError
 from revolume.host.disk import Buffer
 from revolume.volume.core import Core
 from revolume.volume.manifest import EditKind, pack_base, pack_horizon
@@ -26,13 +29,15 @@ from revolume.volume.sums import Sums
 U64 = npt.NDArray[np.uint64]
 BLOCK = 4096
 STRETCH_BYTES = 64 << 20
+STRETCH_S = 0.5
 
 
 class BaseFill:
-    """Fills the image of ``core``, a secondary whose base is not complete. One call at a time.
+    """Fills the image of ``core``, a secondary whose base is not complete.
 
     Digests are put and committed one after the other; those of blocks that came after the image's sync are
-    committed early, which does no harm: what is behind the BASE edit is sent again."""
+    committed early, which does no harm: what is behind the BASE edit is sent again. After a sync that failed
+    nothing more is taken until ``settle``: everything behind the last durable block has to be sent again."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -40,21 +45,37 @@ class BaseFill:
         self._sums = Sums.open_to_change(core.directory, core.volume_id, horizon.pages_generation)
         self._generation = self._sums.facts.generation
         self._unsynced = 0
+        self._since_ns = core.host.clock.monotonic_ns()
+        self._turn = asyncio.Lock()
         self._digests = asyncio.Lock()
         self._committing: asyncio.Task[None] | None = None
+        self._failure: OSError | RevolumeError | None = None
         self.next_block = core.manifest.state.base or 0
         self.durable_block = self.next_block
 
     async def put(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
         """Blocks, ascending, with their content; everything below ``next_block`` has then been sent. Refused: the
         content is not what the digests say."""
-        async with self._digests:
-            await self._core.host.work.call(self._put, blocks, digests, memoryview(payload))
-        self.next_block = next_block
-        self._unsynced += len(payload)
-        if self._unsynced >= STRETCH_BYTES:
-            await self._committed()  # a disk that is slower than the link sets the pace
-            self._committing = asyncio.create_task(self._commit())
+        async with self._turn:
+            self._raise_failure()
+            async with self._digests:
+                await self._core.host.work.call(self._put, blocks, digests, memoryview(payload))
+            self.next_block = next_block
+            self._unsynced += len(payload)
+            if self._stretch_ends():
+                await self._committed()  # a disk that is slower than the link sets the pace
+                self._committing = asyncio.create_task(self._commit())
+
+    def _stretch_ends(self) -> bool:
+        now_ns = self._core.host.clock.monotonic_ns()
+        if self._unsynced < STRETCH_BYTES and (now_ns - self._since_ns < STRETCH_S * 1e9 or not self._unsynced):
+            return False
+        self._since_ns = now_ns
+        return True
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _put(self, blocks: U64, digests: U64, payload: memoryview) -> None:
         found = digest_array(payload, len(blocks))
@@ -71,8 +92,20 @@ class BaseFill:
             image.pwritev([piece], first * BLOCK)
         self._sums.put(blocks, digests)
 
+    async def settle(self) -> None:
+        """Between two links: what has been put survives a power cut; where that failed it has not been put."""
+        async with self._turn:
+            with contextlib.suppress(OSError, RevolumeError):
+                await self._commit_rest()
+            if self._failure is not None:
+                self._failure, self._unsynced, self.next_block = None, 0, self.durable_block
+
     async def commit(self) -> None:
         """What has been put survives a power cut."""
+        async with self._turn:
+            await self._commit_rest()
+
+    async def _commit_rest(self) -> None:
         await self._committed()
         if self._unsynced:
             await self._commit()
@@ -82,8 +115,16 @@ class BaseFill:
         committing, self._committing = self._committing, None
         if committing is not None:
             await committing
+        self._raise_failure()
 
     async def _commit(self) -> None:
+        try:
+            await self._commit_stretch()
+        except (OSError, RevolumeError) as error:
+            self._failure = error
+            raise
+
+    async def _commit_stretch(self) -> None:
         core, reached, self._unsynced = self._core, self.next_block, 0
         await core.host.work.call_sync(core.store.image.datasync)
         async with self._digests:

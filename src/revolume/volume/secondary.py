@@ -200,6 +200,11 @@ class Secondary(Remembered):
         """Blocks of the point at which the log begins; see ``basefill.py``."""
         await self._filling().put(blocks, digests, payload, next_block)
 
+    async def settle_base(self) -> None:
+        """Its source's link is lost: what has come of the base need not be sent again."""
+        if self._fill is not None and not self._closing:
+            await self.core.maintenance.finished(self._fill.settle())
+
     async def finish_base(self) -> None:
         """All blocks have been sent: compare, and be a copy of the volume from now on."""
         fill = self._filling()
