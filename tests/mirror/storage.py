@@ -121,6 +121,14 @@ class Log:
     def end(self) -> int:
         return self.last.position
 
+    @property
+    def end_address(self) -> int:
+        return sum(1 + -(-len(kept.payload) // BLOCK) for kept in self.kept)
+
+    def address_behind(self, position: int) -> int | None:
+        count = position - self.start.position
+        return sum(1 + -(-len(kept.payload) // BLOCK) for kept in self.kept[:count])
+
     def _after(self, after: int, max_bytes: int) -> list[Shipment]:
         found, size = [], 0
         for index in range(after - self.start.position, len(self.kept)):
@@ -128,7 +136,11 @@ class Log:
             if found and size + len(kept.payload) > max_bytes:
                 break
             size += len(kept.payload)
-            found.append(Shipment(kept.end.position, kept.proper, self.file, kept.offset, len(kept.payload)))
+            behind = self.address_behind(kept.end.position)
+            assert behind is not None
+            found.append(
+                Shipment(kept.end.position, kept.proper, self.file, kept.offset, len(kept.payload), behind)
+            )
         return found
 
     def recent(self, after: int, max_bytes: int) -> list[Shipment] | None:

@@ -28,10 +28,12 @@ class Carried:
 
 @dataclass(slots=True)
 class Shipment:
-    """A transfer in our own log, ready to travel: its payload is ``length`` bytes at ``offset`` of ``file``."""
+    """A transfer in our own log, ready to travel: its payload is ``length`` bytes at ``offset`` of ``file``.
+    ``behind``: the address behind it in this log."""
 
     position: int
     proper: bytes
     file: File
     offset: int
     length: int
+    behind: int

@@ -3,8 +3,10 @@
 The client's bytes are the payload of WRITES transfers. Points are counted by themselves: what they carry whole,
 and what their references saved, which is every block that did not travel a second time.
 
-How old the newest thing is that the mirror has *not* got is told from marks, (position, bytes, time), one at most
-every tenth of a second.
+How far a mirror is behind is told from marks. How old the oldest thing is that it has not got: (position, time),
+one at most every tenth of a second. How much of the log it has not got: (position, address behind it in this
+node's log), one for each batch that was sent, so that what it lacks is counted and not estimated, and falls while
+it catches up.
 """
 
 from __future__ import annotations
@@ -66,29 +68,35 @@ def _referenced(proper: bytes) -> int:
 
 
 class Lag:
-    """How far the mirror is behind what was appended here."""
+    """How far the mirror is behind what was appended here. ``address``: in this log, behind what it has."""
 
-    __slots__ = ("_marks",)
+    __slots__ = ("_marks", "_places", "address")
 
-    def __init__(self) -> None:
-        self._marks: deque[tuple[int, int, int]] = deque(maxlen=MARKS_MAX)
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self._marks: deque[tuple[int, int]] = deque(maxlen=MARKS_MAX)
+        self._places: deque[tuple[int, int]] = deque(maxlen=MARKS_MAX)
 
-    def appended(self, position: int, log_bytes: int, now_ns: int) -> None:
-        """The log has got this far; ``log_bytes`` of it have been sent."""
+    def appended(self, position: int, now_ns: int) -> None:
+        """The log has got this far."""
         marks = self._marks
-        if not marks or now_ns - marks[-1][2] >= MARK_NS:
-            marks.append((position, log_bytes, now_ns))
+        if not marks or now_ns - marks[-1][1] >= MARK_NS:
+            marks.append((position, now_ns))
+
+    def sent(self, position: int, behind: int) -> None:
+        """Everything up to a position, and to an address, has been sent."""
+        places = self._places
+        if not places or places[-1][0] < position:
+            places.append((position, behind))
 
     def received(self, position: int) -> None:
-        """So has the mirror."""
-        marks = self._marks
+        """The mirror has it."""
+        marks, places = self._marks, self._places
         while marks and marks[0][0] <= position:
             marks.popleft()
+        while places and places[0][0] <= position:
+            self.address = places.popleft()[1]
 
     def seconds(self, now_ns: int) -> float:
         """Age of the oldest thing that it has not got; 0 if there is none."""
-        return (now_ns - self._marks[0][2]) / 1e9 if self._marks else 0.0
-
-    def sent_bytes(self, log_bytes: int) -> int:
-        """Sent since then, and not known to have arrived."""
-        return log_bytes - self._marks[0][1] if self._marks else 0
+        return (now_ns - self._marks[0][1]) / 1e9 if self._marks else 0.0

@@ -42,6 +42,13 @@ class Feed(Protocol):
     async def identity_at(self, position: int) -> tuple[int, bytes, bytes] | None:
         """(epoch, reign id, chain checksum) of the transfer at a position, or of the horizon."""
 
+    @property
+    def end_address(self) -> int:
+        """Where in this node's log the next transfer will be written, in blocks."""
+
+    def address_behind(self, position: int) -> int | None:
+        """The address behind a transfer for whose identity was asked a moment ago."""
+
     def listen(
         self, wake: Callable[[], None], leaving: Callable[[int, bytes, Sequence[Buffer]], None]
     ) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from revolume.errors import Damaged, RevolumeError
 from revolume.host.disk import Buffer
 from revolume.log.carried import Shipment
 from revolume.mirror.compact import ERA, pack_log
-from revolume.mirror.counters import Counters
+from revolume.mirror.counters import Counters, Lag
 from revolume.mirror.frames import Type, control
 from revolume.mirror.link import Link
 from revolume.mirror.messages import EPOCH
@@ -36,7 +36,7 @@ _ERA: Final = struct.Struct("<16sQ")
 
 class Pump:
     """See the module's text. ``start``: the transfer behind which it begins; ``upto``: where it ends, if it does;
-    ``advanced`` is called after something was sent."""
+    ``advanced`` is called after something was sent, ``lag`` learns of it."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Pump:
         *,
         upto: int | None = None,
         advanced: Callable[[], None] = lambda: None,
+        lag: Lag | None = None,
     ) -> None:
         self._link = link
         self._feed = feed
@@ -54,6 +55,7 @@ class Pump:
         self._counters = counters
         self._upto = upto
         self._advanced = advanced
+        self._lag = lag
         self._reading: asyncio.Task[None] | None = None
         self._pumping = False
         self.begun = start.position
@@ -127,6 +129,11 @@ class Pump:
                 self._send(joined)
                 self._link.send_file(head, shipment.file, shipment.offset, length)
         self._send(joined)
+        self._noted(found)
+
+    def _noted(self, found: list[Shipment]) -> None:
+        if self._lag is not None and found:
+            self._lag.sent(found[-1].position, found[-1].behind)
 
     def _send(self, joined: list[Buffer]) -> None:
         if joined:
@@ -160,6 +167,7 @@ class Pump:
         for shipment, payload in zip(found, payloads, strict=True):
             joined += (self._head(shipment.position, shipment.proper, shipment.length), payload)
         self._send(joined)
+        self._noted(found)
         self._advanced()
         self.pump()
 

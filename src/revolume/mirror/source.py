@@ -16,6 +16,7 @@ from revolume.host import Host
 from revolume.host.clock import within
 from revolume.host.network import Wire
 from revolume.host.words import spoken
+from revolume.log.transfer import BLOCK
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
@@ -59,6 +60,8 @@ class MirrorSource:
         self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
         self._task: asyncio.Task[None] | None = None
+        self._lag_address: int | None = None
+        """In this log, behind what the mirror had when it was last connected."""
         self.counters = Counters()
 
     def start(self) -> None:
@@ -105,6 +108,7 @@ class MirrorSource:
         await session.link.finished()
         self._session = None
         if session.pump is not None:
+            self._lag_address = session.lag.address
             self._lost_ns = self._host.clock.monotonic_ns()
         self._refused = session.link.refusal is not None
         verb = "refuses" if self._refused else "is lost"
@@ -169,11 +173,12 @@ class MirrorSource:
         return session.lag.seconds(self._host.clock.monotonic_ns())
 
     def _lag_bytes(self) -> int:
-        """What was sent and is not known to have arrived, and, by the average, what was not sent. While it is not
-        connected that is all that it is not known to have."""
+        """What lies in this log behind what the mirror is known to have. Of one that was never connected only a
+        position is known: it is estimated by the average of a transfer."""
         session, feed = self._session, self._origin.feed
-        if session is None or session.pump is None:
+        if session is not None and session.pump is not None:
+            self._lag_address = session.lag.address
+        if self._lag_address is None:
             received = max(self._mirror.received, feed.oldest)
             return max(0, feed.end - received) * self.counters.average
-        unsent = max(0, feed.end - session.pump.sent)
-        return session.lag.sent_bytes(self.counters.log_bytes) + unsent * self.counters.average
+        return max(0, feed.end_address - self._lag_address) * BLOCK

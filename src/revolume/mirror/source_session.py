@@ -92,7 +92,7 @@ class SourceSession:
         self.ended_because: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.pump: Pump | None = None
         self.base: BaseSender | None = None
-        self.lag = Lag()
+        self.lag = Lag(0)
         self.progressed = False
         """Something has arrived at the target."""
         self._origin = origin
@@ -195,7 +195,9 @@ class SourceSession:
         self.link.expected = MIRRORING
         self.link.send_control(Type.BEGIN, pack_begin(begin))
         feed = self._origin.feed
-        self.pump = Pump(self.link, feed, end, self._counters, advanced=self._advanced)
+        address = feed.address_behind(end.position)
+        self.lag = Lag(feed.end_address if address is None else address)
+        self.pump = Pump(self.link, feed, end, self._counters, advanced=self._advanced, lag=self.lag)
         self._mirror.ask_durable = self.ask_durable
         self._stop_listening = feed.listen(self._wake, self.pump.leaving)
         self._wake()
@@ -235,7 +237,10 @@ class SourceSession:
         pump = self.pump
         assert pump is not None
         pump.pump()
-        self.lag.appended(self._origin.feed.end, self._counters.log_bytes, self.link.host.clock.monotonic_ns())
+        feed = self._origin.feed
+        self.lag.appended(feed.end, self.link.host.clock.monotonic_ns())
+        if pump.caught_up:
+            self.lag.sent(feed.end, feed.end_address)
 
     def _advanced(self) -> None:
         if self._durable_wanted > self._durable_asked:

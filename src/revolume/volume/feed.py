@@ -65,6 +65,19 @@ class Feed:
         """The newest complete position."""
         return self._core.appender.whole
 
+    @property
+    def end_address(self) -> int:
+        """Where the next transfer will be written. With ``address_behind`` it says how much log lies between."""
+        return self._core.appender.address
+
+    def address_behind(self, position: int) -> int | None:
+        """The address behind the transfer at a position that was looked up a moment ago. None: not known."""
+        horizon = self._core.manifest.state.horizon
+        if position == horizon.position:
+            return horizon.address
+        place = self._places.get(position)
+        return None if place is None else place.segment.base + place.block
+
     def listen(self, wake: Wake, leaving: Leaving) -> Callable[[], None]:
         """Have ``leaving`` called with each write's position, proper part and payload just before it is written
         here, and ``wake`` after every append, within it; returns the function that ends this."""
@@ -95,7 +108,10 @@ class Feed:
         if draft.kind != Kind.FIXUP:
             size = draft.blocks * BLOCK + draft.fragment_bytes
             offset = (payload - segment.base) * BLOCK
-            self._remember(Shipment(appender.position, appender.proper, segment.file, offset, size))
+            shipment = Shipment(
+                appender.position, appender.proper, segment.file, offset, size, appender.address
+            )
+            self._remember(shipment)
         for wake, _ in self._listeners:
             wake()
 
@@ -125,7 +141,7 @@ class Feed:
 
     async def older(self, after: int, max_bytes: int) -> list[Shipment]:
         """The same from the log's files. Nothing: the log does not reach back so far."""
-        place = self._places.pop(after, None)
+        place = self._places.get(after)
         if place is not None and self._core.pool.by_use.get(place.segment.use) is place.segment:
             shipments = await self._read_on(place, after, max_bytes)
             if shipments:
@@ -138,10 +154,15 @@ class Feed:
     async def _read_on(self, place: _Place, after: int, max_bytes: int) -> list[Shipment]:
         shipments, behind = await self._core.host.work.call(self._read, place, after, max_bytes)
         if shipments:
-            while len(self._places) >= PLACES_MAX:
-                del self._places[next(iter(self._places))]
-            self._places[shipments[-1].position] = behind
+            self._note(shipments[-1].position, behind)
         return shipments
+
+    def _note(self, position: int, behind: _Place) -> None:
+        """Where what follows on a position begins."""
+        places = {**self._places, position: behind}
+        while len(places) > PLACES_MAX:
+            del places[next(iter(places))]
+        self._places = places  # exchanged: threads note places too
 
     def _read(self, place: _Place, after: int, max_bytes: int) -> tuple[list[Shipment], _Place]:
         segment, shipments = place.segment, list[Shipment]()
@@ -185,6 +206,7 @@ class Feed:
         for found in self.transfers(segment):
             transfer = found.transfer
             if transfer.position == position and transfer.kind != Kind.FIXUP:
+                self._note(position, _Place(segment, found.end_block, transfer.chain))
                 return transfer.epoch, transfer.reign, transfer.chain
         return None
 
@@ -227,7 +249,7 @@ class Feed:
 def _shipment(reader: SegmentReader, found: Found) -> Shipment:
     return Shipment(
         found.transfer.position, reader.proper(found), found.segment.file, found.payload_block * BLOCK,
-        found.transfer.payload_bytes,
+        found.transfer.payload_bytes, found.segment.base + found.end_block,
     )  # fmt: skip
 
 
