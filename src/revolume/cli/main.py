@@ -10,9 +10,7 @@ numpy or an HTTP framework. A verb imports what it works with when it runs.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -35,6 +33,7 @@ from revolume.cli import (
 )
 from revolume.cli.output import print_error
 from revolume.errors import RevolumeError, UsageError
+from revolume.host import descriptors
 
 INTERRUPTED: Final = 130
 _VERBS: Final = (
@@ -58,7 +57,7 @@ def _application() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    _allow_open_files()
+    descriptors.raise_limit()
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = words or ["--help"]
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
@@ -72,14 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = _told(error)
         print_error(told, as_json=as_json)
         return told.exit_status
-
-
-def _allow_open_files() -> None:
-    """As many as the system lets us: a log's files stay open, and a long history has thousands."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _told(error: Exception) -> RevolumeError:

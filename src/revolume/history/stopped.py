@@ -21,6 +21,7 @@ from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, 
 from revolume.history.timeline import last_write
 from revolume.host import Host
 from revolume.host.disk import Directory
+from revolume.host.open_files import OpenFiles
 from revolume.log.appender import LogEnd
 from revolume.log.columns import Columns, ColumnsBuilder, resizes
 from revolume.log.scan import Found
@@ -211,8 +212,9 @@ def _segments(log: Directory, state: State) -> list[Segment]:
     first = state.horizon.address // state.segment_blocks
     last = state.clean.address // state.segment_blocks if state.clean is not None else None
     uses = sorted((use, index) for index, use in state.uses.items() if use and use >= first)
+    files = OpenFiles(log, write=False)
     return [
-        Segment(index, use, state.segment_blocks, log.open(segment_name(index), write=False))
+        Segment(index, use, state.segment_blocks, files.file(segment_name(index)))
         for use, index in uses
         if last is None or use <= last
     ]

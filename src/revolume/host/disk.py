@@ -70,6 +70,10 @@ class Directory(Protocol):
     def path(self) -> str:
         """Where it was opened, absolute, for messages and for clients that need a path."""
 
+    @property
+    def files_kept_open(self) -> int:
+        """How many of its files may be open at once without being needed; see ``open_files.py``."""
+
     def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> File:
         """FileNotFoundError unless ``create``; ``exclusive`` creates and raises FileExistsError if it is
         there. A created name is durable after ``sync``."""

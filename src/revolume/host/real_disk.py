@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from revolume.host import libc
+from revolume.host import descriptors, libc
 from revolume.host.disk import Buffer
 
 VECTORS_MAX = 1024
@@ -34,7 +34,8 @@ _NOWAIT = os.RWF_NOWAIT
 
 
 class RealFile:
-    """One descriptor. ``close`` forgets it first: a late call meets EBADF, not somebody else's file."""
+    """One descriptor. ``close`` forgets it first: a late call meets EBADF, not somebody else's file. Whoever does
+    not know when the last call has ended lets go of the object instead: then it closes itself."""
 
     __slots__ = ("_fd", "_nowait", "name")
 
@@ -155,6 +156,9 @@ class RealFile:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        self.close()
+
 
 def _rest(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
     """What remains after ``done`` bytes: views, no copies; empty buffers fall out."""
@@ -179,6 +183,10 @@ class RealDirectory:
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self.path = path
+
+    @property
+    def files_kept_open(self) -> int:
+        return descriptors.files_kept_open()
 
     def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> RealFile:
         flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR if write else os.O_RDONLY)

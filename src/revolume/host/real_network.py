@@ -1,7 +1,7 @@
 """Real sockets: listening, accepting, connecting.
 
-Accepting happens in the loop, a bounded number of connections per wake-up; when descriptors run out it
-rests for a second instead of spinning on a socket that stays readable.
+Accepting happens in the loop, a bounded number of connections per wake-up. When so few descriptors are left that
+the volume's own files could lack one, it rests for a moment at a time: who connects waits in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from revolume.errors import RevolumeError
-from revolume.host import activation
+from revolume.host import activation, descriptors
 from revolume.host.address import TcpAddress, UnixAddress, parse_address
 from revolume.host.network import Activated, Peer, Wire
 from revolume.host.unix_path import UnixPlace
 from revolume.host.wire_plain import LOW_WATER, SocketWire
 
 ACCEPTS_PER_WAKE = 64
-ACCEPT_REST_SECONDS = 1.0
+ACCEPT_REST_SECONDS = 0.1
 QUEUE_LENGTH = 1024
 SOCKET_BUFFER = 4 << 20
 USER_TIMEOUT_MS = 30_000
@@ -33,6 +35,7 @@ USER_TIMEOUT_MS = 30_000
 UNIX_RETRY_SECONDS = 0.01
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_log = structlog.get_logger("revolume.host")
 _FAMILY_MISSING = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -114,6 +117,7 @@ class SocketListener:
         "_closed",
         "_identity",
         "_loop",
+        "_paused",
         "_place",
         "_resting",
         "_sockets",
@@ -138,6 +142,7 @@ class SocketListener:
         self._identity = place.identity() if place is not None else None
         self._closed = self._loop.create_future()
         self._resting: dict[int, asyncio.TimerHandle] = {}
+        self._paused = False  # and it has been said
         for index in range(len(sockets)):
             self._watch(index)
 
@@ -148,9 +153,15 @@ class SocketListener:
     def _on_acceptable(self, index: int) -> None:
         sock = self._sockets[index]
         for _ in range(ACCEPTS_PER_WAKE):
+            if not descriptors.left_for_connections():
+                self._rest(index)
+                return
             try:
                 connection, _ = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except BlockingIOError:
+                self._go_on()
+                return
+            except (InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 if error.errno not in _OUT_OF_DESCRIPTORS:
@@ -162,8 +173,20 @@ class SocketListener:
                 return
 
     def _rest(self, index: int) -> None:
+        if not self._paused:
+            self._paused = True
+            _log.warning(
+                "accepting paused: this process has too few descriptors left (ulimit -n, LimitNOFILE=)",
+                address=self.addresses[index], limit=descriptors.limit(),
+            )  # fmt: skip
         self._loop.remove_reader(self._sockets[index].fileno())
         self._resting[index] = self._loop.call_later(ACCEPT_REST_SECONDS, self._watch, index)
+
+    def _go_on(self) -> None:
+        """Nobody waits to be accepted any more."""
+        if self._paused:
+            self._paused = False
+            _log.info("accepting again", addresses=self.addresses)
 
     def _hand_out(self, connection: socket.socket, address: str) -> None:
         connection.setblocking(False)

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from revolume.host.disk import Directory
+from revolume.host.open_files import OpenFiles, PooledFile
 from revolume.host.work import Work
 from revolume.log.segment import Segment, segment_name
 from revolume.log.transfer import BLOCK
@@ -50,6 +51,8 @@ class SegmentPool:
         register: Register,
     ) -> None:
         self._directory = directory
+        self._files = OpenFiles(directory)
+        self._handles: dict[int, PooledFile] = {}
         self._work = work
         self._register = register
         self.segment_blocks = segment_blocks
@@ -84,9 +87,14 @@ class SegmentPool:
             if use == 0:
                 self.free.append(index)
                 continue
-            file = self._directory.open(segment_name(index))
-            self.by_use[use] = Segment(index, use, self.segment_blocks, file)
+            self._segment(index, use)
         self.next_use = next_use
+
+    def _segment(self, index: int, use: int) -> Segment:
+        """One of ours from now on. Its file is opened when it is used."""
+        file = self._handles[use] = self._files.file(segment_name(index))
+        segment = self.by_use[use] = Segment(index, use, self.segment_blocks, file)
+        return segment
 
     def segments(self) -> list[Segment]:
         """Every segment with a use number, oldest use first."""
@@ -95,6 +103,11 @@ class SegmentPool:
     def segment_at(self, address: int) -> Segment:
         """The segment in which an address lies; KeyError if it has been recycled."""
         return self.by_use[address // self.segment_blocks]
+
+    @property
+    def kept_open(self) -> int:
+        """How many files stay open at once."""
+        return self._files.kept_max
 
     @property
     def files(self) -> int:
@@ -112,18 +125,35 @@ class SegmentPool:
         return -(-blocks // (self.segment_blocks - self.segment_blocks // 64 - SEGMENT_WASTE_BLOCKS)) + 1
 
     def take(self) -> Segment:
-        """The next ready segment; the caller has looked at ``ready``."""
+        """The next ready segment; the caller has looked at ``ready``. It stays open until ``sealed``."""
         segment = self.ready.popleft()
+        self._handles[segment.use].hold()
         self.taken += 1
         self._wake.set()
+        self._open_next()
         return segment
+
+    def _open_next(self) -> None:
+        """The one that is taken next is opened before anybody waits for it, and tried again where that failed."""
+        if self.ready:
+            with contextlib.suppress(OSError):
+                self._handles[self.ready[0].use].hold()
+
+    def go_on_in(self, segment: Segment) -> None:
+        """This segment, of which a part is used, is written to again: it stays open until ``sealed``."""
+        self._handles[segment.use].hold()
+
+    def sealed(self, use: int) -> None:
+        """Nothing more is written to this segment, and all of it is synced: its file may be closed."""
+        if use in self._handles:
+            self._handles[use].release()
 
     def give_back(self, uses: list[int]) -> dict[int, int]:
         """Segments that nobody needs any more become free; returns the edit (file → 0)."""
         edit = {}
         for use in uses:
             segment = self.by_use.pop(use)
-            segment.file.close()
+            self._handles.pop(use).close()
             edit[segment.index] = 0
         return edit
 
@@ -153,8 +183,8 @@ class SegmentPool:
 
     def close(self) -> None:
         """Close every file."""
-        for segment in self.by_use.values():
-            segment.file.close()
+        for file in self._handles.values():
+            file.close()
 
     def demand(self, segments: int) -> None:
         """Somebody waits for so many ready segments, which may be more than usual."""
@@ -212,7 +242,9 @@ class SegmentPool:
         if index is None:
             raise OSError(errno.ENOSPC, "no room for a segment of the log")
         await self.make_ready(index)
-        return self.ready.pop()
+        segment = self.ready.pop()
+        self.sealed(segment.use)
+        return segment
 
     async def _next_file(self, beyond_budget: bool = False) -> int | None:
         if self.free:
@@ -254,9 +286,8 @@ class SegmentPool:
         except Exception:
             self.free.append(index)
             raise
-        file = self._directory.open(segment_name(index))
-        segment = Segment(index, use, self.segment_blocks, file)
-        self.by_use[use] = segment
-        self.ready.append(segment)
+        self.ready.append(self._segment(index, use))
+        if len(self.ready) == 1:
+            self._open_next()
         self.made_ready += 1
         self._changed.set()

@@ -20,6 +20,7 @@ from contextlib import ExitStack, closing
 from revolume.errors import NotFound, RevolumeError
 from revolume.host import Host
 from revolume.host.disk import Directory
+from revolume.host.open_files import OpenFiles
 from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import stated_durable, stated_edit
 from revolume.log.transfer import BLOCK
@@ -90,7 +91,7 @@ def _manifests(directory: Directory, loaded: Loaded, findings: Findings) -> None
 def _segments(log: Directory, state: State, held: ExitStack, findings: Findings) -> list[Segment]:
     """From the horizon on, oldest use first."""
     first = state.horizon.address // state.segment_blocks
-    found = []
+    found, files = [], OpenFiles(log, write=False)
     for index, use in sorted(state.uses.items(), key=lambda pair: pair[1]):
         if use == 0 or use < first:
             continue
@@ -98,7 +99,7 @@ def _segments(log: Directory, state: State, held: ExitStack, findings: Findings)
         if not log.exists(name):
             findings.say(f"log/{name}", "is missing")
             continue
-        file = held.enter_context(closing(log.open(name, write=False)))
+        file = held.enter_context(closing(files.file(name)))
         if file.size() != state.segment_blocks * BLOCK:
             findings.say(f"log/{name}", f"has {file.size()} bytes, not {state.segment_blocks * BLOCK}")
         found.append(Segment(index, use, state.segment_blocks, file))

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, File
+from revolume.host.open_files import OpenFiles
 from revolume.log.scan import Found, SegmentReader
 from revolume.log.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer
 from revolume.log.transfer import BLOCK, LOCAL_MAGIC, LOCAL_SIZE, Local, unpack_local, unpack_proper
@@ -41,8 +42,9 @@ def search(log: Directory, volume: bytes, blocks: int, held: ExitStack, progress
     """Look at every block of every file. The files stay open as long as ``held``. ``volume``: which one, and
     ``blocks``: of a segment; zeroes where that is not known."""
     names = {name.removesuffix(SEGMENT_SUFFIX): name for name in log.names() if name.endswith(SEGMENT_SUFFIX)}
+    pool = OpenFiles(log, write=False)
     files = {
-        int(index): held.enter_context(closing(log.open(name, write=False)))
+        int(index): held.enter_context(closing(pool.file(name)))
         for index, name in names.items()
         if index.isdecimal()
     }

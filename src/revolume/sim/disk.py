@@ -21,6 +21,8 @@ from revolume.sim.process import Process
 from revolume.sim.trace import Trace
 
 READ_S, WRITE_S, SYNC_S = 0.0002, 0.00005, 0.001
+FILES_KEPT_OPEN = 12
+"""So few that every world closes segments and opens them again."""
 Watch = Callable[[str, str, int, int], None]
 """Call, name, offset, length. What it raises the call fails with."""
 
@@ -102,6 +104,7 @@ class SimDirectory:
         self._folder = folder
         self._closed = False
         self.path = path
+        self.files_kept_open = FILES_KEPT_OPEN
 
     def _use(self, call: str, name: str = "") -> dict[str, Inode | Folder]:
         self._disk.process.require_alive()

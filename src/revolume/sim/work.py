@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from revolume.host.disk import Disk
+from revolume.host.open_files import PooledFile
 from revolume.host.work import Arguments, JobFailed, Result
 from revolume.sim.chance import Chance
 from revolume.sim.disk import SimDirectory, SimDisk, SimFile
@@ -35,6 +36,11 @@ class SimWork:
     async def call(self, fn: Callable[[*Arguments], Result], *args: *Arguments) -> Result:
         """See ``host.Work``."""
         owner = getattr(fn, "__self__", None)
+        if isinstance(owner, PooledFile) and fn.__name__ == "datasync":
+            file, synced = owner.syncing()
+            await self.call(file.datasync)
+            synced()
+            return cast(Result, None)
         if not args and isinstance(owner, SimFile | SimDirectory) and fn.__name__ in ("datasync", "sync"):
             await self._synced(owner)
             return cast(Result, None)

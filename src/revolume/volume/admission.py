@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from revolume.errors import NoSpace, Poisoned
+from revolume.errors import NoSpace, Poisoned, RevolumeError
+from revolume.host.open_files import out_of_descriptors
 from revolume.log.pool import SegmentPool
 
 PATIENCE_S = 0.25
 ATTEMPTS = 4
+DESCRIPTOR_ATTEMPTS = 120
+"""Half a minute: descriptors come back when clients leave."""
 
 
 class Admission:
@@ -66,7 +69,7 @@ class Admission:
                 hopeless = 0
                 continue
             hopeless += 1
-            if hopeless >= ATTEMPTS:
+            if hopeless >= (DESCRIPTOR_ATTEMPTS if self._without_descriptors else ATTEMPTS):
                 self._refuse(blocks)
 
     @property
@@ -74,7 +77,18 @@ class Admission:
         """Whether something has been refused, and nothing as large has found room since."""
         return self._refused_least > 0
 
+    @property
+    def _without_descriptors(self) -> bool:
+        failure = self._pool.failure
+        return failure is not None and out_of_descriptors(failure)
+
     def _refuse(self, blocks: int) -> None:
+        if self._without_descriptors:
+            raise RevolumeError(
+                "out-of-descriptors",
+                "No file of the log can be made ready: this process has no descriptor left.",
+                "Raise its limit (ulimit -n, or LimitNOFILE= of the service), or let some clients leave.",
+            )
         self.refused += 1
         self._refused_least = min(self._refused_least or blocks, blocks)
         raise NoSpace(

@@ -7,6 +7,7 @@ from contextlib import closing
 from revolume.errors import NotFound
 from revolume.host import Host
 from revolume.host.disk import Directory
+from revolume.host.open_files import OpenFiles
 from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import stated_durable, stated_edit
 from revolume.volume import layout
@@ -40,8 +41,9 @@ def _judge(directory: Directory, manifest: Manifest) -> None:
     """Damaged if the log knows a later edit: only a manifest that has its end may be written anew."""
     state, log = manifest.state, directory.child(layout.LOG)
     first = state.horizon.address // state.segment_blocks
+    files = OpenFiles(log, write=False)
     segments = [
-        Segment(index, use, state.segment_blocks, log.open(segment_name(index), write=False))
+        Segment(index, use, state.segment_blocks, files.file(segment_name(index)))
         for use, index in sorted((use, index) for index, use in state.uses.items() if use and use >= first)
     ]
     try:

@@ -143,6 +143,7 @@ class Loading:
         if tail.segment is not None:
             builder = tail.pieces[-1].builder
             assert builder is not None
+            core.pool.go_on_in(tail.segment)
             appender.segment, appender.next_block, appender.columns = tail.segment, tail.next_block, builder
             appender.chain_before = tail.pieces[-1].chain_before
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from revolume.host.open_files import out_of_descriptors
 from revolume.log.appender import Appender
 from revolume.log.segment import Segment, write_footer
 from revolume.volume.core import Core
@@ -45,9 +46,29 @@ class Sealer:
         except OSError as error:
             core.events.tell(f"the footer of segment file {segment.index} was not written: {error.strerror}")
         self._note(segment)
+        await self._sync_oldest()
+
+    async def _sync_oldest(self) -> None:
+        """A segment that waits for its sync keeps its file open, so only some may wait. The log's own syncs have
+        reached the oldest long ago: little more than its footer is left."""
+        core = self._core
+        waiting = sorted(core.sealed.keys() - core.unwritten.keys())
+        for use in waiting[: -(core.pool.kept_open // 4)]:
+            if core.commit.failure is not None or use not in core.sealed or use not in core.pool.by_use:
+                continue
+            try:
+                await core.host.work.call_sync(core.sealed[use].file.datasync)
+            except OSError as error:
+                if out_of_descriptors(error):
+                    return  # nothing was tried: the next one that is sealed tries again
+                if use in core.pool.by_use:  # else it was recycled meanwhile, and nobody needs it
+                    core.commit.poison(f"Syncing the log failed: {error.strerror}.")
+                continue
+            core.sealed.pop(use, None)
+            core.pool.sealed(use)
 
     def _note(self, segment: Segment) -> None:
-        """To be synced by a clean stop; what is recycled before needs it no more."""
+        """To be synced later, at a clean stop at the latest; what is recycled before needs it no more."""
         core = self._core
         core.sealed[segment.use] = segment
         core.sealed = {use: s for use, s in core.sealed.items() if core.pool.by_use.get(use) is s}
