@@ -51,6 +51,7 @@ def open_options(asked: Serving, **more: Any) -> OpenOptions:
         "map_memory_bytes": asked.map_memory_bytes,
         "segment_bytes": asked.segment_bytes,
         "spare_bytes": asked.spare_bytes,
+        "overlay_quota_bytes": asked.overlay_quota_bytes,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return OpenOptions(**chosen, **more)

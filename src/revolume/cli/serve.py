@@ -42,6 +42,12 @@ SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a lo
 SpareOption = Annotated[
     str, typer.Option("--spare", help="Log written ahead for bursts; a quarter of the budget at most.")
 ]
+OverlayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--overlay-quota", help="What one writable view (,rw) may take.  [default: a tenth of what is free then]"
+    ),
+]
 TlsOption = Annotated[
     str | None,
     typer.Option(
@@ -91,6 +97,7 @@ def serve(
     map_memory: MapMemoryOption = "256MiB",
     segment_size: SegmentOption = "64MiB",
     spare: SpareOption = "1GiB",
+    overlay_quota: OverlayOption = None,
     tls_dir: TlsOption = None,
     allow_plaintext: PlainOption = False,
     max_connections: ConnectionsOption = 100,
@@ -116,6 +123,7 @@ def serve(
         map_memory_bytes=parse_size(map_memory),
         segment_bytes=parse_size(segment_size),
         spare_bytes=parse_size(spare),
+        overlay_quota_bytes=None if overlay_quota is None else parse_size(overlay_quota),
         tls_dir=tls_dir,
         plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,

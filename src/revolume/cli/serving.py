@@ -28,4 +28,5 @@ class Serving:
     control: bool = True  # whether the control socket is served
     mirror_listen: str | None = None  # be a mirror, whose source comes to this address
     mirrors: tuple[MirrorTo, ...] = ()
+    overlay_quota_bytes: int | None = None
     alone: bool = False  # don't ask required mirrors for a longer end of the log

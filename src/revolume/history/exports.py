@@ -249,7 +249,8 @@ class VolumeExports:
         kind, what = (HoldKind.OVERLAY, "overlay") if asked.writable_view else (HoldKind.VIEW, "view")
         view = await open_view(self._volume, spot, f"{what} @w{spot.write}", kind)
         token = self._volume.core.host.entropy.token(8).hex()
-        held = _Open(view, Scratch(view, token) if asked.writable_view else None)
+        quota = self._volume.core.options.overlay_quota_bytes
+        held = _Open(view, Scratch(view, token, quota) if asked.writable_view else None)
         view.tenure.on_end.append(lambda: self._gave_way(key, held))
         return held
 

@@ -4,37 +4,51 @@ It boots yesterday's machine and lets it replay its journal; nothing of it stays
 sparse file without a name, each at its own offset, and a table says which. A change that covers part of a
 block needs the block first: if it can't be had without waiting, the change asks for room (``NoRoomNow``),
 and ``room`` fetches the blocks concerned.
+
+It takes of the disk that the live volume lives on, so it has a quota, a tenth of what is free when it is opened
+unless the server was told otherwise, and never takes what is kept back for the volume (the reserve, two segments of
+the log). A change beyond that is ENOSPC to the overlay's own client, before anything of it is done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from revolume.blocks.geometry import fragments
+from revolume.blocks.geometry import fragments, touched_blocks
+from revolume.errors import NoSpace
 from revolume.history.views import View
 from revolume.log.ops import OP_WRITE, NoRoomNow, Op
 
 BLOCK = 4096
+SHARE = 10
+"""By default an overlay may take one part in so many of what is free when it is opened."""
 
 
 class Scratch:
-    """Reads and writes over one view."""
+    """Reads and writes over one view. ``quota_bytes``: None means the default share."""
 
-    def __init__(self, view: View, token: str) -> None:
-        core = view.volume.core
+    def __init__(self, view: View, token: str, quota_bytes: int | None = None) -> None:
+        core = self._core = view.volume.core
         self._view = view
+        self.bytes = 0
+        self.quota_bytes = self._free_bytes() // SHARE if quota_bytes is None else quota_bytes
         name = f"scratch-{token}"
         self._file = core.maps_directory.open(name, create=True, exclusive=True)
         core.maps_directory.remove(name)
         self._file.truncate(-(-view.size // BLOCK) * BLOCK)
         self._work = core.host.work
         self._mine = np.zeros(-(-view.size // BLOCK), bool)
+        self._data = np.zeros(-(-view.size // BLOCK), bool)  # of those that are mine, which take room
+        view.tenure.held_bytes = lambda: self.bytes
         view.closing.append(self._file.close)  # nothing of it stays
 
     def append(self, ops: list[Op]) -> None:
-        """Apply changes in order; NoRoomNow before any of them if one needs a block from the disk."""
+        """Apply changes in order. Before any of them: NoRoomNow if one needs a block from the disk, NoSpace if they
+        take more than there is for them."""
+        self._admit([touched_blocks(offset, length) for kind, offset, length, _ in ops if kind == OP_WRITE])
         for _, offset, length, _ in ops:
             for block, _, _ in fragments(offset, length):
                 if not self._mine[block] and not self._fetch_now(block):
@@ -42,20 +56,66 @@ class Scratch:
         for kind, offset, length, payload in ops:
             self._apply(kind, offset, length, payload)
 
+    # Room
+
+    def _free_bytes(self) -> int:
+        """What may be taken of the disk: what is free beside what is kept back for the volume."""
+        core = self._core
+        kept = core.reserve.missing + core.reserve.slack + 2 * core.pool.segment_blocks * BLOCK
+        return max(0, core.directory.free_bytes() - kept)
+
+    def _admit(self, spans: Sequence[tuple[int, int]]) -> None:
+        """NoSpace unless these (first, count) blocks may hold data."""
+        new = sum(count - int(np.count_nonzero(self._data[first : first + count])) for first, count in spans)
+        if not new:
+            return
+        if self.bytes + new * BLOCK > self.quota_bytes:
+            blocks = np.unique(np.concatenate([np.arange(first, first + count) for first, count in spans]))
+            new = len(blocks) - int(np.count_nonzero(self._data[blocks]))
+        if self.bytes + new * BLOCK > self.quota_bytes:
+            raise NoSpace(
+                "overlay-full",
+                f"This throw-away overlay may hold {self.quota_bytes} bytes.",
+                "Serve the volume with a larger --overlay-quota.",
+            )
+        if new * BLOCK > self._free_bytes():
+            raise NoSpace(
+                "overlay-no-room",
+                "What is free on the disk is kept for the volume, and not for throw-away overlays.",
+                "Free room on the disk.",
+            )
+
+    def _note(self, first: int, end: int, data: bool) -> None:
+        """These blocks are the overlay's own now, with data or without."""
+        had = int(np.count_nonzero(self._data[first:end]))
+        self._mine[first:end] = True
+        self._data[first:end] = data
+        self.bytes += ((end - first if data else 0) - had) * BLOCK
+
+    # Changes
+
     def _apply(self, kind: int, offset: int, length: int, payload: memoryview | None) -> None:
+        first, end = offset // BLOCK, -(-(offset + length) // BLOCK)
         if kind == OP_WRITE and payload is not None:
             self._file.pwritev([payload], offset)
-        else:
-            self._file.punch(offset, length)
-        self._mine[offset // BLOCK : -(-(offset + length) // BLOCK)] = True
+            self._note(first, end, True)
+            return
+        self._file.punch(offset, length)
+        whole = -(-offset // BLOCK), (offset + length) // BLOCK
+        if whole[0] < whole[1]:
+            self._note(*whole, False)
 
     def _fetch_now(self, block: int) -> bool:
         view = memoryview(bytearray(self._block_size(block)))
         if self._view.reader.read_now([(block * BLOCK, view)]):
             return False
-        self._file.pwritev([view], block * BLOCK)
-        self._mine[block] = True
+        self._keep(block, view)
         return True
+
+    def _keep(self, block: int, content: memoryview) -> None:
+        self._admit([(block, 1)])
+        self._file.pwritev([content], block * BLOCK)
+        self._note(block, block + 1, True)
 
     def _block_size(self, block: int) -> int:
         return min(BLOCK, self._view.size - block * BLOCK)
@@ -68,8 +128,7 @@ class Scratch:
                     view = memoryview(bytearray(self._block_size(block)))
                     await self._view.reader.read(block * BLOCK, view)
                     if not self._mine[block]:
-                        self._file.pwritev([view], block * BLOCK)
-                        self._mine[block] = True
+                        self._keep(block, view)
 
     def _parts(self, offset: int, view: memoryview) -> list[tuple[bool, int, memoryview]]:
         """(in the scratch, offset, buffer) of the stretches that lie on one side."""

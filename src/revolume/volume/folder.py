@@ -38,7 +38,7 @@ FILES_MIN = 6
 def holders(core: Core) -> list[Holder]:
     """Everybody who keeps log from being recycled, oldest first."""
     pins = [Holder(f"snapshot {s.name}", s.write) for s in core.manifest.state.snapshots]
-    pins += [Holder(each.holder, each.write, each.kind.gives_way) for each in core.leases.values()]
+    pins += [Holder(each.holder, each.write, each.kind.gives_way, each.bytes()) for each in core.leases.values()]
     return sorted(pins, key=lambda holder: holder.write)
 
 

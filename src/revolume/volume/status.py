@@ -17,12 +17,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who keeps log from being recycled, and from which write on; whether it is ended when there is no other
-    room."""
+    """Who keeps log from being recycled, and from which write on; whether it is ended when there is no other room,
+    and what it holds of the disk besides (a throw-away overlay)."""
 
     name: str
     write: int
     gives_way: bool = False
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
