@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from revolume.errors import NotFound, Refused
 from revolume.history.moments import AtPoint, AtSnapshot, AtTime, AtWrite, Moment
+from revolume.volume.events import Event, EventKind, Level
 from revolume.volume.status import Snapshot, VolumeStatus
 
 START_NS = 1_800_000_000 * 10**9
@@ -42,7 +43,11 @@ class MemoryVolume:
             "state": "ok",
             "reason": "",
         }
-        lists = {"holders": (), "snapshots": tuple(self.named.values()), "events": ("opened",)}
+        opened = Event(EventKind.NOTE, Level.INFO, "opened", START_NS, START_NS)
+        lists = {
+            "holders": (), "snapshots": tuple(self.named.values()), "events": (opened,), "damaged": (),
+            "forecast": None,
+        }  # fmt: skip
         counts = {"size": self.size, "write": self.writes, "points": len(self.kept), "time_ns": START_NS}
         return VolumeStatus(**{**values, **words, **lists, **counts})  # type: ignore[arg-type]
 

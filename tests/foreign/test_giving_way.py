@@ -1,5 +1,5 @@
-"""Readers of the past beside a volume whose log has little room, as real processes: who has to give way, and that the
-live volume's clients never notice. With a snapshot that keeps everything they do, and are told why."""
+"""Readers of the past beside a volume whose log has little room, as real processes: who has to give way, and that
+the live volume's clients never notice. With a snapshot that keeps everything they do, and are told why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status(server: Server) -> dict[str, object]:
 
 
 def shut_down(error: BaseException) -> bool:
-    """What a client of a view that gave way sees: the protocol's ESHUTDOWN, once; then the connection is closed."""
+    """What a client of a view that gave way sees: the protocol's ESHUTDOWN, once; then it is disconnected."""
     return isinstance(error, OSError) or (isinstance(error, WireError) and error.errno == errno.ESHUTDOWN)
 
 

@@ -126,7 +126,7 @@ def test_points_go_on(
         await others_are_right(driver, number)
         status = driver.volume.status()
         assert status.state == "degraded" and f"Block {LOST}" in status.reason
-        assert any(f"Block {LOST}" in event for event in status.events)
+        assert any(f"Block {LOST}" in event.message for event in status.events)
         points = len(driver.volume.points())
         await driver.volume.cut()
         assert len(driver.volume.points()) == points, "nothing has changed: no point"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from revolume.chain.point import Point
+from revolume.cli.heard import Heard
 from revolume.cli.mirror_shapes import base_sentence, source_shape, why_not_promotable
 from revolume.cli.role import open_options
 from revolume.cli.serving import Serving
@@ -56,6 +58,7 @@ class SecondaryRole:
         self._shelf: DirectoryShelf | None = None
         self._exports: VolumeExports | None = None
         self._empty: Directory | None = None
+        self._heard: Heard | None = None
         self.listening = ""
 
     async def open(self) -> None:
@@ -79,6 +82,14 @@ class SecondaryRole:
         if self._exports is not None:
             self._exports.close()
         self._exports = VolumeExports(secondary, None)
+        if self._heard is not None:
+            secondary.core.events.follow(partial(self._heard.event, secondary.name))
+
+    def follow(self, heard: Heard) -> None:
+        """See ``role.Role``: the copy that is here, and whichever comes later."""
+        self._heard = heard
+        if self.secondary is not None:
+            self.secondary.core.events.follow(partial(heard.event, self.secondary.name))
 
     def _let_go_of_empty(self) -> None:
         if self._empty is not None:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from revolume.errors import RevolumeError
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
-_STATE_COLOURS = {"online": _GREEN, "degraded": _YELLOW, "full": _RED, "poisoned": _RED}
+_STATE_COLOURS = {"online": _GREEN, "degraded": _YELLOW, "waiting": _YELLOW, "full": _RED, "poisoned": _RED}
 
 
 def print_json(value: Any) -> None:

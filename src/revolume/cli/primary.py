@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from revolume.api.shapes import MirrorShape
 from revolume.chain.point import Point
+from revolume.cli.heard import Heard
 from revolume.cli.mirror_shapes import mirror_shape
 from revolume.cli.mirror_to import MirrorTo
 from revolume.cli.role import open_options
@@ -68,7 +70,6 @@ class PrimaryRole:
         self._exports = VolumeExports(volume, volume)
         self._sources: dict[str, MirrorSource] = {}
         self.name = volume.name
-        self.status: Callable[[], VolumeStatus] = volume.status
         self.points: Callable[[], list[Point]] = volume.points
         self.snapshots: Callable[[], list[Snapshot]] = volume.snapshots
         self.cut = volume.cut
@@ -80,6 +81,15 @@ class PrimaryRole:
     def size(self) -> int:
         """Bytes, now."""
         return self._volume.size
+
+    def status(self) -> VolumeStatus:
+        """See ``role.Role``."""
+        waits = [shape.waits for shape in map(self._shape, self._volume.mirrors) if shape.waits]
+        return self._volume.status(waits[0] if waits else "")
+
+    def follow(self, heard: Heard) -> None:
+        """See ``role.Role``."""
+        self._volume.core.events.follow(partial(heard.event, self.name))
 
     @property
     def epoch(self) -> int:
@@ -104,8 +114,9 @@ class PrimaryRole:
             encrypted = None if asked.address.startswith("unix:") else context
             node = self._volume.core.manifest.state.node
             source = MirrorSource(
-                self._host, VolumeOrigin(self._volume), known, asked.address, node, encrypted, self._tell
-            )
+                self._host, VolumeOrigin(self._volume), known, asked.address, node, encrypted, self._tell,
+                self._volume.core.events.tell,
+            )  # fmt: skip
             self._sources[asked.name] = source
             source.start()
 

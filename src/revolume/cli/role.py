@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from revolume.api.shapes import PointValues, SnapshotValues
+from revolume.cli.heard import Heard
 from revolume.cli.serving import Serving
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
@@ -35,6 +36,9 @@ class Role(Protocol):
     async def drop_snapshot(self, name: str) -> None: ...
     async def grow(self, size: int) -> None: ...
     async def detach(self, name: str) -> None: ...
+    def follow(self, heard: Heard) -> None:
+        """Tell this one what happens to the volume, also what has happened already."""
+
     async def close(self) -> None:
         """Clients are gone: a clean stop."""
 

@@ -76,6 +76,10 @@ LostOption = Annotated[str, typer.Option("--on-lost", help="A lost sync mirror m
 AloneOption = Annotated[
     bool, typer.Option("--alone", help="After a crash, open without asking required mirrors for what is missing.")
 ]
+EventOption = Annotated[
+    str | None,
+    typer.Option("--on-event", metavar="CMD", help="Run this on trouble: a mirror lost, nearly full, damage, …"),
+]
 JsonReady = Annotated[bool, typer.Option("--json", help="Ready lines and errors in JSON.")]
 
 
@@ -106,9 +110,12 @@ def serve(
     mode: ModeOption = "sync",
     on_lost: LostOption = "block",
     alone: AloneOption = False,
+    on_event: EventOption = None,
     json: JsonReady = False,
 ) -> None:
     """Serve a volume over NBD until stopped."""
+    from revolume.cli.alarm import parse_command
+
     check_lost_policy(on_lost)
     if mirror_listen is not None:
         _refuse_of_source(name=name, size=size, mirror_to=mirror_to, alone=alone)
@@ -130,6 +137,7 @@ def serve(
         mirror_listen=None if mirror_listen is None else mirror_address(mirror_listen),
         mirrors=parse_mirrors(mirror_to or [], mode),
         alone=alone,
+        on_event=() if on_event is None else parse_command(on_event),
     )
     from revolume.cli import addresses
 

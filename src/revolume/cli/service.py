@@ -27,6 +27,8 @@ import structlog
 
 from revolume.api.control import Control
 from revolume.cli.addresses import is_tcp, own_address, refuse_plaintext
+from revolume.cli.alarm import Alarm
+from revolume.cli.heard import Heard
 from revolume.cli.logs import configure
 from revolume.cli.mirror import SecondaryRole, open_mirror
 from revolume.cli.offered import Offered
@@ -35,6 +37,7 @@ from revolume.cli.promotion import Promotion
 from revolume.cli.role import Role
 from revolume.cli.serving import Serving
 from revolume.host import Host, real_host
+from revolume.host.command import run_command
 from revolume.nbd.limits import Limits
 from revolume.nbd.server import Server
 from revolume.nbd.session import Connection
@@ -47,8 +50,11 @@ log = structlog.get_logger("revolume")
 class Service:
     """A volume being served, in the role that it has now."""
 
-    def __init__(self, host: Host, asked: Serving, server: Server, offered: Offered, role: Role) -> None:
+    def __init__(
+        self, host: Host, asked: Serving, server: Server, offered: Offered, role: Role, heard: Heard
+    ) -> None:
         self.role = role
+        self._heard = heard
         self._offered = offered
         self._server = server
         self.announced: tuple[str, ...] = ()  # the URIs of the addresses that were asked for
@@ -60,6 +66,7 @@ class Service:
     def _become(self, role: Role) -> None:
         self.role = role
         self._offered.take(role)
+        role.follow(self._heard)
         self.control.follow(role, role.resolve)
 
     def _announce(self, uris: tuple[str, ...]) -> None:
@@ -72,7 +79,10 @@ class Service:
     def _serving(self) -> dict[str, Any]:
         """What control tells of the service."""
         connections = [_connection(each) for each in self._server.connections()]
-        return {**self.role.mirroring(), "nbd": list(self.announced), "connections": connections}
+        refused = dict(self._server.refusals.counts)
+        return {
+            **self.role.mirroring(), "nbd": list(self.announced), "connections": connections, "refused": refused
+        }  # fmt: skip
 
 
 def run(asked: Serving, ready: Callable[[str], None]) -> None:
@@ -114,7 +124,10 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         limits = Limits(connections_max=asked.connections_max)
         server = Server(host, offered, limits, context, tls_required=context is not None)
         opening = open_primary if asked.mirror_listen is None else open_mirror
-        service = Service(host, asked, server, offered, await opening(host, asked, _tell))
+        alarm = Alarm(asked.on_event, run_command) if asked.on_event else None
+        if alarm is not None:
+            ends.push_async_callback(alarm.close)
+        service = Service(host, asked, server, offered, await opening(host, asked, _tell), Heard(alarm))
         ends.push_async_callback(service.close)
         ends.push_async_callback(server.stop, _GRACE_S)
         service.announced = await _listen(host, server, asked, service.role.name)

@@ -29,4 +29,5 @@ class Serving:
     mirror_listen: str | None = None  # be a mirror, whose source comes to this address
     mirrors: tuple[MirrorTo, ...] = ()
     overlay_quota_bytes: int | None = None
+    on_event: tuple[str, ...] = ()  # a command that is run when something has happened
     alone: bool = False  # don't ask required mirrors for a longer end of the log

@@ -11,6 +11,7 @@ from revolume.cli.mirror_status import mirroring, waiting
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import paint_state, print_fields, print_json
 from revolume.cli.values import show_size, show_time
+from revolume.volume.status import Forecast
 
 Answer = Mapping[str, Any]
 Field = tuple[str, str]
@@ -40,7 +41,8 @@ def _state(answer: Answer) -> Iterator[Field]:
     reason = "" if answer["state"] == "online" else f": {answer['reason']}"
     yield "state", f"{paint_state(answer['state'])}{reason}"
     for sentence in waiting(answer):
-        yield "waiting", sentence
+        if sentence != answer["reason"]:
+            yield "waiting", sentence
     if "role" in answer:
         yield "role", answer["role"]
     if not answer["volume_id"]:
@@ -69,7 +71,12 @@ def _room(answer: Answer) -> Iterator[Field]:
     if answer["map_bytes"]:
         yield "map", f"{answer['map_entries']} entries in {show_size(answer['map_bytes'])} of memory"
     for holder in answer["holders"]:
-        yield "held by", f"{holder['name']} from w{holder['write']} on"
+        room = f", {show_size(holder['bytes'])} of its own" if holder["bytes"] else ""
+        yield "held by", f"{holder['name']} from w{holder['write']} on{room}"
+    if answer["forecast"] is not None and answer["state"] != "degraded":
+        yield "forecast", Forecast(**answer["forecast"]).sentence
+    if answer["gave_way"]:
+        yield "gave way", f"{answer['gave_way']} views and overlays were ended for the room that they kept"
     if answer["read_mismatches"]:
         yield "damage", f"{answer['read_mismatches']} reads met a block that was not what had been written"
 
@@ -84,4 +91,6 @@ def _service(answer: Answer) -> Iterator[Field]:
             f"{client.get('peer', '?')}: {export}, {client.get('in_flight', 0)} requests in flight",
         )
     for event in answer["events"]:
-        yield "event", event
+        times = f" ({event['count']} times since {show_time(event['first_ns'])})" if event["count"] > 1 else ""
+        level = "" if event["level"] == "info" else f"{event['level']}: "
+        yield "event", f"{show_time(event['last_ns'])} {level}{event['message']}{times}"

@@ -6,8 +6,8 @@ block needs the block first: if it can't be had without waiting, the change asks
 and ``room`` fetches the blocks concerned.
 
 It takes of the disk that the live volume lives on, so it has a quota, a tenth of what is free when it is opened
-unless the server was told otherwise, and never takes what is kept back for the volume (the reserve, two segments of
-the log). A change beyond that is ENOSPC to the overlay's own client, before anything of it is done.
+unless the server was told otherwise, and never takes what is kept back for the volume (the reserve, two segments
+of the log). A change beyond that is ENOSPC to the overlay's own client, before anything of it is done.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Scratch:
         view.closing.append(self._file.close)  # nothing of it stays
 
     def append(self, ops: list[Op]) -> None:
-        """Apply changes in order. Before any of them: NoRoomNow if one needs a block from the disk, NoSpace if they
-        take more than there is for them."""
+        """Apply changes in order. Before any of them: NoRoomNow if one needs a block from the disk, NoSpace if
+        they take more than there is for them."""
         self._admit([touched_blocks(offset, length) for kind, offset, length, _ in ops if kind == OP_WRITE])
         for _, offset, length, _ in ops:
             for block, _, _ in fragments(offset, length):

@@ -34,6 +34,7 @@ class Commit:
         self.syncs = 0
         self.failure: Poisoned | None = None
         self.on_durable: Callable[[int], None] = lambda position: None
+        self.on_poison: Callable[[str], None] = lambda cause: None
 
     def dirtied(self, file: File, size: int) -> None:
         """``size`` bytes were written to ``file`` since the last sync."""
@@ -113,6 +114,7 @@ class Commit:
         if self.failure is None:
             hint = "Look at the disk, then open the volume again: it recovers what was durable."
             self.failure = Poisoned("poisoned", cause, hint)
+            self.on_poison(cause)
         waiters, self._waiters = self._waiters, []
         for _, future in waiters:
             if not future.done():

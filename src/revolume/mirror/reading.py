@@ -13,6 +13,7 @@ from revolume.history.allocation import settled
 from revolume.history.timeline import Spot
 from revolume.history.views import View, open_view
 from revolume.log.transfer import BLOCK
+from revolume.volume.holding import HoldKind
 from revolume.volume.reader import block_numbers
 from revolume.volume.volume import Volume
 
@@ -96,4 +97,4 @@ def _runs(blocks: U64, digests: U64, whole: memoryview) -> list[tuple[int, memor
 async def open_point(volume: Volume, point: Point) -> ViewReader:
     """NotFound: it is not retained any more."""
     spot = Spot(point.write, point.time_ns)
-    return ViewReader(await open_view(volume, spot, f"mirror reading cp{point.number}"))
+    return ViewReader(await open_view(volume, spot, f"mirror reading cp{point.number}", HoldKind.MIRROR))

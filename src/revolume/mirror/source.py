@@ -22,6 +22,7 @@ from revolume.mirror.decide import Decision
 from revolume.mirror.parts import Mirror, Origin
 from revolume.mirror.source_session import SourceSession
 from revolume.mirror.status import MirrorState, MirrorStatus
+from revolume.volume.events import EventKind
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 REFUSED_SECONDS: Final = 5.0
@@ -33,7 +34,7 @@ MODES: Final = {1: "sync", 2: "async"}
 
 
 class MirrorSource:
-    """See the module's text. ``tell`` takes sentences for the event log."""
+    """See the module's text. ``tell`` takes sentences; ``note`` takes them with their kind, in its place."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class MirrorSource:
         node: bytes,
         context: ssl.SSLContext | None,
         tell: Callable[[str], None],
+        note: Callable[[str, EventKind], None] | None = None,
     ) -> None:
         self._host = host
         self._origin = origin
@@ -51,7 +53,7 @@ class MirrorSource:
         self._address = address
         self._node = node
         self._context = context
-        self._tell = tell
+        self._note = note or (lambda sentence, kind: tell(sentence))
         self._told = ""
         self._sentence = f"Connecting to {address}."
         self._decision: Decision | None = None
@@ -83,7 +85,8 @@ class MirrorSource:
             try:
                 steady = await self._connect()
             except (OSError, RevolumeError) as error:
-                self._say(f"Mirror {self._mirror.name} at {self._address} cannot be reached: {spoken(error)}")
+                sentence = f"Mirror {self._mirror.name} at {self._address} cannot be reached: {spoken(error)}"
+                self._say(sentence, EventKind.MIRROR_LOST)
             steady = steady or self._host.clock.monotonic_ns() - began > STEADY_SECONDS * 1e9
             self._failures = 0 if steady else self._failures + 1
             await self._host.clock.sleep(self._pause())
@@ -111,21 +114,24 @@ class MirrorSource:
             self._lag_address = session.lag.address
             self._lost_ns = self._host.clock.monotonic_ns()
         self._refused = session.link.refusal is not None
+        ours = self._decision is not None and self._decision.rule.refuses
+        kind = EventKind.MIRROR_REFUSED if self._refused or ours else EventKind.MIRROR_LOST
         verb = "refuses" if self._refused else "is lost"
-        self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}")
+        self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}", kind)
         return session.progressed
 
     def _decided(self, decision: Decision) -> None:
         self._decision = decision
         if not decision.rule.refuses:
             self._refused = False
-            self._say(f"Mirror {self._mirror.name} at {self._address}: {decision.rule.spoken}. {decision.reason}")
+            sentence = f"Mirror {self._mirror.name} at {self._address}: {decision.rule.spoken}. {decision.reason}"
+            self._say(sentence, EventKind.MIRROR_BACK)
 
-    def _say(self, sentence: str) -> None:
+    def _say(self, sentence: str, kind: EventKind) -> None:
         self._sentence = sentence
         if sentence != self._told:
             self._told = sentence
-            self._tell(sentence)
+            self._note(sentence, kind)
 
     def _pause(self) -> float:
         """With a quarter of it left to chance, so that many mirrors do not come at once."""

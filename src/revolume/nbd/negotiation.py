@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from revolume.errors import GaveWay, NotFound, Refused, RevolumeError, UsageError
 from revolume.host.clock import Clock
 from revolume.host.network import Wire
@@ -43,6 +41,7 @@ from revolume.nbd.handshake import (
 )
 from revolume.nbd.limits import Limits
 from revolume.nbd.options import ExportFacts
+from revolume.nbd.refusals import Refusals
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Export, Exports
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 _UNREAD_BYTES_MAX: Final = 128 << 10
 _ALL_NAMESPACES: Final = ("base:", "qemu:")
 _PATIENCE_NS: Final = 100_000_000  # how often to look whether an answer of ours is ready
-
-_log = structlog.get_logger("revolume.nbd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +76,7 @@ class Negotiation:
         tls: Tls,
         secure: Callable[[], Awaitable[None]],
         fence: Callable[[], None],
+        refusals: Refusals,
     ) -> None:
         self._wire = wire
         self._clock = clock
@@ -86,6 +84,7 @@ class Negotiation:
         self._limits = limits
         self._secure_wire = secure
         self._fence = fence
+        self._refusals = refusals
         self._handshake = Handshake(tls, limits.options)
         self._more = asyncio.Event()
         self._paused = False
@@ -114,7 +113,8 @@ class Negotiation:
                 elif isinstance(event, Leave) or not await self._answer(event):
                     return None
         except (ProtocolError, OSError) as error:
-            _log.info("nbd connection refused", peer=self._wire.peer.address, cause=sentence(error))
+            kind = "protocol" if isinstance(error, ProtocolError) else "connection"
+            self._refusals.note(kind, self._wire.peer.address, sentence(error))
             return None
         finally:
             self._send_answers()
@@ -130,7 +130,7 @@ class Negotiation:
             if self._handshake.state is State.ANSWERING:
                 left = max(left, _PATIENCE_NS)
             if left <= 0:
-                _log.info("nbd handshake took too long", peer=self._wire.peer.address)
+                self._refusals.note("too-slow", self._wire.peer.address, "its handshake took too long")
                 self._wire.abort()
                 return
             await self._clock.sleep(left / 1e9)
@@ -178,6 +178,7 @@ class Negotiation:
             elif isinstance(event, WantExport):
                 await self._answer_export(event)
         except RevolumeError as error:
+            self._refusals.note("export", self._wire.peer.address, f"{_name(event)[:80]!a}: {error.cause}")
             return self._handshake.refuse(_refusal(error), sentence(error)) is None
         finally:
             self._answering_ns += self._clock.monotonic_ns() - began
@@ -209,6 +210,10 @@ class Negotiation:
         else:
             export.close()
         self._handshake.accept_export(facts)
+
+
+def _name(event: Event) -> str:
+    return event.name if isinstance(event, WantContexts | WantExport) else ""
 
 
 def export_facts(export: Export, dialect: Dialect, payload_bytes_max: int) -> ExportFacts:

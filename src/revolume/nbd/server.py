@@ -11,21 +11,18 @@ import ssl
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
 from revolume.host import Host
 from revolume.host.network import Listener, Wire
 from revolume.nbd.budget import Budget
 from revolume.nbd.handshake import Tls
 from revolume.nbd.limits import Limits
+from revolume.nbd.refusals import Refusals
 from revolume.nbd.reserved import Reserved
 from revolume.nbd.session import Connection, Session, Surroundings
 from revolume.nbd.uri import uri
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Exports
-
-_log = structlog.get_logger("revolume.nbd")
 
 
 class Server:
@@ -43,6 +40,7 @@ class Server:
         self._budget = Budget(limits.inflight_bytes)
         self._listeners: list[Listener] = []
         self._sessions: dict[Session, None] = {}  # in the order of their coming
+        self.refusals = Refusals(host.clock)
         self._stopping = False
 
     async def listen(self, address: str, *, tls_required: bool | None = None) -> str:
@@ -73,7 +71,8 @@ class Server:
 
     def _accept(self, tls: Tls, wire: Wire) -> None:
         if self._stopping or len(self._sessions) >= self._limits.connections_max:
-            _log.warning("nbd connection turned away", peer=wire.peer.address, connections=len(self._sessions))
+            cause = "the server is stopping" if self._stopping else f"{len(self._sessions)} are connected"
+            self.refusals.note("limit", wire.peer.address, cause)
             wire.abort()
             return
         around = Surroundings(
@@ -85,6 +84,7 @@ class Server:
             tls=tls,
             fence=self._settle_others,
             ended=self._forget,
+            refusals=self.refusals,
         )
         session = Session(wire, around)
         self._sessions[session] = None

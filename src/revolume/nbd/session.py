@@ -29,6 +29,7 @@ from revolume.nbd.executor import Executor
 from revolume.nbd.handshake import Dialect, Tls
 from revolume.nbd.limits import Limits
 from revolume.nbd.negotiation import Negotiation, Opened
+from revolume.nbd.refusals import Refusals
 from revolume.nbd.replies import encoder
 from revolume.nbd.transmission import BATCH_REQUESTS_MAX, CompactParser, ExtendedParser, Parser
 
@@ -65,6 +66,7 @@ class Surroundings:
     tls: Tls
     fence: Callable[[Session], None]  # settle all other sessions
     ended: Callable[[Session], None]
+    refusals: Refusals
 
 
 class Session:
@@ -84,6 +86,7 @@ class Session:
             around.tls,
             self._secure,
             lambda: around.fence(self),
+            around.refusals,
         )
         self._parser: Parser | None = None
         self._executor: Executor | None = None

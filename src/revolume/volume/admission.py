@@ -32,6 +32,7 @@ class Admission:
         self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
         self.keeper: Callable[[], str] = lambda: ""
+        self.on_refusal: Callable[[str], None] = lambda cause: None
         self.refused = 0
         self.waiting = 0
         self._refused_least = 0
@@ -91,6 +92,7 @@ class Admission:
             )
         self.refused += 1
         self._refused_least = min(self._refused_least or blocks, blocks)
+        self.on_refusal(f"writes are refused: {self._why()}")
         raise NoSpace(
             "no-space",
             f"The log can't grow by {blocks * 4096} bytes: {self._why()}.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,6 +25,8 @@ from revolume.log.pool import SegmentPool
 from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
+from revolume.volume.damage import Damage
+from revolume.volume.events import EventKind, Events
 from revolume.volume.holding import HoldKind, Lease
 from revolume.volume.live import LiveMap
 from revolume.volume.manifest import EditKind, Horizon, Manifest
@@ -132,24 +133,6 @@ def lost_sentence(blocks: list[int]) -> str:
     )
 
 
-class Events:
-    """The last things worth telling an operator, newest last."""
-
-    def __init__(self, now_ns: Callable[[], int]) -> None:
-        self._now_ns = now_ns
-        self._kept: deque[tuple[int, str]] = deque(maxlen=64)
-        self.listener: Callable[[str], None] = lambda text: None
-
-    def tell(self, text: str) -> None:
-        """Something happened."""
-        self._kept.append((self._now_ns(), text))
-        self.listener(text)
-
-    def texts(self) -> tuple[str, ...]:
-        """What is kept."""
-        return tuple(text for _, text in self._kept)
-
-
 @dataclass(slots=True)
 class Core:
     """An open volume's parts. Nothing in here is shared with another volume."""
@@ -191,6 +174,7 @@ class Core:
     map_users: int = 0
     stale_maps: list[str] = field(default_factory=list)
     leases: dict[int, Lease] = field(default_factory=dict)
+    damage: Damage = field(init=False)
     gave_way: int = 0
     """Views and overlays that were ended because there was no other room."""
     footers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -200,6 +184,12 @@ class Core:
     """By use, segments whose footers this opening has written; not all of them are on the disk."""
     horizon_before: Horizon | None = None
     """While a flip is recorded and memory does not follow it yet: the horizon of before."""
+
+    def __post_init__(self) -> None:
+        self.damage = Damage(self.events)
+        self.reader.damaged = self.damage.met
+        self.commit.on_poison = lambda cause: self.events.tell(cause, EventKind.POISONED)
+        self.admission.on_refusal = lambda cause: self.events.tell(cause, EventKind.FULL)
 
     def retire_map(self, name: str) -> None:
         """A map file that new work does not begin with; it goes when nobody's job may still open it."""

@@ -35,6 +35,7 @@ from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.volume.compose import Below, Composed, compose
 from revolume.volume.core import Core, lost_sentence
+from revolume.volume.events import EventKind
 from revolume.volume.interval import Interval
 from revolume.volume.partials import Partial
 
@@ -233,7 +234,7 @@ class Cutter:
         core.live.carry(blocks[held], addresses[held] | np.uint64(PARTIAL << 62))
         lost = blocks[digests == np.uint64(LOST_DIGEST)].tolist()
         if new := set(lost) - core.lost:
-            core.events.tell(lost_sentence(sorted(new)))
+            core.events.tell(lost_sentence(sorted(new)), EventKind.DAMAGE)
         core.lost = {block for block in core.lost | set(lost) if core.still_lost(block)}
 
     def _held_back(self, cut: _Cut, block: int, digest: int) -> bool:

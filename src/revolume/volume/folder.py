@@ -22,6 +22,7 @@ from revolume.host import JobFailed
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
 from revolume.volume.core import Core
+from revolume.volume.events import EventKind
 from revolume.volume.foldjob import FoldSpec, fold, growth
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.retention import FoldPlan, plan_fold
@@ -127,7 +128,7 @@ class Folder:
                 self.failure = str(error)
                 self.starved = isinstance(error, NoSpace)
                 self._losses = self._losses + 1 if isinstance(error, JobFailed) else 0
-                self._core.events.tell(f"folding failed: {error}")
+                self._core.events.tell(f"folding failed: {error}", EventKind.TROUBLE)
                 return False
             finally:
                 self.folding = False

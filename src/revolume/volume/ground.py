@@ -18,8 +18,9 @@ from revolume.log.appender import Stated
 from revolume.log.pool import PoolLimits, SegmentPool
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
-from revolume.volume.core import Events, Recorder
+from revolume.volume.core import Recorder
 from revolume.volume.creating import default_budget
+from revolume.volume.events import Events
 from revolume.volume.manifest import EditKind, Manifest, State, pack_number, pack_pairs
 from revolume.volume.options import OpenOptions
 from revolume.volume.reserve import Reserve

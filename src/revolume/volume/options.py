@@ -13,8 +13,8 @@ class OpenOptions:
     ``budget_bytes``: the log on the disk; None = what was decided before, at creation half of the free space.
     It is kept in the manifest, unless ``budget_once``. ``keep_s``: seconds of which every write is kept.
     ``spare_bytes``: zero-written ahead. ``promote``: a mirror becomes a primary. ``mirrors``: the names of those
-    that will be served; a required one that is missing is refused. ``overlay_quota_bytes``: what a throw-away overlay
-    may take of the disk; None = a tenth of what is free when it is opened."""
+    that will be served; a required one that is missing is refused. ``overlay_quota_bytes``: what a throw-away
+    overlay may take of the disk; None = a tenth of what is free when it is opened."""
 
     name: str | None = None
     size: int | None = None

@@ -10,6 +10,7 @@ A ``Source`` is what can be read: the live volume here, a moment of it in ``hist
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -82,6 +83,7 @@ class Reader:
         self._source = source
         self._work = work
         self.mismatches = 0
+        self.damaged: Callable[[list[int]], None] = lambda blocks: None
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
         """Fill every buffer that can be filled from memory; the indexes of the others."""
@@ -198,18 +200,41 @@ class Reader:
         for _ in range(ATTEMPTS):
             generation = self._source.generation
             words, digests = self._source.lookup(blocks)
-            for block in blocks[(words >> np.uint64(62)) == PARTIAL].tolist():
-                await self._source.merge_partial(block)
-            if await self._attempt(first, view, blocks, words.copy(), digests):
-                return
+            try:
+                for block in blocks[(words >> np.uint64(62)) == PARTIAL].tolist():
+                    await self._source.merge_partial(block)
+                if await self._attempt(first, view, blocks, words.copy(), digests):
+                    return
+            except Damaged:
+                self.damaged(await self._which(blocks))
+                raise
             if self._source.generation == generation and (self._source.lookup(blocks)[0] == words).all():
                 break
         self.mismatches += 1
+        bad = await self._which(blocks)
+        self.damaged(bad)
+        which = f"Block {bad[0]}" if len(bad) == 1 else f"Blocks {bad[0]} to {bad[-1]}"
         raise Damaged(
             "read-mismatch",
-            f"Blocks {first} to {first + count - 1} could not be read as they were written.",
+            f"{which} could not be read as {'it was' if len(bad) == 1 else 'they were'} written.",
             "Run 'revolume check' on the stopped volume; older moments may still be whole.",
         )
+
+    async def _which(self, blocks: U64) -> list[int]:
+        """Those of the blocks that can't be read; all of them if each alone can."""
+        words, digests = self._source.lookup(blocks)
+
+        def bad() -> list[int]:
+            view, found = memoryview(bytearray(BLOCK)), []
+            for at, block in enumerate(blocks.tolist()):
+                try:
+                    if not self._version(block, int(words[at]), int(digests[at]), view, False):
+                        found.append(block)
+                except (Damaged, OSError):
+                    found.append(block)
+            return found
+
+        return await self._work.call(bad) or blocks.tolist()
 
     def version_now(self, block: int, word: int, digest: int) -> bytes | None:
         """The whole version of a block that ``lookup`` named, if it can be had without waiting."""

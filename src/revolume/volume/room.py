@@ -13,6 +13,7 @@ import contextlib
 from revolume.errors import RevolumeError
 from revolume.volume.core import Core
 from revolume.volume.cutter import Cutter
+from revolume.volume.events import EventKind
 from revolume.volume.folder import Folder
 from revolume.volume.holding import Hold, HoldKind, first_freeing, who_goes
 from revolume.volume.mirrors import Mirrors
@@ -20,16 +21,17 @@ from revolume.volume.mirrors import Mirrors
 
 def make_way(core: Core, folder: Folder) -> HoldKind | None:
     """End the views or overlays that must go so that there is room. The kind that goes, None: nobody's end would
-    help. What is kept for a mirror is the caller's to give up."""
+    help. What is kept durably for a mirror is the caller's to give up; who only reads for one is ended here."""
     snapshots = [Hold(HoldKind.KEPT, snapshot.write) for snapshot in core.manifest.state.snapshots]
     leases = [Hold(each.kind, each.write, each.bytes(), key) for key, each in core.leases.items()]
     freeing = first_freeing(core.points, folder.horizon, folder.retired_write, core.pool.segment_blocks)
     going = who_goes([*snapshots, *leases], freeing, core.pool.disk_short or folder.starved)
     for hold in going:
-        if hold.key is not None and hold.kind != HoldKind.MIRROR:
-            lease = core.leases[hold.key]
+        lease = core.leases[hold.key] if hold.key is not None else None
+        if lease is not None and lease.kind != HoldKind.MIRROR:
             core.gave_way += 1
-            core.events.tell(f"{lease.holder} was ended: the log needed the room that it kept")
+            core.events.tell(f"{lease.holder} was ended: the log needed the room that it kept", EventKind.GAVE_WAY)
+        if lease is not None:
             lease.revoke()
     return going[0].kind if going else None
 
@@ -62,11 +64,13 @@ class Room:
             return True
         if may_cut and await self._after_a_point():
             return True
+        before = len(self._core.leases)
         kind = make_way(self._core, self._folder)
-        if kind is None or (kind == HoldKind.MIRROR and not await self._mirrors.drop_hold()):
-            return may_cut and bool(self._mirrors.in_the_way())
-        await self._folder.step(True)
-        return True
+        dropped = kind == HoldKind.MIRROR and await self._mirrors.drop_hold()
+        if dropped or len(self._core.leases) < before:
+            await self._folder.step(True)
+            return True
+        return may_cut and bool(self._mirrors.in_the_way())
 
     async def _after_a_point(self) -> bool:
         core = self._core

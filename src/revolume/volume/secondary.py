@@ -34,9 +34,11 @@ from revolume.volume import facts
 from revolume.volume.basefill import BaseFill
 from revolume.volume.core import Core
 from revolume.volume.end import End
+from revolume.volume.events import EventKind
 from revolume.volume.feed import Feed
 from revolume.volume.first_base import MAP_SLACK
 from revolume.volume.folder import Folder
+from revolume.volume.forecast import Outlook
 from revolume.volume.manifest import (
     Agreed,
     EditKind,
@@ -82,6 +84,7 @@ class Secondary(Remembered):
     def __init__(self, core: Core, folder: Folder, agreed: Point) -> None:
         super().__init__(core, folder)
         self.feed = Feed(core)
+        self.outlook = Outlook(core)
         self.agreed = agreed
         self.failure: RevolumeError | None = None
         self.on_durable: Callable[[int], None] = lambda position: None
@@ -254,7 +257,7 @@ class Secondary(Remembered):
             return False
         except Exception as error:
             self.failure = error if isinstance(error, RevolumeError) else _unexpected(error)
-            self.core.events.tell(str(self.failure))
+            self.core.events.tell(str(self.failure), EventKind.DIVERGED)
             self.on_failure(self.failure)
             return False
 
@@ -411,6 +414,7 @@ class Secondary(Remembered):
     async def _tidy(self) -> None:
         while not self._closing:
             await self.core.host.clock.sleep(0.5)
+            self.outlook.look()
             if self._fill is not None or self.failure is not None or self._closing:
                 continue
             try:
@@ -421,7 +425,7 @@ class Secondary(Remembered):
                     await self.folder.tend_reserve()
             except Exception as error:  # told, not fatal; what poisons has poisoned by itself
                 if not isinstance(error, Poisoned):
-                    self.core.events.tell(str(error))
+                    self.core.events.tell(str(error), EventKind.TROUBLE)
                     await self.core.host.clock.sleep(1.0)
 
     async def close(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from revolume.log.transfer import BLOCK
+from revolume.volume.condition import Condition, state_of
+from revolume.volume.damage import RANGES_TOLD, ranges
 from revolume.volume.folder import holders
+from revolume.volume.room import refusal
 from revolume.volume.secondary import Secondary
 from revolume.volume.status import VolumeStatus
 
@@ -14,7 +17,8 @@ def secondary_status(secondary: Secondary) -> VolumeStatus:
     pool = core.pool
     per_segment = pool.segment_blocks * BLOCK
     write, time_ns = secondary.newest
-    word, reason = _state(secondary)
+    damaged = ranges(core.damage.blocks)
+    word, reason = state_of(_condition(secondary, damaged))
     return VolumeStatus(
         core.name, core.directory.path, core.volume_id.hex(), secondary.size, core.appender.epoch, word, reason,
         secondary.received, secondary.durable, write, time_ns,
@@ -24,21 +28,22 @@ def secondary_status(secondary: Secondary) -> VolumeStatus:
         len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
         tuple(secondary.snapshots()), secondary.folder.folding, secondary.folder.folds,
         secondary.folder.folded_blocks, core.commit.syncs, core.writer.transfers, core.reader.mismatches,
-        core.events.texts(), core.gave_way,
+        core.events.all(), core.gave_way, damaged[:RANGES_TOLD], secondary.outlook.now,
     )  # fmt: skip
 
 
-def _state(secondary: Secondary) -> tuple[str, str]:
+def _condition(secondary: Secondary, damaged: tuple[tuple[int, int], ...]) -> Condition:
     core = secondary.core
-    if core.commit.failure is not None:
-        return "poisoned", core.commit.failure.cause
-    if secondary.failure is not None:
-        return "degraded", secondary.failure.cause
-    if secondary.base is not None:
-        return "incomplete", "The base is being received."
-    if core.admission.full:
-        return "full", "No room for the log."
-    return "online", "Serving."
+    return Condition(
+        poisoned=core.commit.failure.cause if core.commit.failure is not None else "",
+        diverged=secondary.failure.cause if secondary.failure is not None else "",
+        incomplete=secondary.base is not None,
+        full=core.admission.full,
+        keeper=refusal(core),
+        folding=secondary.folder.failure or "",
+        damaged=damaged,
+        forecast=secondary.outlook.warning,
+    )
 
 
 def empty_status(directory: str, reason: str) -> VolumeStatus:

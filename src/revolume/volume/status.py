@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from revolume.volume.events import Event
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -24,6 +26,31 @@ class Holder:
     write: int
     gives_way: bool = False
     bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What somebody who never gives way keeps of the log, of what it may come to, and in how many seconds that is
+    reached at the present rate (None: nothing is being written)."""
+
+    holder: str
+    held_bytes: int
+    limit_bytes: int
+    full_in_s: float | None
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        when = "" if self.full_in_s is None else f"; at the present rate it is full in {_spoken(self.full_in_s)}"
+        held, limit = self.held_bytes / (1 << 30), self.limit_bytes / (1 << 30)
+        return f"{self.holder} keeps {held:.2f} GiB of the log's {limit:.2f} GiB{when}."
+
+
+def _spoken(seconds: float) -> str:
+    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +87,8 @@ class VolumeStatus:
     syncs: int
     transfers: int
     read_mismatches: int
-    events: tuple[str, ...]
+    events: tuple[Event, ...]
     gave_way: int = 0
+    damaged: tuple[tuple[int, int], ...] = ()
+    """(first, count) of blocks of the live volume that can't be read."""
+    forecast: Forecast | None = None

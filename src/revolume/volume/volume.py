@@ -20,11 +20,15 @@ from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError,
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
+from revolume.volume.condition import Condition, state_of
 from revolume.volume.core import Core, lost_sentence
 from revolume.volume.cutter import Cutter
+from revolume.volume.damage import RANGES_TOLD, ranges
+from revolume.volume.events import EventKind
 from revolume.volume.feed import Feed
 from revolume.volume.first_base import MAP_SLACK
 from revolume.volume.folder import Folder, holders
+from revolume.volume.forecast import Outlook
 from revolume.volume.manifest import EditKind, Mark, PinnedSnapshot, pack_mark, pack_number, pack_snapshot
 from revolume.volume.mirrors import Mirrors
 from revolume.volume.remembered import Remembered
@@ -62,6 +66,7 @@ class Volume(Remembered):
         self._hint: asyncio.Future[None] | None = None
         self.feed = Feed(core)
         self.mirrors = Mirrors(core, cutter.begin)
+        self.outlook = Outlook(core)
 
     # What it is
 
@@ -276,24 +281,13 @@ class Volume(Remembered):
 
     # What it says about itself
 
-    def status(self) -> VolumeStatus:
-        """Plain values, now."""
+    def status(self, replies_wait: str = "") -> VolumeStatus:
+        """Plain values, now. ``replies_wait``: why answers wait for a mirror, if they do."""
         core, manifest = self.core, self.core.manifest.state
-        pool, failure = core.pool, core.commit.failure
+        pool = core.pool
         per_segment = pool.segment_blocks * BLOCK
-        state, reason = "online", "Serving."
-        if failure is not None:
-            state, reason = "poisoned", failure.cause
-        elif core.admission.full:
-            state, reason = "full", "Writes are refused: no room for the log."
-        elif core.admission.waiting and pool.stuck and (mirror := self.mirrors.in_the_way()):
-            state, reason = "full", f"Writes wait: the log is full until mirror {mirror} has come on."
-        elif self.folder.failure:
-            state, reason = "degraded", f"The history can't be folded: {self.folder.failure}"
-        elif self.points_failure:
-            state, reason = "degraded", f"No consistency point can be made: {self.points_failure}"
-        elif lost := sorted(filter(core.still_lost, core.lost)):
-            state, reason = "degraded", lost_sentence(lost)
+        damaged = ranges(block for block in core.damage.blocks if block not in core.lost)
+        state, reason = state_of(self._condition(replies_wait, damaged))
         return VolumeStatus(
             core.name, core.directory.path, core.volume_id.hex(), core.size, self.epoch, state, reason,
             self.position, core.commit.durable, self.write, core.appender.time_ns,
@@ -302,9 +296,26 @@ class Volume(Remembered):
             (len(pool.ready) + len(pool.free)) * per_segment, core.image_bytes(), len(core.partials),
             len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
             tuple(self.snapshots()), self.folder.folding, self.folder.folds, self.folder.folded_blocks,
-            core.commit.syncs, core.writer.transfers, core.reader.mismatches, core.events.texts(),
-            core.gave_way,
+            core.commit.syncs, core.writer.transfers, core.reader.mismatches, core.events.all(),
+            core.gave_way, damaged[:RANGES_TOLD], self.outlook.now,
         )  # fmt: skip
+
+    def _condition(self, replies_wait: str, damaged: tuple[tuple[int, int], ...]) -> Condition:
+        core = self.core
+        lost = sorted(filter(core.still_lost, core.lost))
+        stuck = core.admission.waiting and core.pool.stuck
+        return Condition(
+            poisoned=core.commit.failure.cause if core.commit.failure is not None else "",
+            full=core.admission.full,
+            keeper=refusal(core),
+            log_waits=self.mirrors.in_the_way() if stuck else "",
+            replies_wait=replies_wait,
+            folding=self.folder.failure or "",
+            points=self.points_failure or "",
+            damaged=damaged,
+            lost=lost_sentence(lost) if lost else "",
+            forecast=self.outlook.warning,
+        )
 
     # Its own clockwork
 
@@ -343,6 +354,9 @@ class Volume(Remembered):
             await self._rest(0.1)
             if self._closing:
                 return
+            self.outlook.look()
+            if self.core.damage:
+                await self._guarded(self._look_at_damage)
             if self.folder.rebase_due():
                 await self._guarded(self.folder.rebase)
             if self.core.reserve.missing:
@@ -351,6 +365,9 @@ class Volume(Remembered):
                 if self.core.live.overlay.pressure > SWEEP_PRESSURE:
                     self.core.live.overlay.sweep(8)
                 await self._rest(0.4)
+
+    async def _look_at_damage(self) -> None:
+        await self.core.damage.look_again(self.core.reader, self.core.size)
 
     async def _guarded(self, job: Callable[[], Awaitable[object]]) -> object:
         """One failed round of the clockwork is told, not fatal; what poisons has poisoned by itself."""
@@ -361,7 +378,7 @@ class Volume(Remembered):
             return done
         except Exception as error:
             if not isinstance(error, Poisoned):
-                self.core.events.tell(str(error))
+                self.core.events.tell(str(error), EventKind.TROUBLE)
                 if job == self.cutter.cut:
                     self.points_failure = str(error)
                 await self._rest(1.0)

@@ -1,0 +1,78 @@
+"""Blocks of the live volume that a reader could not get as they were written.
+
+They are remembered until a later read gets them: because they were overwritten, or because the disk answers again.
+That read is made from time to time by the volume itself, a few blocks at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from revolume.errors import RevolumeError
+from revolume.volume.events import EventKind, Events
+from revolume.volume.reader import BLOCK, Reader
+
+BLOCKS_MAX = 1 << 16
+LOOKED_AT = 64
+RANGES_TOLD = 32
+
+
+def ranges(blocks: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """(first, count) of each run of block numbers, ascending."""
+    found: list[tuple[int, int]] = []
+    for block in sorted(blocks):
+        if found and sum(found[-1]) == block:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((block, 1))
+    return tuple(found)
+
+
+def range_words(found: tuple[tuple[int, int], ...]) -> str:
+    """Ranges of blocks for a sentence: ``block 7``, ``blocks 3 to 5, 9``."""
+    told = [str(first) if count == 1 else f"{first} to {first + count - 1}" for first, count in found[:4]]
+    more = f" and {len(found) - 4} more ranges" if len(found) > 4 else ""
+    plural = len(found) > 1 or (found and found[0][1] > 1)
+    return f"{'blocks' if plural else 'block'} {', '.join(told)}{more}"
+
+
+class Damage:
+    """See the module's text."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._blocks: dict[int, None] = {}  # in the order in which they are looked at again
+
+    def met(self, blocks: list[int]) -> None:
+        """A reader could not get these."""
+        new = [block for block in blocks if block not in self._blocks]
+        if new:
+            self._events.tell(
+                f"reads of {range_words(ranges(new))} fail: what is there is not what was written",
+                EventKind.DAMAGE,
+            )
+        for block in new[: BLOCKS_MAX - len(self._blocks)]:
+            self._blocks[block] = None
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Those that are known not to be readable."""
+        return list(self._blocks)
+
+    async def look_again(self, reader: Reader, size: int) -> None:
+        """Read some of them; what can be read is forgotten."""
+        healed = []
+        for block in list(self._blocks)[:LOOKED_AT]:
+            del self._blocks[block]
+            left = min(BLOCK, size - block * BLOCK)
+            try:
+                if left > 0:
+                    await reader.read(block * BLOCK, memoryview(bytearray(left)))
+                healed.append(block)
+            except RevolumeError:
+                self._blocks[block] = None  # behind those that were not looked at yet
+        if healed:
+            self._events.tell(f"{range_words(ranges(healed))} can be read again")
