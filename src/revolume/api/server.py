@@ -21,6 +21,8 @@ import uvicorn
 from fastapi import FastAPI
 
 SOCKET_NAME: Final = "control.sock"
+QUEUE_LENGTH: Final = 16
+"""Connections that wait. Asyncio also accepts so many at a time, and logs each that finds no descriptor."""
 
 
 class _Quiet(uvicorn.Server):
@@ -37,7 +39,10 @@ class ControlServer:
     def __init__(self, directory: str, app: FastAPI) -> None:
         self._directory = directory
         self._server = _Quiet(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2,
+                backlog=QUEUE_LENGTH,
+            )
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -68,7 +73,7 @@ def _listener(directory: str) -> socket.socket:
             os.unlink(path)
         listener.bind(path)
         os.chmod(path, 0o600)
-        listener.listen(16)
+        listener.listen(QUEUE_LENGTH)
         listener.setblocking(False)
     except OSError:
         listener.close()

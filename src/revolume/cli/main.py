@@ -34,6 +34,7 @@ from revolume.cli import (
 from revolume.cli.output import print_error
 from revolume.errors import RevolumeError, UsageError
 from revolume.host import descriptors
+from revolume.host.log_sink import open_missing_streams
 
 INTERRUPTED: Final = 130
 _VERBS: Final = (
@@ -57,6 +58,7 @@ def _application() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    open_missing_streams()
     descriptors.raise_limit()
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = words or ["--help"]

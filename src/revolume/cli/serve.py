@@ -3,7 +3,8 @@
 With ``--mirror-listen`` it serves a mirror: a copy that another node's ``--mirror-to`` feeds.
 
 Reads the command line into one ``Serving`` value, refuses what would be unsafe before anything is touched,
-and runs the service until a signal: SIGTERM and SIGINT are a clean stop and exit 0. Stdout has one ready
+and runs the service until a signal: SIGTERM and SIGINT are a clean stop and exit 0; so is SIGHUP, which a terminal
+sends when it closes, but under a service manager it reads the TLS files again. Stdout has one ready
 line for each address, flushed, and nothing else; the log goes to stderr.
 """
 
@@ -113,7 +114,11 @@ def serve(
     on_event: EventOption = None,
     json: JsonReady = False,
 ) -> None:
-    """Serve a volume over NBD until stopped."""
+    """Serve a volume over NBD until stopped.
+
+    SIGTERM, SIGINT and a terminal that closes (SIGHUP) are a clean stop. Under systemd SIGHUP reads the files of
+    --tls-dir again, for new connections.
+    """
     from revolume.cli.alarm import parse_command
 
     check_lost_policy(on_lost)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -29,13 +30,14 @@ from revolume.api.control import Control
 from revolume.cli.addresses import is_tcp, own_address, refuse_plaintext
 from revolume.cli.alarm import Alarm
 from revolume.cli.heard import Heard
-from revolume.cli.logs import configure
+from revolume.cli.logs import configure, tell_of_loop
 from revolume.cli.mirror import SecondaryRole, open_mirror
 from revolume.cli.offered import Offered
 from revolume.cli.primary import open_primary
 from revolume.cli.promotion import Promotion
 from revolume.cli.role import Role
 from revolume.cli.serving import Serving
+from revolume.errors import RevolumeError
 from revolume.host import Host, real_host
 from revolume.host.command import run_command
 from revolume.nbd.limits import Limits
@@ -86,7 +88,7 @@ class Service:
 
 
 def run(asked: Serving, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; ``ready`` is called with each address's URI once all are served."""
+    """Serve until a signal; ``ready`` is called with each address's URI once all are served."""
     configure()
     asyncio.run(_run(asked, ready))
 
@@ -94,8 +96,10 @@ def run(asked: Serving, ready: Callable[[str], None]) -> None:
 async def _run(asked: Serving, ready: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(tell_of_loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _renew_certificates if _managed() else stop.set)
     async with served(asked) as service:
         gc.collect()
         gc.freeze()
@@ -107,6 +111,21 @@ async def _run(asked: Serving, ready: Callable[[str], None]) -> None:
         await stop.wait()
         log.info("stopping", volume=service.role.name)
     log.info("stopped", volume=service.role.name)
+
+
+def _managed() -> bool:
+    """Whether a service manager started us. It sends SIGHUP for a reload; a terminal sends it when it closes."""
+    return any(name in os.environ for name in ("NOTIFY_SOCKET", "INVOCATION_ID"))
+
+
+def _renew_certificates() -> None:
+    """What is on the disk now, for connections from now on. Where that is no good, what there was stays."""
+    from revolume.host.tls import renew
+
+    try:
+        log.info("certificates renewed", contexts=renew())
+    except RevolumeError as error:
+        log.error("certificates not renewed", reason=str(error))
 
 
 def _tell(text: str) -> None:

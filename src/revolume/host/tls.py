@@ -3,12 +3,17 @@
 ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem`` make a server, ``ca-cert.pem`` and optionally
 ``client-cert.pem`` and ``client-key.pem`` a client; ``ca-crl.pem`` is heeded where it lies. TLS 1.2 at
 least; 1.3 alone for links between our own nodes.
+
+``renew`` reads the files again into the contexts that this process has, for connections from then on. A
+certificate and its key are exchanged; an authority is added, and only a restart takes one away.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
+from functools import partial
 
 from revolume.errors import RevolumeError
 
@@ -18,24 +23,49 @@ SERVER = ("server-cert.pem", "server-key.pem")
 CLIENT = ("client-cert.pem", "client-key.pem")
 
 
+_load_again: list[tuple[ssl.SSLContext, Callable[[ssl.SSLContext], None]]] = []
+"""Every context of this process, and what loads its files."""
+
+
+def renew() -> int:
+    """Read all files again; how many contexts have them. RevolumeError: they are no good, and none has them."""
+    for context, load in _load_again:
+        load(_context(context.protocol, only_tls13=False))
+    for context, load in _load_again:
+        load(context)
+    return len(_load_again)
+
+
+def _loaded(context: ssl.SSLContext, load: Callable[[ssl.SSLContext], None]) -> ssl.SSLContext:
+    load(context)
+    _load_again.append((context, load))
+    return context
+
+
 def server_context(tls_dir: str, verify_peer: bool, *, only_tls13: bool = False) -> ssl.SSLContext:
     """With ``verify_peer`` a client must show a certificate that the CA has signed."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, only_tls13)
     context.num_tickets = 0  # nobody resumes, and a ticket unread at the end resets the connection
+    if verify_peer:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return _loaded(context, partial(_load_server, tls_dir, verify_peer))
+
+
+def _load_server(tls_dir: str, verify_peer: bool, context: ssl.SSLContext) -> None:
     _load_own(context, tls_dir, SERVER)
     if verify_peer:
         _load_authority(context, tls_dir)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def client_context(tls_dir: str, *, only_tls13: bool = False) -> ssl.SSLContext:
     """The server must show a certificate that the CA has signed for the name that was asked for."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, only_tls13)
+    return _loaded(_context(ssl.PROTOCOL_TLS_CLIENT, only_tls13), partial(_load_client, tls_dir))
+
+
+def _load_client(tls_dir: str, context: ssl.SSLContext) -> None:
     _load_authority(context, tls_dir)
     if any(os.path.lexists(os.path.join(tls_dir, name)) for name in CLIENT):
         _load_own(context, tls_dir, CLIENT)
-    return context
 
 
 def _context(protocol: int, only_tls13: bool) -> ssl.SSLContext:
