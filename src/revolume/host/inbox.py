@@ -5,7 +5,7 @@
 
 The socket writes into the tail, the parser reads ``[start, end)``, payloads are looked at in place. When
 all is consumed both ends go back to zero, so that the same, cache-warm memory is used at every wake-up.
-A single larger request gets a larger buffer for as long as it lasts (``grow``; its bytes are the budget's).
+A single larger request gets a larger buffer for as long as it lasts (``resize``).
 
 What would break it: moving bytes while somebody still holds views of them. Payloads are used up before a
 batch is done, and while a batch waits for room the session does not receive, so ``tail`` is not asked.
@@ -43,6 +43,11 @@ class Inbox:
         """Bytes beyond the base size."""
         return len(self.buffer) - self._base_bytes
 
+    @property
+    def full(self) -> bool:
+        """The last receive left no byte free: there may be more where it came from."""
+        return self.end == len(self.buffer)
+
     def tail(self) -> memoryview:
         """Where to receive; never empty, and long enough for the next request if the buffer is."""
         if self.start == self.end:
@@ -60,14 +65,20 @@ class Inbox:
         self.view[self.end : self.end + len(data)] = data
         self.end += len(data)
 
-    def grow(self, size: int) -> None:
-        """A buffer of ``size`` bytes, for one large request."""
+    def resize(self, size: int) -> None:
+        """A buffer of ``size`` bytes, which hold what is not yet consumed."""
+        assert self.end - self.start <= size
         self._continue_elsewhere(size)
 
     def shrink(self) -> None:
         """Back to the base size; only when what is left fits."""
         if self.end - self.start <= self._base_bytes // 2:
             self._continue_elsewhere(self._base_bytes)
+
+    def close(self) -> None:
+        """Let go of the memory; nothing is received any more."""
+        self._use(bytearray())
+        self.start = self.end = self.needed = 0
 
     def _move_to_front(self) -> None:
         if self.start:

@@ -418,8 +418,9 @@ class SocketWire:
         self._deaf = True
         self._queue.clear()
         self._queued = self._files = 0
-        if self._tls is not None:
-            self._tls.end(error)
+        tls, self._tls = self._tls, None
+        if tls is not None:
+            tls.end(error)
         elif self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._loop.remove_writer(self._sock.fileno())

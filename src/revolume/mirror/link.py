@@ -167,7 +167,7 @@ class Link:
     def _want(self, inbox: Inbox, size: int) -> None:
         inbox.needed = size
         if size > inbox.size:
-            inbox.grow(size)
+            inbox.resize(size)
         elif inbox.oversize and size <= BUFFER:
             inbox.shrink()
 

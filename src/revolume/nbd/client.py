@@ -396,7 +396,7 @@ class Client:
             raise ProtocolError("a reply is too long")
         if inbox.end - at < header.length:
             if inbox.size < at - inbox.start + header.length:
-                inbox.grow(at - inbox.start + header.length)
+                inbox.resize(at - inbox.start + header.length)
             inbox.needed = at - inbox.start + header.length
             return False
         self._take_chunk(header, pending, bytes(inbox.view[at : at + header.length]))

@@ -55,6 +55,8 @@ def wire_errno(error: BaseException) -> Errno:
         return error.errno
     if isinstance(error, OSError):
         return _FROM_MACHINE.get(error.errno or 0, Errno.EIO)
+    if isinstance(error, MemoryError):
+        return Errno.ENOMEM
     if isinstance(error, NoSpace):
         return Errno.ENOSPC
     if isinstance(error, GaveWay):
@@ -70,4 +72,6 @@ def sentence(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError):
         return error.strerror or "input/output error"
+    if isinstance(error, MemoryError):
+        return "the server has no memory for it"
     return "internal error"

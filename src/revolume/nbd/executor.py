@@ -13,6 +13,9 @@ Order. Everything sees the changes that came before it. A change that meets a re
 in the batch makes the batch be executed up to there first, so a read does not see the future either.
 Between awaits nothing else runs: ``execute`` is atomic, except when the export has no room.
 
+Answers may wait for long: what is unanswered is counted (``unanswered.py``), and beyond a bound the session reads
+no further (``held``).
+
 No room (NoRoomNow): the run is kept, with the rest of the batch behind it, in order; the session reads no
 further (``held``); when there is room everything goes on where it stopped. If the connection ends
 meanwhile, none of it is done (``abandon``): what a dead client sent must not be done after a living one
@@ -34,9 +37,10 @@ from revolume.nbd.constants import Command, Errno
 from revolume.nbd.errors import ExportError, sentence, wire_errno
 from revolume.nbd.jobs import Job, Jobs
 from revolume.nbd.limits import Limits
-from revolume.nbd.reads import INLINE_BYTES_MAX, Late, LateReader, ReadRun
+from revolume.nbd.reads import INLINE_BYTES_MAX, Late, LateReader, ReadRun, Scratch
 from revolume.nbd.replies import Encoder, clip
 from revolume.nbd.transmission import DF_BIT, FUA_BIT, LEGAL, REQ_ONE_BIT, Request, fault
+from revolume.nbd.unanswered import Tally
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Export
@@ -47,6 +51,8 @@ _OPS: Final = {Command.WRITE: OP_WRITE, Command.WRITE_ZEROES: OP_ZERO, Command.T
 
 OPS_MAX: Final = 256
 """Changes in one ``append``: what one call adds to a map stays small whatever a client sends."""
+
+_NOTHING: Final = memoryview(b"")
 
 _log = structlog.get_logger("revolume.nbd")
 
@@ -62,11 +68,12 @@ class Port(Protocol):
         """Bytes of answers that the socket did not take yet."""
 
     @property
+    def blocked_bytes(self) -> int:
+        """The same, but 0 for so little that nobody is told when it is gone (``Executor.note_writable``)."""
+
+    @property
     def clogged(self) -> bool:
         """The client does not take its answers: begin nothing that makes more of them."""
-
-    async def drained(self) -> None:
-        """Wait until it does."""
 
     def go_on(self) -> None:
         """The executor takes requests again."""
@@ -82,6 +89,8 @@ class Executor:
         contexts: tuple[str, ...],
         limits: Limits,
         account: Account,
+        tally: Tally,
+        scratch: Scratch,
         port: Port,
     ) -> None:
         self.export = export
@@ -89,25 +98,29 @@ class Executor:
         self._contexts = contexts if encoder.chunked else ()
         self._limits = limits
         self._port = port
-        self._late = LateReader(export, encoder, account, port.send, port.drained)
+        self._tally = tally
+        self._scratch = scratch
+        self._late = LateReader(export, encoder, account, port, limits.read_ahead_bytes)
+        self._one_answer = asyncio.Lock()  # block status and CACHE take memory, so they take turns
         self.leaving = False  # the client said DISC, or its export was ended
         self.stopping = False  # requests are answered with ESHUTDOWN
         self._roomless = False
         self.requests = 0
         # the batch under way
-        self._view = memoryview(b"")
+        self._view = _NOTHING
+        self._bytes = 0  # in which requests came that are not yet counted as unanswered
         self._rest: list[Request] = []
         self._ops: list[Op] = []
         self._plain: list[bytes] = []  # tokens of the changes in _ops, by what their answers wait for
         self._fua: list[bytes] = []
-        self._reads = ReadRun(export, encoder)
+        self._reads = ReadRun(export, encoder, scratch)
         self._begin: list[tuple[bytes, Job]] = []  # jobs that begin after the changes
         self._synced: list[bytes] = []  # tokens that wait for the position to be durable
         self._done: list[bytes] = []
         self._out: list[memoryview] = []
         # what waits
         self._jobs = Jobs(self._fail_all, self._on_job_finished)
-        self._unreleased: dict[int, list[bytes]] = {}
+        self._unreleased: dict[int, tuple[list[bytes], int]] = {}  # tokens, and the bytes in which they came
         self._releases = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,17 +130,22 @@ class Executor:
     @property
     def held(self) -> bool:
         """No requests are taken now. After whatever may change that, ``Port.go_on`` is called."""
-        return self._roomless or bool(self._rest) or len(self._jobs) >= self._limits.jobs_max
+        return (
+            self._roomless or bool(self._rest) or len(self._jobs) >= self._limits.jobs_max or self._tally.full
+        )
 
-    def execute(self, requests: list[Request], view: memoryview) -> None:
-        """Do the requests, whose payloads lie in ``view``. Not while ``held``."""
+    def execute(self, requests: list[Request], view: memoryview, count: int) -> None:
+        """Do the requests, which lie in ``view`` and have ``count`` bytes. Not while ``held``."""
         self.requests += len(requests)
+        self._bytes += count
         if self.stopping or self.leaving:
             self._turn_away(requests)
         else:
             self._view = view
             self._run(requests)
         self._answer()
+        if not self._rest and not self._ops:
+            self._view = _NOTHING
 
     def _run(self, requests: list[Request]) -> None:
         size = self.export.size
@@ -202,22 +220,27 @@ class Executor:
         return True
 
     def _answer_released(self, position: int) -> None:
+        count, self._bytes = self._bytes, 0
         if self.export.released(position):
             self._done += self._plain
             self._plain.clear()
             return
         self._releases += 1
-        self._unreleased[self._releases] = self._plain.copy()
+        self._unreleased[self._releases] = (self._plain.copy(), count)
+        self._tally.add(len(self._plain), count)
         self._plain.clear()
         self._idle.clear()
         self.export.on_release(position, partial(self._on_release, self._releases))
 
     def _on_release(self, number: int) -> None:
-        tokens = self._unreleased.pop(number, None)
-        if tokens is not None:
+        group = self._unreleased.pop(number, None)
+        if group is not None:
+            tokens, count = group
+            self._tally.drop(len(tokens), count)
             self._done += tokens
             self._answer()
             self._note_idle()
+            self._port.go_on()
 
     def _read(self) -> None:
         try:
@@ -235,7 +258,8 @@ class Executor:
         if self._out:
             out, self._out = self._out, []
             self._port.send(out)
-            self._reads.recycle(not self._port.backlog)
+            if self._scratch.used:
+                self._scratch.recycle(not self._port.backlog)
 
     # --- requests that are not plain reads and writes ----------------------------------------------------
 
@@ -302,7 +326,9 @@ class Executor:
         self._out.append(memoryview(self._encoder.failure(token, errno, cause)))
 
     def _fail_all(self, tokens: list[bytes], error: BaseException) -> None:
-        if not isinstance(error, RevolumeError | OSError):
+        if isinstance(error, MemoryError):
+            _log.error("no memory for a request", requests=len(tokens))
+        elif not isinstance(error, RevolumeError | OSError):
             _log.error("a request failed", exc_info=error)
         if isinstance(error, GaveWay):  # nothing more is to be had here: this is answered, then it is closed
             self.leaving = True
@@ -327,9 +353,11 @@ class Executor:
 
     def _start_job(self, tokens: list[bytes], job: Job) -> None:
         self._idle.clear()
+        self._tally.add(len(tokens))
         self._jobs.start(tokens, job)
 
-    def _on_job_finished(self) -> None:
+    def _on_job_finished(self, requests: int) -> None:
+        self._tally.drop(requests)
         self._answer()
         self._note_idle()
         self._port.go_on()
@@ -360,24 +388,30 @@ class Executor:
 
     async def _answer_cache(self, token: bytes, offset: int, length: int) -> None:
         if length:
-            await self.export.cache(offset, length)
+            async with self._one_answer:
+                await self.export.cache(offset, length)
         self._done.append(token)
 
     async def _answer_status(self, token: bytes, offset: int, length: int, one: bool) -> None:
-        chunks = []
-        for number, context in enumerate(self._contexts):
-            extents = clip(await self.export.extents(context, offset, length), length, one)
-            last = number == len(self._contexts) - 1
-            chunks.append(memoryview(self._encoder.status(token, number, extents, last)))
-        self._out += chunks
+        async with self._one_answer:
+            await self._late.unblocked()
+            chunks = []
+            for number, context in enumerate(self._contexts):
+                extents = clip(await self.export.extents(context, offset, length), length, one)
+                last = number == len(self._contexts) - 1
+                chunks.append(memoryview(self._encoder.status(token, number, extents, last)))
+            self._port.send(chunks)
+
+    def note_writable(self) -> None:
+        """The client has taken answers."""
+        self._late.note_moved()
 
     # --- the end -----------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
         """Requests that wait for something."""
-        unreleased = sum(map(len, self._unreleased.values()))
-        return len(self._jobs.tokens) + unreleased + len(self._ops) + len(self._rest)
+        return self._tally.requests + len(self._ops) + len(self._rest)
 
     def _note_idle(self) -> None:
         if not self._jobs and not self._unreleased:
@@ -391,7 +425,7 @@ class Executor:
         """Answer all that still waits with ESHUTDOWN."""
         rest = self._rest.copy()
         tokens = self._jobs.tokens + self._synced + self._plain + self._fua
-        tokens += [token for group in self._unreleased.values() for token in group]
+        tokens += [token for group, _ in self._unreleased.values() for token in group]
         tokens += [token for token, _ in self._begin] + [read.token for read in self._reads.take()]
         self.abandon()
         self._fail_all(tokens, ExportError("stopping", "the server is stopping", errno=Errno.ESHUTDOWN))
@@ -405,4 +439,6 @@ class Executor:
         for waiting in (self._begin, self._rest, self._ops, self._plain, self._fua, self._synced):
             waiting.clear()
         self._unreleased.clear()
+        self._tally.clear()
+        self._view = _NOTHING
         self._idle.set()

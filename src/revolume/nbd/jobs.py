@@ -1,7 +1,8 @@
 """Jobs: the requests of one connection that wait for something, each group a task.
 
 A job answers its tokens itself. If it fails, ``failed`` answers them all; if it is abandoned, nobody does.
-``finished`` is told after each that ended by itself, so that what waited for its place can go on.
+``finished`` is told after each that ended by itself, and how many tokens it had, so that what waited for its
+place can go on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ Job = Callable[[], Coroutine[None, None, None]]
 class Jobs:
     """See the module."""
 
-    def __init__(self, failed: Callable[[list[bytes], BaseException], None], finished: Callable[[], None]) -> None:
+    def __init__(
+        self, failed: Callable[[list[bytes], BaseException], None], finished: Callable[[int], None]
+    ) -> None:
         self._failed = failed
         self._finished = finished
         self._running: dict[asyncio.Task[None], list[bytes]] = {}
@@ -42,11 +45,16 @@ class Jobs:
             if task in self._running:
                 self._failed(tokens, error)
         finally:
-            if self._running.pop(task, None) is not None:
-                self._finished()
+            done = self._running.pop(task, None)
+            if done is not None:
+                self._finished(len(done))
 
     def abandon(self) -> None:
-        """Cancel all of them, without an answer."""
+        """Cancel all of them, without an answer, and start no more."""
         running, self._running = self._running, {}
         for task in running:
             task.cancel()
+        self._failed, self._finished = _nothing, _nothing
+
+
+def _nothing(*_: object) -> None: ...

@@ -12,9 +12,10 @@ from revolume.nbd.handshake import Bounds
 class Limits:
     """One server's bounds.
 
-    Memory: every connection has a receive buffer of ``buffer_bytes``; what goes beyond (large requests,
-    reads under way, answers that a client does not take) is in flight, and all connections together have
-    at most ``inflight_bytes`` of that, one connection ``connection_bytes``.
+    Memory: every connection has a receive buffer of ``base_bytes``; what goes beyond (a buffer that has grown to
+    ``buffer_bytes``, large requests, reads under way, answers that a client does not take) is in flight, and all
+    connections together have at most ``inflight_bytes`` of that, one connection ``connection_bytes``. A client
+    that holds memory for which others wait has ``stall_seconds`` to go on (``stalls.py``).
     """
 
     connections_max: int = 100
@@ -22,11 +23,18 @@ class Limits:
     options: Bounds = field(default_factory=Bounds)
     exports_listed_max: int = 1000
     payload_bytes_max: int = PAYLOAD_BYTES_MAX
+    base_bytes: int = 64 << 10
     buffer_bytes: int = 1 << 20
     inflight_bytes: int = 256 << 20
+    stall_seconds: float = 5.0
     connection_bytes: int = 160 << 20
     backlog_bytes_max: int = 4 << 20  # unsent answers, above which no further request is looked at
+    read_ahead_bytes: int = 8 << 20  # of one connection's large reads, ahead of what its client takes
     jobs_max: int = 128  # requests of one connection that wait for something
+    unanswered_max: int = 4096  # requests of one connection without an answer, above which none is read
+    unanswered_bytes: int = 256 << 20  # the bytes in which they came
+    all_unanswered_max: int = 1 << 16  # the same of all connections, beyond one batch of each
+    all_unanswered_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         assert self.buffer_bytes >= 4096

@@ -4,17 +4,18 @@ A run of small reads is laid out as it goes on the wire, header before data, and
 
     | reply header | data | reply header | data | ...
 
-One ``read_now``, one send, no copy. The buffer is used again at the next wake-up unless the socket did not
-take all of it. Reads that would block (``Late``) are left out and read by a task each, answered whenever
-they are ready; so are large ones: in pieces, where the client understands pieces, otherwise whole, so
-that a read that fails is an error and never half a success.
+One ``read_now``, one send, no copy. The buffer is every connection's, and is used again at the next wake-up unless
+the socket did not take all of it. Reads that would block (``Late``) are left out and read by a task each, answered
+whenever they are ready; so are large ones: in pieces, where the client understands pieces, otherwise whole, so
+that a read that fails is an error and never half a success. They are read only so far ahead of what the client
+takes as keeps it busy: what waits for a slow client is memory that others cannot have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from revolume.nbd.budget import Account
 from revolume.nbd.replies import Encoder
@@ -28,7 +29,41 @@ RUN_READS_MAX: Final = 64
 PIECE_BYTES: Final = 2 << 20
 _SCRATCH_BYTES_MIN: Final = 64 << 10
 
-Send = Callable[[list[memoryview]], None]
+
+class Outlet(Protocol):
+    """Where answers go; see ``executor.Port``."""
+
+    def send(self, buffers: list[memoryview]) -> None: ...
+
+    @property
+    def blocked_bytes(self) -> int: ...
+
+    @property
+    def clogged(self) -> bool: ...
+
+
+class Scratch:
+    """Memory for answers that leave at once, for all connections of a server: between a batch's reads and their
+    send nothing else runs."""
+
+    __slots__ = ("_free", "used")
+
+    def __init__(self) -> None:
+        self._free = memoryview(b"")
+        self.used = False  # since the last send
+
+    def take(self, count: int) -> memoryview:
+        """``count`` bytes."""
+        if len(self._free) < count:
+            self._free = memoryview(bytearray(max(count, _SCRATCH_BYTES_MIN)))
+        taken, self._free = self._free[:count], self._free[count:]
+        self.used = True
+        return taken
+
+    def recycle(self, sent: bool) -> None:
+        """After a send: all of it may be used again, unless part of it still waits."""
+        self._free = memoryview(self._free.obj if sent else b"")
+        self.used = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +81,11 @@ class ReadRun:
 
     __slots__ = ("_encoder", "_export", "_reads", "_scratch", "bytes")
 
-    def __init__(self, export: Export, encoder: Encoder) -> None:
+    def __init__(self, export: Export, encoder: Encoder, scratch: Scratch) -> None:
         self._export = export
         self._encoder = encoder
         self._reads: list[tuple[bytes, int, int]] = []
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES_MIN))
+        self._scratch = scratch
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -77,7 +112,7 @@ class ReadRun:
         """Read what can be read at once and add the replies to ``out``; the rest is returned."""
         head = self._encoder.data_header_bytes
         put = self._encoder.put_data_header
-        view = self._room(self.bytes + head * len(self._reads))
+        view = self._scratch.take(self.bytes + head * len(self._reads))
         wanted: list[tuple[int, memoryview]] = []
         at = 0
         for token, offset, length in self._reads:
@@ -88,8 +123,7 @@ class ReadRun:
         blocked = self._export.read_now(wanted)
         if blocked:
             return self._without(blocked, view, out)
-        out.append(view[:at])
-        self._scratch = view[at:]
+        out.append(view)
         self._clear()
         return []
 
@@ -103,25 +137,12 @@ class ReadRun:
             else:
                 out.append(view[at:end])
             at = end
-        self._scratch = view[at:]
         self._clear()
         return late
 
     def _clear(self) -> None:
         self._reads.clear()
         self.bytes = 0
-
-    def _room(self, count: int) -> memoryview:
-        if len(self._scratch) < count:
-            self._scratch = memoryview(bytearray(max(count, _SCRATCH_BYTES_MIN)))
-        return self._scratch
-
-    def recycle(self, sent: bool) -> None:
-        """After a send: the buffer may be used from its start again, unless part of it still waits."""
-        if sent:
-            self._scratch = memoryview(self._scratch.obj)
-        else:
-            self._scratch = memoryview(b"")
 
 
 class LateReader:
@@ -132,14 +153,27 @@ class LateReader:
         export: Export,
         encoder: Encoder,
         account: Account,
-        send: Send,
-        drained: Callable[[], Awaitable[None]],
+        outlet: Outlet,
+        ahead_bytes_max: int,
     ) -> None:
         self._export = export
         self._encoder = encoder
         self._account = account
-        self._send = send
-        self._drained = drained
+        self._outlet = outlet
+        self._ahead_bytes_max = ahead_bytes_max
+        self._ahead = 0  # bytes of pieces that are being read
+        self._turn = asyncio.Lock()
+        self._moved = asyncio.Event()
+
+    def note_moved(self) -> None:
+        """The client has taken answers, or a piece has been sent."""
+        self._moved.set()
+
+    async def unblocked(self) -> None:
+        """Wait until the client takes its answers."""
+        while self._outlet.clogged:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def answer(self, read: Late) -> None:
         """Read and send. An error leaves nothing of the last piece sent; the caller answers with it."""
@@ -152,15 +186,28 @@ class LateReader:
 
     async def _answer_piece(self, token: bytes, offset: int, length: int, last: bool) -> None:
         head = self._encoder.data_header_bytes
-        await self._drained()
-        await self._account.take(head + length)
+        count = head + length
+        await self._begin(count)
         try:
-            reply = memoryview(bytearray(head + length))
+            reply = memoryview(bytearray(count))
             self._encoder.put_data_header(reply, 0, token, offset, length, last)
             await self._fill(offset, reply[head:])
-            self._send([reply])
+            self._outlet.send([reply])
         finally:
-            self._account.give(head + length)
+            self._account.give(count)
+            self._ahead -= count
+            self._moved.set()
+
+    async def _begin(self, count: int) -> None:
+        """Wait, in turn, until the client takes its answers, and for memory."""
+        async with self._turn:
+            while (ahead := self._ahead + self._outlet.blocked_bytes) and (
+                ahead + count > self._ahead_bytes_max or self._outlet.clogged
+            ):
+                self._moved.clear()
+                await self._moved.wait()
+            await self._account.take(count)
+            self._ahead += count
 
     async def _fill(self, offset: int, buffer: memoryview) -> None:
         if self._export.read_now([(offset, buffer)]):

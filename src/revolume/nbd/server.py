@@ -16,9 +16,12 @@ from revolume.host.network import Listener, Wire
 from revolume.nbd.budget import Budget
 from revolume.nbd.handshake import Tls
 from revolume.nbd.limits import Limits
+from revolume.nbd.reads import Scratch
 from revolume.nbd.refusals import Refusals
 from revolume.nbd.reserved import Reserved
 from revolume.nbd.session import Connection, Session, Surroundings
+from revolume.nbd.stalls import Stalls
+from revolume.nbd.unanswered import Unanswered
 from revolume.nbd.uri import uri
 
 if TYPE_CHECKING:
@@ -37,7 +40,11 @@ class Server:
         self._limits = limits
         self._context = tls
         self._tls_required = tls_required
-        self._budget = Budget(limits.inflight_bytes)
+        first_bytes = min(limits.payload_bytes_max + 4096, limits.inflight_bytes // 2)
+        self._budget = Budget(limits.inflight_bytes, first_bytes)
+        self._stalls = Stalls(host.clock, self._budget, limits.stall_seconds)
+        self._unanswered = Unanswered(limits)
+        self._scratch = Scratch()
         self._listeners: list[Listener] = []
         self._sessions: dict[Session, None] = {}  # in the order of their coming
         self.refusals = Refusals(host.clock)
@@ -80,6 +87,8 @@ class Server:
             exports=self._exports,
             limits=self._limits,
             budget=self._budget,
+            unanswered=self._unanswered,
+            scratch=self._scratch,
             context=self._context,
             tls=tls,
             fence=self._settle_others,
@@ -112,5 +121,6 @@ class Server:
         for listener in self._listeners:
             listener.close()
         await self.dismiss(grace)
+        self._stalls.stop()
         for listener in self._listeners:
             await listener.wait_closed()

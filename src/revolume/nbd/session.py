@@ -8,6 +8,9 @@ everything happens in ``received``: what came is parsed, executed and answered b
 The session stops reading (``_pause``) while the executor is held, while the client does not take its
 answers, and while a large request waits for memory. ``go_on`` is called after anything that may end such
 a state and looks anew at all of them.
+
+When it has closed it drops what it is made of: its parts refer to one another in circles, and the buffers would
+stay until the collector finds them.
 """
 
 from __future__ import annotations
@@ -22,16 +25,18 @@ import structlog
 
 from revolume.host import Host
 from revolume.host.clock import within
-from revolume.host.inbox import Inbox
 from revolume.host.network import Peer, Wire
 from revolume.nbd.budget import Account, Budget
 from revolume.nbd.executor import Executor
 from revolume.nbd.handshake import Dialect, Tls
 from revolume.nbd.limits import Limits
 from revolume.nbd.negotiation import Negotiation, Opened
+from revolume.nbd.reads import Scratch
+from revolume.nbd.receiving import Receiving
 from revolume.nbd.refusals import Refusals
 from revolume.nbd.replies import encoder
 from revolume.nbd.transmission import BATCH_REQUESTS_MAX, CompactParser, ExtendedParser, Parser
+from revolume.nbd.unanswered import Tally, Unanswered
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Exports
@@ -62,6 +67,8 @@ class Surroundings:
     exports: Exports
     limits: Limits
     budget: Budget
+    unanswered: Unanswered
+    scratch: Scratch
     context: ssl.SSLContext | None
     tls: Tls
     fence: Callable[[Session], None]  # settle all other sessions
@@ -76,8 +83,8 @@ class Session:
         self._wire = wire
         self._around = around
         self._limits = around.limits
-        self._account = Account(around.budget, around.limits.connection_bytes)
-        self._inbox = Inbox(around.limits.buffer_bytes)
+        self._account = Account(around.budget, around.limits.connection_bytes, self)
+        self._receiving = Receiving(around.limits.base_bytes, around.limits.buffer_bytes, self._account)
         self._negotiation = Negotiation(
             wire,
             around.host.clock,
@@ -88,9 +95,9 @@ class Session:
             lambda: around.fence(self),
             around.refusals,
         )
+        self._tally = Tally(around.unanswered)
         self._parser: Parser | None = None
         self._executor: Executor | None = None
-        self._sendable = asyncio.Event()
         self._paused = False
         self._wants_memory = False
         self._closed = False
@@ -107,11 +114,20 @@ class Session:
 
     def _spawn(self, job: Awaitable[None]) -> None:
         async def run() -> None:
-            await job
+            try:
+                await job
+            except Exception as error:  # nobody else would hear of it, and the client would wait for ever
+                self._fail(error)
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def _fail(self, error: Exception) -> None:
+        cause = "no memory for a request" if isinstance(error, MemoryError) else "a fault of this program"
+        trace = None if isinstance(error, MemoryError) else error
+        _log.error("nbd connection ended", peer=self._wire.peer.address, cause=cause, exc_info=trace)
+        self._wire.abort()
 
     @property
     def connection(self) -> Connection:
@@ -129,19 +145,20 @@ class Session:
     # --- the wire's receiver -----------------------------------------------------------------------------
 
     def buffer(self) -> memoryview:
-        return self._inbox.tail()
+        return self._receiving.buffer()
 
     def received(self, n: int) -> None:
         self._received_bytes += n
         if self._executor is None:
-            self._negotiation.receive(self._inbox.view[:n])
+            self._negotiation.receive(self._receiving.inbox.view[:n])
         else:
-            self._inbox.end += n
+            self._receiving.inbox.end += n
             self._work()
 
     def writable(self) -> None:
         self._count_backlog()
-        self._sendable.set()
+        if self._executor is not None:
+            self._executor.note_writable()
         self.go_on()
 
     def closed(self, error: Exception | None) -> None:
@@ -154,18 +171,16 @@ class Session:
         if self._executor is not None:
             self._executor.abandon()
             self._executor.export.close(self._executor.leaving)
+            self._executor = None
+        self._receiving.close()
         self._account.close()
         self._around.ended(self)
+        del self._negotiation
 
     # --- the option phase --------------------------------------------------------------------------------
 
     async def _negotiate(self) -> None:
-        try:
-            opened = await self._negotiation.run()
-        except Exception:
-            _log.exception("nbd handshake failed", peer=self._wire.peer.address)
-            self._wire.abort()
-            return
+        opened = await self._negotiation.run()
         if opened is None:
             await self._close()
         else:
@@ -182,51 +197,38 @@ class Session:
         extended = opened.dialect is Dialect.EXTENDED
         self._parser = (ExtendedParser if extended else CompactParser)(limits.payload_bytes_max)
         self._executor = Executor(
-            opened.export, encoder(opened.dialect), opened.contexts, limits, self._account, self
-        )
-        self._inbox.put(opened.rest)
+            opened.export, encoder(opened.dialect), opened.contexts, limits, self._account, self._tally,
+            self._around.scratch, self,
+        )  # fmt: skip
+        self._receiving.inbox.put(opened.rest)
         self._work()
 
     # --- the transmission phase --------------------------------------------------------------------------
 
     def _work(self) -> None:
         """Parse, execute and answer what has been received."""
-        executor, parser, inbox = self._executor, self._parser, self._inbox
+        executor, parser, inbox = self._executor, self._parser, self._receiving.inbox
         assert executor is not None
         assert parser is not None
         while True:
             requests = parser.parse(inbox.buffer, inbox.start, inbox.end)
             inbox.start += parser.consumed
             if requests:
-                executor.execute(requests, inbox.view)
+                executor.execute(requests, inbox.view, parser.consumed)
             if self._closed or executor.leaving or parser.broken:
                 return self._leave()
             if executor.held or self.clogged:
                 return self._pause()
             if len(requests) < BATCH_REQUESTS_MAX:
                 break
-        inbox.needed = parser.needed
-        if parser.needed > inbox.size or inbox.oversize:
-            self._fit_inbox(parser.needed)
-        return None
-
-    def _fit_inbox(self, needed: int) -> None:
-        """A larger buffer for a larger request, and back."""
-        inbox = self._inbox
-        if needed > inbox.size:
+        if not self._receiving.prepare(parser.needed):
             self._pause()
             self._wants_memory = True
-            self._spawn(self._enlarge_inbox(needed))
-        elif inbox.oversize and needed <= inbox.size - inbox.oversize:
-            oversize = inbox.oversize
-            inbox.shrink()
-            self._account.give(oversize - inbox.oversize)
+            self._spawn(self._enlarge(parser.needed))
+        return None
 
-    async def _enlarge_inbox(self, needed: int) -> None:
-        had = self._inbox.oversize
-        await self._account.take(needed - self._inbox.size)
-        self._inbox.grow(needed)
-        assert self._inbox.oversize > had
+    async def _enlarge(self, needed: int) -> None:
+        await self._receiving.enlarge(needed)
         self._wants_memory = False
         self.go_on()
 
@@ -270,16 +272,16 @@ class Session:
         return self._wire.backlog
 
     @property
+    def blocked_bytes(self) -> int:
+        backlog = self._wire.backlog
+        return backlog if backlog > _CLOGGED_BYTES_MIN else 0
+
+    @property
     def clogged(self) -> bool:
         backlog = self._wire.backlog
         return backlog > _CLOGGED_BYTES_MIN and (
             backlog > self._limits.backlog_bytes_max or self._account.exhausted
         )
-
-    async def drained(self) -> None:
-        while self.clogged and not self._closed:
-            self._sendable.clear()
-            await self._sendable.wait()
 
     def go_on(self) -> None:
         """Look whether reading can go on, and what is already here."""
@@ -302,6 +304,35 @@ class Session:
         if not self._paused:
             self._paused = True
             self._wire.pause()
+
+    # --- what it holds of the budget -----------------------------------------------------------------------
+
+    def reclaim(self) -> None:
+        """See ``budget.Holder``. What a held batch still needs stays."""
+        if self._executor is None or not self._executor.held:
+            self._receiving.reclaim()
+
+    @property
+    def stalled_bytes(self) -> int:
+        """See ``budget.Holder``: while we do not read, half a request is not the client's fault."""
+        return self._account.backlog_bytes + (0 if self._paused else self._receiving.partial_bytes)
+
+    @property
+    def moved_bytes(self) -> int:
+        """See ``budget.Holder``."""
+        return self._received_bytes + self._sent_bytes - self._wire.backlog
+
+    def evict(self, held_bytes: int) -> None:
+        """See ``budget.Holder``."""
+        cause = f"it sends or reads too slowly, and others wait for the {held_bytes >> 20} MiB that it holds"
+        self._around.refusals.note("stalled", self._wire.peer.address, cause)
+        self._wire.abort()
+        self.closed(None)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest receive buffer that it has had."""
+        return self._receiving.peak_bytes
 
     # --- the server's requests ---------------------------------------------------------------------------
 
