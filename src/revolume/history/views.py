@@ -13,6 +13,7 @@ the image may move on beneath it; the view's files are closed when the last such
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -118,9 +119,17 @@ class Tenure:
 
     def _revoke(self) -> None:
         self.ended = True
-        self.let_go()
-        for told in self.on_end:
+        ended = self.on_end
+        self.close()
+        for told in ended:
             told()
+
+    def close(self) -> None:
+        """Let go, and of those who would have been told: they refer to this in turn, and a view's memory must not
+        wait until the collector finds it."""
+        self.let_go()
+        self.on_end = []
+        self.held_bytes = lambda: 0
 
     def check(self) -> None:
         """GaveWay if it is over."""
@@ -145,7 +154,7 @@ class View:
         self.source = source
         self.tenure = tenure
         self.reader = ViewReader(core.store, source, core.host.work)
-        self.reader.view = self
+        self.reader.view = weakref.proxy(self)
         self.closing: list[Callable[[], None]] = [map_file.close, lambda: _removed(core.maps_directory, map_name)]
         self._users = 0
         self._closed = False
@@ -169,7 +178,7 @@ class View:
     def close(self) -> None:
         """Give up the lease at once, and the map as soon as nobody reads it."""
         self._closed = True
-        self.tenure.let_go()
+        self.tenure.close()
         self._close_files()
 
     def _close_files(self) -> None:
