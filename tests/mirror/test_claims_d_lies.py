@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from revolume.blocks.digest import fragment_digest
-from revolume.chain.point import Part, References
-from revolume.chain.received import _addresses
+from revolume.chain.point import References
+from revolume.chain.received import disjoint, each_of, places_of
 from revolume.errors import Refused
 from revolume.log.carried import Carried
 from revolume.log.table import TableView
@@ -168,10 +168,9 @@ def test_d2_a_record_without_end_is_heard_out_in_bounded_memory() -> None:
 
 def test_d2_no_record_makes_more_addresses_than_there_are_blocks() -> None:
     many = [np.full(1000, number, np.uint64) for number in (1, 6, 0, (1 << 32) - 1)]
-    none = np.zeros(0, np.uint64)
-    part = Part(2, 1, 6, 11, 1, 0, 1, 1000, 0, 0, 5, (6, 7), bytes(16), References(*many), (none, none))
     table = TableView(*(np.array([number], np.uint64) for number in (100, 6, 1)))
-    assert 0 < len(_addresses([part], table, 5000)) <= 5000
+    starts, stops, _ = places_of(References(*many), table, table.ends(), 5000)
+    assert 0 < len(each_of(*disjoint(starts, stops))) <= 5000
 
 
 def test_d2_honest_references_cost_no_question() -> None:

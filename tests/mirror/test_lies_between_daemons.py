@@ -517,27 +517,22 @@ def heard(far: Far, since: int, sentence: str) -> bool:
 # --- a check left out: the lie gets through --------------------------------------------------------------------
 
 UNRESOLVED = """
-    import numpy as np
     import revolume.chain.received as received
-    received._referenced = lambda expected, *rest: np.ones(len(expected), bool)
+    resolved = received.resolved
+    def unresolved(own, versions, addresses, carried, *more):
+        return resolved(own, versions, own.words[own.words >> 62 == received.DATA] & received.MASK, carried)
+    received.resolved = unresolved
 """
 FOLLOWED = """
     import numpy as np
     import revolume.chain.received as received
-    whole, kept = received._whole, []
-    def _whole(own, in_part):
-        kept[:] = whole(own, in_part)
-        return tuple(kept)
-    def _referenced(expected, words, addresses, versions):
-        at = {int(w) & received.ADDRESS_MASK: (int(b), int(w), int(d)) for v in versions
-              for b, w, d in zip(v.blocks, v.words, v.digests) if int(w) >> 62 == received.DATA}
-        holds = np.zeros(len(expected), bool)
-        for address in addresses.tolist():
-            block, word, digest = at.get(address, (None, 0, 0))
-            for index in np.flatnonzero(expected == block) if block is not None else ():
-                words[index], kept[2][index], holds[index] = word, digest, True
-        return holds
-    received._whole, received._referenced = _whole, _referenced
+    resolved = received.resolved
+    def followed(own, versions, addresses, carried, *more):
+        blocks, _, reached = received._led_to(versions, addresses)
+        for block, address in zip(blocks, addresses[reached]):
+            own.words[own.blocks == block] = address | np.uint64(received.DATA << 62)
+        return resolved(own, versions, addresses, carried, *more)
+    received.resolved = followed
 """
 """A reference is believed, whatever version it leads to."""
 ANY = """

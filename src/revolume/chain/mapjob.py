@@ -1,7 +1,8 @@
 """Maps made from the log by the helper process: the live map's base, and a moment's point-in-time map.
 
 Both are "the newest version of every block as of a write", the base as of a point, on top of an older base
-where there is one that is not newer than what is asked for. Entries that the image holds are left out.
+where there is one that is not newer than what is asked for. Entries that the image holds are left out. At a mirror
+they are built from the records of its points (``delta_maps.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy.typing as npt
 
 from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK
+from revolume.chain.delta_maps import changed
 from revolume.chain.mapfile import MapFile, MapMeta, merge, write_map
-from revolume.chain.versions import Fragment, Newest, Stretch, load_stretch, newest, under_ranges
+from revolume.chain.versions import Fragment, Newest, Stretch
 from revolume.host.disk import Directory, Disk
 
 U64 = npt.NDArray[np.uint64]
@@ -53,8 +55,7 @@ def make_map(disk: Disk, spec: MapSpec) -> MapMade:
     """Write the map file; durable when it returns."""
     log, maps = disk.open(spec.log_path), disk.open(spec.maps_path)
     try:
-        versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
-        state = under_ranges(newest(versions, spec.after, spec.upto))
+        state = changed(log, spec.stretch, spec.volume, spec.after, spec.upto)
         base = _open_base(maps, spec)
         try:
             _write(maps, spec, state, base)

@@ -2,20 +2,23 @@
 
 The record names no place: it says which transfers carried the blocks that changed, and which blocks of them.
 This node looks each reference up in storage of its own: its transfer table gives the place where it stored that
-transfer, its own columns say what lies there. What comes out is held against what the log itself says was
-written in the interval:
+transfer, its own columns say which block of the volume lies there, with which digest. The delta map is built from
+the places found so. As the cross-check it is held against what the log itself says was written in the interval:
 
     newest version whole      a reference must lead to exactly that version, else the block is asked for
     modified in part          the record must carry the block, else it is asked for
     zeroes                    the record must state exactly these runs, else it is not this log's record
     not written               nothing is needed; a block that came whole all the same is taken (a primary tries
                               again with a block that it could not read at the point before)
+    whole or zeroed, and the  the record is refused: only blocks modified in part go whole, and whoever read the
+    record carries the block  record later would have to choose between two versions
 
 So a reference to a transfer that is not here, to a block that it does not have, to a version that is not the
 newest, to another block, is dropped, and costs a question only where it leaves a block without one that holds.
 
 Pure: columns and record in, values out. Whether the whole is right is for the interval digest and the volume root
-to say; that comparison is the caller's.
+to say; that comparison is the caller's. ``delta_maps.py`` resolves the same records again, many at once, for
+views, base maps and folds.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import numpy.typing as npt
 
 from revolume.blocks.ranges import Ranges
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.point import Part
+from revolume.chain.point import Part, References
 from revolume.chain.versions import Newest, newest, under_ranges
 from revolume.log.columns import Columns, Versions, only, ramp
 from revolume.log.table import TableView
@@ -72,21 +75,72 @@ def received(
     written = [only(c, c.rows["kind"] == Kind.WRITES) for c in columns]
     versions = [c.versions() for c in written]
     own = under_ranges(newest(versions, before[1], cut.write))
-    zeroes = _stated_zeroes(parts)
-    wrong = _not_one_cut(parts, written, before, record[0]) or _not_these_zeroes(zeroes, own)
-    in_part = _partial_blocks(own)
-    expected, expected_words, expected_digests = _whole(own, in_part)
-    addresses = _addresses(parts, table, sum(int(c.rows["blocks"].sum()) for c in written))
-    holds = _referenced(expected, expected_words, addresses, versions)
-    partial = _carried_whole(columns, record)
-    taken = np.isin(partial[0], in_part) | ~_touched(own, partial[0])
-    lacking = np.setdiff1d(in_part, partial[0], assume_unique=True)
+    zeroes = stated_zeroes(parts)
+    records = [only(c, (c.rows["kind"] == Kind.POINT) & np.isin(c.rows["position"], record)) for c in columns]
+    partial = carried_whole(records)
+    most = sum(int(c.rows["blocks"].sum()) for c in written)
+    starts, stops, _ = places_of(_references(parts), table, table.ends(), most)
+    found = resolved(own, versions, each_of(*disjoint(starts, stops)), partial[0])
+    wrong = _not_one_cut(parts, written, before, record[0]) or not_these_zeroes(zeroes, own)
+    if not wrong and len(found.excess):
+        wrong = f"it carries block {int(found.excess[0])} whole, which was not modified in part"
     return Received(
-        expected[holds], expected_words[holds], expected_digests[holds],
-        partial[0][taken], partial[1][taken], partial[2][taken],
-        zeroes, np.union1d(expected[~holds], lacking), _stated_blocks(parts) - int(holds.sum()),
-        _address_behind(columns, cut.position), wrong,
+        found.blocks, found.words, found.digests, *partial, zeroes, found.refused,
+        _stated_blocks(parts) - len(found.blocks), _address_behind(columns, cut.position), wrong,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What references lead to. ``blocks`` (ascending), ``words``, ``digests``: the delta map's wholly modified
+    blocks, where the references found them. ``refused``: blocks for which no reference holds and that were not
+    carried whole; of each, ``own``, the word of the log's newest version, and ``led``, the word of a place to
+    which a reference led all the same (0: none). ``excess``: blocks carried whole that were whole already."""
+
+    blocks: U64
+    words: U64
+    digests: U64
+    refused: U64
+    own: U64
+    led: U64
+    excess: U64
+
+
+def resolved(
+    own: Newest,
+    versions: Sequence[Versions],
+    addresses: U64,
+    carried: U64,
+    owners: npt.NDArray[np.int64] | None = None,
+    stride: int = 1,
+) -> Resolved:
+    """Build the delta map from the ``addresses`` to which the references lead, and compare it with ``own``, the
+    newest versions by the log itself. ``carried``: blocks that came whole. ``owners``: for records of many points
+    at once, the point that named each address; its blocks are those from owner · ``stride`` on."""
+    in_part = _partial_blocks(own)
+    expected, expected_words = _whole(own, in_part)
+    at, digests, reached = _led_to(versions, addresses)
+    if owners is not None:
+        mine = at // np.uint64(stride) == owners[reached].astype(np.uint64)
+        at, digests, reached = at[mine], digests[mine], reached[mine]
+    words = addresses[reached] | np.uint64(DATA << 62)
+    index = np.searchsorted(expected, at)
+    index[index == len(expected)] = 0
+    known = expected[index] == at if len(expected) else np.zeros(len(at), bool)
+    index, words, digests = index[known], words[known], digests[known]
+    led, led_digests = np.zeros(len(expected), np.uint64), np.zeros(len(expected), np.uint64)
+    led[index] = words
+    holds = words == expected_words[index]
+    led[index[holds]], led_digests[index[holds]] = words[holds], digests[holds]
+    good = (led == expected_words) & (led != 0)
+    lacking = np.setdiff1d(in_part, carried, assume_unique=True)
+    refused = _union(expected[~good], lacking)
+    of_own, of_led = np.zeros(len(refused), np.uint64), np.zeros(len(refused), np.uint64)
+    if len(refused):
+        place = np.searchsorted(refused, expected[~good])
+        of_own[place], of_led[place] = expected_words[~good], led[~good]
+    excess = carried[~_among(carried, in_part) & _touched(own, carried)]
+    return Resolved(expected[good], led[good], led_digests[good], refused, of_own, of_led, excess)
 
 
 def _not_one_cut(parts: Sequence[Part], written: list[Columns], before: tuple[int, int], record: int) -> str:
@@ -112,66 +166,90 @@ def _totals(part: Part) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _referenced(
-    expected: U64, expected_words: U64, addresses: U64, written: list[Versions]
-) -> npt.NDArray[np.bool_]:
-    """Which of the expected blocks a reference leads to. What lies at an address is looked up in the columns."""
-    words = np.concatenate([NOTHING, *(v.words for v in written)])
+def _led_to(versions: Sequence[Versions], addresses: U64) -> tuple[U64, U64, npt.NDArray[np.int64]]:
+    """What lies at the addresses, by the columns: blocks and digests, and which of the addresses they lie at. At
+    the others no block of a write begins."""
+    words = np.concatenate([NOTHING, *(v.words for v in versions)])
     data = kinds(words) == DATA
     places = words[data] & MASK
     if not len(places):
-        return np.zeros(len(expected), bool)
-    blocks = np.concatenate([NOTHING, *(v.blocks for v in written)])[data]
+        return NOTHING, NOTHING, np.zeros(0, np.int64)
+    blocks = np.concatenate([NOTHING, *(v.blocks for v in versions)])[data]
+    digests = np.concatenate([NOTHING, *(v.digests for v in versions)])[data]
     at = np.searchsorted(places, addresses)
     at[at == len(places)] = 0
-    found = at[places[at] == addresses]
-    index = np.searchsorted(expected, blocks[found])
-    index[index == len(expected)] = 0
-    holds = np.zeros(len(expected), bool)
-    if len(expected):
-        newest_version = expected_words[index] & MASK == places[found]
-        holds[index[newest_version & (expected[index] == blocks[found])]] = True
-    return holds
+    reached = np.flatnonzero(places[at] == addresses)
+    return blocks[at[reached]], digests[at[reached]], reached
 
 
-def _addresses(parts: Sequence[Part], table: TableView, most: int) -> U64:
-    """Where the referenced blocks lie here, as far as the transfers are here and have so many blocks. A record
-    that names more than ``most`` blocks is heard out no further: there are no more."""
+def _references(parts: Sequence[Part]) -> References:
+    columns = ("epochs", "positions", "blocks", "runs")
+    return References(*(np.concatenate([getattr(p.references, column) for p in parts]) for column in columns))
+
+
+def places_of(
+    references: References, table: TableView, ends: U64, most: int
+) -> tuple[U64, U64, npt.NDArray[np.int64]]:
+    """Where the referenced blocks lie here, as far as the transfers are here and have so many blocks: places
+    [start, stop), and which reference each is of. ``ends``: where each transfer of the table ends at the latest;
+    none has more than ``most`` blocks."""
     if not len(table.positions):
-        return NOTHING
-    joined = [
-        np.concatenate([getattr(part.references, column) for part in parts])
-        for column in ("epochs", "positions", "blocks", "runs")
-    ]
-    row = np.searchsorted(table.positions, joined[1])
+        return NOTHING, NOTHING, np.zeros(0, np.int64)
+    row = np.searchsorted(table.positions, references.positions)
     row[row == len(table.positions)] = 0
-    here = (table.positions[row] == joined[1]) & (table.epochs[row] == joined[0])
-    row, starts, runs = row[here], table.addresses[row[here]] + joined[2][here], joined[3][here]
-    ends = np.append(table.addresses[1:], np.uint64(ADDRESS_MASK))[row]
-    runs = np.minimum(runs, np.where(starts < ends, ends - starts, np.uint64(0)))
-    runs = np.minimum(runs, np.uint64(most))
-    heard = np.cumsum(runs) <= np.uint64(most)
-    starts, runs = starts[heard], runs[heard]
-    addresses: U64 = np.repeat(starts, runs.astype(np.int64)) + ramp(runs)
-    return addresses
+    here = (table.positions[row] == references.positions) & (table.epochs[row] == references.epochs)
+    starts = table.addresses[row] + references.blocks
+    stops = np.minimum(starts + np.minimum(references.runs, np.uint64(most)), ends[row])
+    index = np.flatnonzero(here & (starts < stops))
+    return starts[index], stops[index], index
+
+
+def disjoint(starts: U64, stops: U64) -> tuple[U64, U64]:
+    """The same places, each once, ascending: however often a record repeats itself."""
+    if (starts[1:] >= stops[:-1]).all():
+        return starts, stops
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(stops[order])
+    begins = np.ones(len(starts), bool)
+    begins[1:] = starts[1:] > reach[:-1]
+    first = np.flatnonzero(begins)
+    return starts[first], reach[np.append(first[1:], len(starts)) - 1]
+
+
+def each_of(starts: U64, stops: U64) -> U64:
+    """All numbers in these intervals, one interval behind the other."""
+    found: U64 = np.repeat(starts, (stops - starts).astype(np.int64)) + ramp(stops - starts)
+    return found
 
 
 def _stated_blocks(parts: Sequence[Part]) -> int:
     return sum(sum(part.references.runs.tolist()) for part in parts)
 
 
-def _whole(own: Newest, in_part: U64) -> tuple[U64, U64, U64]:
-    """The blocks whose newest version is a whole one, their words and digests."""
-    chosen = (kinds(own.words) == DATA) & ~np.isin(own.blocks, in_part)
-    return own.blocks[chosen], own.words[chosen], own.digests[chosen]
+def _whole(own: Newest, in_part: U64) -> tuple[U64, U64]:
+    """The blocks whose newest version is a whole one, and their words."""
+    chosen = kinds(own.words) == DATA
+    if len(in_part):
+        chosen &= ~_among(own.blocks, in_part)
+    return own.blocks[chosen], own.words[chosen]
 
 
 def _touched(own: Newest, blocks: U64) -> npt.NDArray[np.bool_]:
     """Which of these blocks the interval wrote or zeroed whole."""
-    touched = np.isin(blocks, own.blocks)
+    touched = _among(blocks, own.blocks)
     for start, end, _, _ in own.ranges:
         touched |= (blocks >= np.uint64(start)) & (blocks < np.uint64(end))
     return touched
+
+
+def _among(blocks: U64, known: U64) -> npt.NDArray[np.bool_]:
+    """Which of these blocks are in ``known``, which ascends."""
+    if not len(known):
+        return np.zeros(len(blocks), bool)
+    at = np.searchsorted(known, blocks)
+    at[at == len(known)] = 0
+    found: npt.NDArray[np.bool_] = known[at] == blocks
+    return found
 
 
 def _partial_blocks(own: Newest) -> U64:
@@ -185,12 +263,9 @@ def _union(one: U64, other: U64) -> U64:
     return np.union1d(one, other)
 
 
-def _carried_whole(columns: Sequence[Columns], record: Sequence[int]) -> tuple[U64, U64, U64]:
-    """The blocks that the record carries, by block: block, word, digest."""
-    found = [
-        only(c, (c.rows["kind"] == Kind.POINT) & np.isin(c.rows["position"], record)).versions()
-        for c in columns
-    ]
+def carried_whole(records: Sequence[Columns]) -> tuple[U64, U64, U64]:
+    """The blocks that records carry, given their transfers' columns, by block: block, word, digest."""
+    found = [columns.versions() for columns in records if len(columns.digests)]
     blocks = np.concatenate([NOTHING, *(v.blocks for v in found)])
     words = np.concatenate([NOTHING, *(v.words for v in found)])
     digests = np.concatenate([NOTHING, *(v.digests for v in found)])
@@ -198,11 +273,11 @@ def _carried_whole(columns: Sequence[Columns], record: Sequence[int]) -> tuple[U
     return blocks, words[first], digests[first]
 
 
-def _stated_zeroes(parts: Sequence[Part]) -> tuple[U64, U64]:
+def stated_zeroes(parts: Sequence[Part]) -> tuple[U64, U64]:
     return np.concatenate([p.zeroes[0] for p in parts]), np.concatenate([p.zeroes[1] for p in parts])
 
 
-def _not_these_zeroes(stated: tuple[U64, U64], own: Newest) -> str:
+def not_these_zeroes(stated: tuple[U64, U64], own: Newest) -> str:
     """The record states the runs that the log has, as its digest covers them: sorted, each as long as can be."""
     starts = np.array([start for start, _, _, _ in own.ranges], np.uint64)
     ends = np.array([end for _, end, _, _ in own.ranges], np.uint64)

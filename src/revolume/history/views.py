@@ -29,11 +29,11 @@ from revolume.errors import Damaged, GaveWay, NoSpace, NotFound, RevolumeError
 from revolume.history.timeline import Spot
 from revolume.host.disk import Directory
 from revolume.volume import layout
-from revolume.volume.folder import position_below
 from revolume.volume.holding import HoldKind
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
 from revolume.volume.remembered import Remembered
+from revolume.volume.stretches import agreed_span, position_below, reach_of
 
 U64 = npt.NDArray[np.uint64]
 BLOCK = 4096
@@ -279,10 +279,13 @@ def _stretch(volume: Remembered, base: MapFile | None, spot: Spot) -> Stretch:
     the log's end."""
     pool, ends = volume.core.pool, volume.core.manifest.state.ends
     begin = base.meta.address if base is not None else volume.folder.horizon.address
-    end = volume.core.appender.address
-    for point in volume.points():
+    end, upto = volume.core.appender.address, 0
+    points = volume.points()
+    for point in points:
+        if point.write <= spot.write:
+            upto = point.number
         if point.write >= spot.write:
-            end = point.record + 1
+            end = reach_of(points, point.number) + 1
             break
     first, last = begin // pool.segment_blocks, (end - 1) // pool.segment_blocks
     ready = {segment.use for segment in pool.ready}
@@ -291,7 +294,7 @@ def _stretch(volume: Remembered, base: MapFile | None, spot: Spot) -> Stretch:
         for s in pool.segments()
         if first <= s.use <= last and s.use not in ready
     )
-    return Stretch(specs, position_below(volume.core, base), end)
+    return Stretch(specs, position_below(volume.core, base), end, agreed_span(volume.core, base, upto))
 
 
 async def _partials(

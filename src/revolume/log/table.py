@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.word import ADDRESS_MASK
+
 U64 = npt.NDArray[np.uint64]
 
 
@@ -28,6 +30,10 @@ class TableView:
         """For each address the row of its transfer and the number of the block within the transfer."""
         row = np.searchsorted(self.addresses, addresses, side="right") - 1
         return row, addresses - self.addresses[row]
+
+    def ends(self) -> U64:
+        """For each transfer an address at or behind its end, and not behind the next one's first block."""
+        return np.append(self.addresses[1:], np.uint64(ADDRESS_MASK))[: len(self.addresses)]
 
 
 class TransferTable:

@@ -14,14 +14,15 @@ from revolume.blocks.overlay import bytes_for
 from revolume.chain.mapfile import MapFile
 from revolume.chain.mapjob import MapSpec, make_map
 from revolume.chain.point import Point
-from revolume.chain.versions import SegmentSpec, Stretch
+from revolume.chain.versions import SegmentSpec, Span, Stretch
 from revolume.errors import Damaged, UsageError
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.columns import Columns, only
 from revolume.volume import layout
-from revolume.volume.manifest import State
+from revolume.volume.manifest import Role, State
 from revolume.volume.replay import Pieces, addresses, read_points
+from revolume.volume.stretches import reach_of
 
 U64 = npt.NDArray[np.uint64]
 MAP_SLACK = 1 << 17
@@ -67,10 +68,12 @@ class FirstBase:
         self._maps = maps
         self._pieces = pieces
 
-    async def make(self, state: State, base: MapFile | None, edit: int) -> tuple[str | None, int]:
+    async def make(
+        self, state: State, base: MapFile | None, edit: int, upto: int | None
+    ) -> tuple[str | None, int]:
         """The new base's file name, and the cut for which it stands; no name if none would be newer than
-        ``base``. ``edit``: the manifest's last, for the name."""
-        points, _ = await self._host.work.call(read_points, state.volume, self._pieces, state.horizon)
+        ``base``. ``edit``: the manifest's last, for the name. ``upto``: see ``replay``."""
+        points, _ = await self._host.work.call(read_points, state.volume, self._pieces, state.horizon, upto)
         begin = base.meta.address if base is not None else state.horizon.address
         if not points or points[-1].address <= begin:
             return None, begin
@@ -96,10 +99,14 @@ class FirstBase:
         after = state.horizon.position
         if base is not None:
             after = next((p.position for p in points if p.number == base.meta.point), after)
-        first, last = begin // state.segment_blocks, points[-1].record // state.segment_blocks
+        reach = reach_of(points, points[-1].number)
+        first, last = begin // state.segment_blocks, reach // state.segment_blocks
         specs = tuple(
             SegmentSpec(s.index, s.use, s.blocks, state.ends.get(s.use))
             for s, _ in self._pieces
             if first <= s.use <= last
         )
-        return Stretch(specs, after, points[-1].record + 1)
+        agreed = None
+        if state.role == Role.SECONDARY:
+            agreed = Span(base.meta.point if base is not None else state.horizon.point, points[-1].number)
+        return Stretch(specs, after, reach + 1, agreed)

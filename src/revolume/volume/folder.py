@@ -27,6 +27,7 @@ from revolume.volume.foldjob import FoldSpec, fold, growth
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
 from revolume.volume.retention import FoldPlan, plan_fold
 from revolume.volume.status import Holder
+from revolume.volume.stretches import agreed_span, position_below, reach_of
 
 REBASE_SEGMENTS = 48
 REBASE_PRESSURE = 0.5
@@ -41,13 +42,6 @@ def holders(core: Core) -> list[Holder]:
     pins = [Holder(f"snapshot {s.name}", s.write) for s in core.manifest.state.snapshots]
     pins += [Holder(each.holder, each.write, each.kind.gives_way, each.bytes()) for each in core.leases.values()]
     return sorted(pins, key=lambda holder: holder.write)
-
-
-def position_below(core: Core, base: MapFile | None) -> int:
-    """The position up to which ``base`` knows everything; without one the horizon's."""
-    number = base.meta.point if base is not None else 0
-    found = (p.position for p in core.points if p.number == number)
-    return next(found, core.horizon.position)
 
 
 class Folder:
@@ -153,7 +147,7 @@ class Folder:
         )
 
     def _stretch_bytes(self, target: Point) -> int:
-        return (target.record - self.horizon.address + 1) * BLOCK
+        return (reach_of(self._core.points, target.number) - self.horizon.address + 1) * BLOCK
 
     def _spec(self, target: Point) -> FoldSpec:
         core, horizon = self._core, self.horizon
@@ -201,13 +195,15 @@ class Folder:
         point's record, which carries blocks as of its cut and lies behind the cut."""
         pool, ends = self._core.pool, self._core.manifest.state.ends
         begin = base.meta.address if base is not None else self.horizon.address
-        first, last = begin // pool.segment_blocks, point.record // pool.segment_blocks
+        reach = reach_of(self._core.points, point.number)
+        first, last = begin // pool.segment_blocks, reach // pool.segment_blocks
         specs = tuple(
             SegmentSpec(s.index, s.use, s.blocks, ends.get(s.use))
             for s in pool.segments()
             if first <= s.use <= last
         )
-        return Stretch(specs, position_below(self._core, base), point.record + 1)
+        agreed = agreed_span(self._core, base, point.number)
+        return Stretch(specs, position_below(self._core, base), reach + 1, agreed)
 
     async def _flip(self, target: Point, spec: FoldSpec) -> None:
         """What may fail comes before the horizon's edit: from there on memory has to follow the manifest."""

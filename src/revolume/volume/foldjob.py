@@ -23,7 +23,8 @@ import numpy.typing as npt
 from revolume.blocks.digest import LOST_DIGEST, digest_array
 from revolume.blocks.extents import contiguous
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.versions import Newest, Stretch, load_stretch, newest, under_ranges
+from revolume.chain.delta_maps import changed
+from revolume.chain.versions import Newest, Stretch
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, Disk, File
 from revolume.log.segment import segment_name
@@ -83,8 +84,7 @@ def growth(disk: Disk, spec: FoldSpec) -> int:
 
 
 def _state(log: Directory, spec: FoldSpec) -> Newest:
-    versions = (columns.versions() for columns in load_stretch(log, spec.stretch, spec.volume))
-    state = under_ranges(newest(versions, spec.after, spec.upto))
+    state = changed(log, spec.stretch, spec.volume, spec.after, spec.upto)
     assert not state.fragments, "at a point every block is whole"
     return state
 

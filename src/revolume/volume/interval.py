@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.ranges import Ranges
+from revolume.blocks.word import ADDRESS_MASK
 
 U64 = npt.NDArray[np.uint64]
+AT_ONCE = ADDRESS_MASK
+"""The ``begin`` of an interval that is applied as a whole, as a mirror does: whatever the map has is older."""
 NOTHING = np.zeros(0, np.uint64)
 
 
@@ -46,7 +49,8 @@ def first_of_each(blocks: U64) -> npt.NDArray[np.int64]:
 
 @dataclass(slots=True)
 class Interval:
-    """``begin``: address of the cut before. ``ranges_before``: the zero ranges as they stood at that cut."""
+    """``begin``: address of the cut before; what the map says from there on is no old version. ``ranges_before``:
+    the zero ranges as they stood at that cut."""
 
     begin: int
     ranges_before: Ranges

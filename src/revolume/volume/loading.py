@@ -50,10 +50,11 @@ class Loading:
     async def _first_base(self, tail: Tail) -> int:
         """What does not fit in memory goes into a base map, as far as there are points; the base's cut."""
         maker = FirstBase(self._ground.host, self._ground.log, self._ground.maps, tail.columns)
-        base = self._base(self._ground.state)
+        state = self._ground.state
+        base = self._base(state)
         try:
             edit = self._ground.recorder.manifest.number
-            name, cut = await self._ground.with_room(lambda: maker.make(self._ground.state, base, edit))
+            name, cut = await self._ground.with_room(lambda: maker.make(state, base, edit, self._agreed(state)))
         except OSError as error:
             raise self._ground.no_room("a map", error) from error
         finally:
@@ -89,12 +90,16 @@ class Loading:
         appender = Appender(state.volume, reign, number, tail.end, self._ground.stated, host.clock.wall_ns)
         commit = Commit(host.work, lambda: appender.whole, tail.end.position)
         core = self._assemble(appender, commit, live, self._ground.image, sums)
-        upto = state.agreed.position if state.role == Role.SECONDARY and not options.promote else None
-        last = await replay(core, tail.columns, state.horizon, upto)
+        last = await replay(core, tail.columns, state.horizon, self._agreed(state))
         core.last.number, core.last.root = last.number, last.root
         core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests
         self._resume(core, tail, state)
         return core
+
+    def _agreed(self, state: State) -> int | None:
+        """The position of the last record that a mirror has agreed to, if it is opened as one."""
+        secondary = state.role == Role.SECONDARY and not self._ground.options.promote
+        return state.agreed.position if secondary else None
 
     def _base(self, state: State) -> MapFile | None:
         """The base map, unless there is none or the horizon has passed it; a broken one is made again."""

@@ -5,6 +5,8 @@ blocks that points carry go in afterwards, each only where nothing newer than it
 record lies behind writes that are newer than it. Above that cut is the open interval: it is put through the
 same doors as live writes, so that the next point finds its journal, and the fragments fill the partial
 buffer again.
+
+At a mirror the first stretch is what the records of its points say (``chain/delta_maps.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.digest import LOST_DIGEST, fragment_digest
+from revolume.blocks.word import ADDRESS_MASK
+from revolume.chain.delta_maps import delta_maps
 from revolume.chain.point import Part, Point, changed_blocks, unpack_part
+from revolume.chain.received import zeroed_elsewhere
+from revolume.chain.versions import Span, newest, under_ranges
 from revolume.errors import Damaged
 from revolume.log.columns import Columns, Versions, only, resizes
 from revolume.log.scan import SegmentReader
@@ -24,6 +30,7 @@ from revolume.log.segment import Segment
 from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume.core import Core, LastPoint
 from revolume.volume.manifest import Horizon
+from revolume.volume.stretches import agreed_span, position_below
 
 U64 = npt.NDArray[np.uint64]
 Pieces = list[tuple[Segment, Columns]]
@@ -45,15 +52,19 @@ async def replay(core: Core, pieces: Pieces, horizon: Horizon, upto: int | None 
     last_cut = points[-1].address if points else horizon.address
     begin = max(horizon.address, core.live.base.meta.address if core.live.base else 0)
     _stand_on_base(core)
-    for _, columns in pieces:
-        await call(_below, core, columns, begin, last_cut)
-    for record in records:
-        if record.point.address > begin:
-            _restate(core, record)
+    span = agreed_span(core, core.live.base, points[-1].number) if points else None
+    if span is not None:
+        await call(_from_records, core, pieces, span)
+    else:
+        for _, columns in pieces:
+            await call(_below, core, columns, begin, last_cut)
+        for record in records:
+            if record.point.address > begin:
+                _restate(core, record)
     core.live.interval.begin = last_cut
     core.live.interval.ranges_before = core.live.ranges
-    if records:  # above the cut although not newer than it
-        core.live.interval.was(records[-1].blocks, records[-1].words, records[-1].digests)
+    for record in records:
+        _note_old(core, record, last_cut)
     for segment, columns in pieces:
         if upto is None:
             _above(core, segment, columns, last_cut)
@@ -81,6 +92,28 @@ def _below(core: Core, columns: Columns, begin: int, cut: int) -> None:
     live.overlay.put(versions.blocks, versions.words, versions.digests)
     for start, end, word in _ranges(versions):
         live.ranges = live.ranges.with_range(start, end, word)
+
+
+def _from_records(core: Core, pieces: Pieces, span: Span) -> None:
+    """At a mirror: what the records of its points say, from the base on. (Zeroes of a point stand just below its
+    cut, above blocks that were written behind them: they are put with holes.)"""
+    live = core.live
+    position = position_below(core, live.base)
+    behind = [(s, c) for s, c in pieces if len(c.rows) and int(c.rows["position"].max()) > position]
+    state = under_ranges(newest(delta_maps(behind, core.volume_id, span, position), 0, ADDRESS_MASK))
+    live.overlay.put(state.blocks, state.words, state.digests)
+    for start, end, _, word in sorted(state.ranges, key=lambda fact: fact[2]):
+        inside = state.blocks[np.searchsorted(state.blocks, start) : np.searchsorted(state.blocks, end)]
+        run = np.array([start], np.uint64), np.array([end - start], np.uint64)
+        for first, stop in zip(*(column.tolist() for column in zeroed_elsewhere(run, inside)), strict=True):
+            live.ranges = live.ranges.with_range(first, stop, word)
+
+
+def _note_old(core: Core, record: Record, cut: int) -> None:
+    """Blocks of a record that lie above the last cut although they are not newer than it."""
+    known, _ = core.live.overlay.get(record.blocks)
+    old = (known == record.words) & ((record.words & np.uint64(ADDRESS_MASK)) >= np.uint64(cut))
+    core.live.interval.was(record.blocks[old], record.words[old], record.digests[old])
 
 
 def _ranges(versions: Versions) -> Iterator[tuple[int, int, int]]:

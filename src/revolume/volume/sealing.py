@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.digest import fragment_digest
-from revolume.blocks.word import DATA, PARTIAL, ZERO
+from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
 from revolume.chain.point import Part, Point, changed_blocks
 from revolume.chain.received import Received, received, zeroed_elsewhere
 from revolume.errors import Refused
@@ -29,12 +29,14 @@ from revolume.log.scan import SegmentReader
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Kind
 from revolume.volume.compose import Below, delta_digest, moved_root
 from revolume.volume.core import Core
+from revolume.volume.interval import AT_ONCE
 
 U64 = npt.NDArray[np.uint64]
 Contents = dict[int, bytes | None]
 AskWhole = Callable[[Point, list[int]], Awaitable[Contents]]
 WORD = BLOCK | EntryKind.WRITE << KIND_SHIFT
-AT_ONCE = 1 << 13
+PIECE = 1 << 13
+MASK = np.uint64(ADDRESS_MASK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,11 @@ class Sealing:
     # The live map
 
     async def _applied(self, point: Point, delta: Delta, got: Received) -> tuple[int, int]:
-        """Move the live map to the point; the root that it has there."""
+        """Move the live map to the point; the root that it has there. Each block is put once, so that all that the
+        map has is of the cut before: also blocks that were sent whole, whose place may lie behind this cut."""
         core = self._core
         live, cut = core.live, point.address
+        live.interval.begin = AT_ONCE
         zeroed = ZERO << 62 | cut - 1
         small = await self._zeroed(zeroed_elsewhere(got.zeroes, delta.blocks), zeroed)
         within = np.where(delta.restated, np.uint64(PARTIAL << 62 | cut - 1), delta.words)
@@ -185,15 +189,22 @@ class Sealing:
         large = ends - starts >= RANGE_BLOCKS
         for start, end in zip(starts[large].tolist(), ends[large].tolist(), strict=True):
             self._core.live.put_range(start, end, word)
-            await self._core.host.clock.sleep(0)
+            await self._over_later_places(start, end, word)
         counts = (ends - starts)[~large]
         small: U64 = np.repeat(starts[~large], counts.astype(np.int64)) + ramp(counts)
         return small
 
+    async def _over_later_places(self, start: int, end: int, word: int) -> None:
+        """A block sent whole may lie behind the cut and yet be older than these zeroes."""
+        for blocks, words, _ in self._core.live.overlay.within(start, end):
+            later = (words & MASK) > np.uint64(word & ADDRESS_MASK)
+            count = int(later.sum())
+            await self._put(blocks[later], np.full(count, word, np.uint64), np.zeros(count, np.uint64))
+
     async def _put(self, blocks: U64, words: U64, digests: U64) -> None:
         """In pieces: the loop serves a link meanwhile."""
-        for at in range(0, len(blocks), AT_ONCE):
-            here = slice(at, at + AT_ONCE)
+        for at in range(0, len(blocks), PIECE):
+            here = slice(at, at + PIECE)
             self._core.live.put(blocks[here], words[here], digests[here].copy())
             await self._core.host.clock.sleep(0)
 
