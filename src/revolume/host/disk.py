@@ -98,6 +98,11 @@ class Directory(Protocol):
     def free_bytes(self) -> int:
         """What this process may still fill on the file system."""
 
+    def in_place(self, *, ask: bool = False) -> bool:
+        """Whether files made in here are overwritten in place. If not, every change goes to a new place (copy on
+        write), and room for a file's content is no promise that it can be changed. ``ask``: ask the file system
+        for it first, which has an effect on files that are made later."""
+
     def lock(self) -> None:
         """Exclusive until ``close`` or the end of the process; BlockingIOError if another holds it."""
 

@@ -235,6 +235,18 @@ class RealDirectory:
         status = os.fstatvfs(self._fd)
         return status.f_bavail * status.f_frsize
 
+    def in_place(self, *, ask: bool = False) -> bool:
+        kind = libc.file_system_type(self._fd)
+        if kind not in libc.COPYING_ON_WRITE:
+            return True
+        if kind != libc.BTRFS:
+            return False
+        with contextlib.suppress(OSError):
+            if ask:
+                libc.set_no_copy_on_write(self._fd)
+            return libc.no_copy_on_write(self._fd)
+        return False
+
     def lock(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

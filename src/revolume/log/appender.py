@@ -17,6 +17,7 @@ at which no write is half there; only what it covers may be promised, or promote
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class Appender:
         self.columns = ColumnsBuilder(0)
         self.chain_before = end.chain
         self.proper = b""  # of the last transfer made here
+        self.find_room: Callable[[], bool] = lambda: False
+        """Asked when a file has no room where it was promised some; whether there is some now."""
         self.on_packed: Callable[[Draft, int, bytes], None] | None = None
         """Called with a draft, its position and its proper part just before it is written."""
 
@@ -171,7 +174,7 @@ class Appender:
         header = b"".join((local, proper, PADDING[: headers * BLOCK - LOCAL_SIZE - len(proper)]))
         tail = -draft.fragment_bytes % BLOCK
         buffers = [header, *draft.buffers, PADDING[:tail]] if tail else [header, *draft.buffers]
-        segment.file.pwritev(buffers, self.next_block * BLOCK)
+        self._write(segment, buffers)
         row = (
             position, first_write, self.time_ns, self.epoch, self.next_block, headers, draft.blocks,
             draft.fragment_bytes, len(draft.offsets), len(draft.digests), draft.kind, draft.flags,
@@ -208,13 +211,22 @@ class Appender:
             padding = PADDING[: headers * BLOCK - LOCAL_SIZE - transfer.proper_size]
             buffers += (local, each.proper, padding, each.payload, PADDING[: -transfer.fragment_bytes % BLOCK])
             position, chain, block = transfer.position, transfer.chain, block + transfer.total_blocks
-        segment.file.pwritev([buffer for buffer in buffers if len(buffer)], self.next_block * BLOCK)
+        self._write(segment, [buffer for buffer in buffers if len(buffer)])
         for at, each in zip(blocks, carried, strict=True):
             self._kept(each.transfer, at)
         self.next_block = block
         return [
             segment.base + at + each.transfer.header_blocks for at, each in zip(blocks, carried, strict=True)
         ]
+
+    def _write(self, segment: Segment, buffers: Sequence[Buffer]) -> None:
+        """The same bytes once more if there was no room and now is: a mirror may have them already."""
+        try:
+            segment.file.pwritev(buffers, self.next_block * BLOCK)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self.find_room():
+                raise
+            segment.file.pwritev(buffers, self.next_block * BLOCK)
 
     def _kept(self, transfer: Transfer, block: int) -> None:
         self.columns.add_transfer(transfer, block)

@@ -200,6 +200,9 @@ class SimDirectory:
         platter = self._disk.platter
         return max(0, platter.capacity - platter.used_pages * PAGE)
 
+    def in_place(self, *, ask: bool = False) -> bool:
+        return True
+
     def lock(self) -> None:
         """See ``host.Directory``."""
         self._use("lock")

@@ -21,13 +21,16 @@ DESCRIPTOR_ATTEMPTS = 120
 
 
 class Admission:
-    """``holds`` says whether blocks fit beside so many spare segments; ``make_room`` tries to free segments (with
-    a point made for it, or without) and says whether it did or somebody is about to; ``point_blocks``: what the
-    next point takes; ``keeper``: who keeps what is there and never gives way; ``waiting``: how many wait now."""
+    """``holds`` says whether blocks fit beside so many spare segments; ``covered``: whether the disk has room for
+    blocks that are written to ready segments, where that is a question (``cover.py``); ``make_room`` tries to free
+    segments (with a point made for it, or without) and says whether it did or somebody is about to;
+    ``point_blocks``: what the next point takes; ``keeper``: who keeps what is there and never gives way;
+    ``waiting``: how many wait now."""
 
     def __init__(self, pool: SegmentPool, holds: Callable[[int, int], bool]) -> None:
         self._pool = pool
         self._holds = holds
+        self.covered: Callable[[int, bool], bool] = lambda blocks, urgent: True
         self.make_room: Callable[[bool], Awaitable[bool]] | None = None
         self.point_blocks: Callable[[], int] = lambda: 1
         self.failure: Callable[[], Poisoned | None] = lambda: None
@@ -39,7 +42,7 @@ class Admission:
 
     def admits(self, blocks: int) -> bool:
         """Whether a client's so many blocks can be appended now; a segment is left for points."""
-        return self._holds(blocks, self.spare)
+        return self.covered(blocks, False) and self._holds(blocks, self.spare)
 
     @property
     def spare(self) -> int:
@@ -59,12 +62,13 @@ class Admission:
     async def _until_there_is_room(self, blocks: int, urgent: bool) -> None:
         spare = 0 if urgent else self.spare
         hopeless = 0
-        while not self._holds(blocks, spare):
+        while not self.covered(blocks, urgent) or not self._holds(blocks, spare):
             failure = self.failure()
             if failure is not None:
                 raise failure
             self._pool.demand(self._pool.segments_for(blocks) + spare)
-            if await self._pool.wait_ready(PATIENCE_S) or not self._pool.stuck:
+            ready = await self._pool.wait_ready(PATIENCE_S)
+            if (ready or not self._pool.stuck) and self.covered(blocks, urgent):
                 continue
             if self.make_room is not None and await self.make_room(not urgent):
                 hopeless = 0
@@ -102,6 +106,6 @@ class Admission:
     def _why(self) -> str:
         if self._pool.failure is not None:
             return f"making a segment failed ({self._pool.failure.strerror})"
-        used = "the disk" if self._pool.disk_short else "its budget"
+        used = "the disk" if self._pool.disk_short or not self.covered(1, False) else "its budget"
         keeper = self.keeper()
         return f"{used} is used up, and {keeper or 'nothing older can be folded'}"

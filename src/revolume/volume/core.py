@@ -25,6 +25,7 @@ from revolume.log.pool import SegmentPool
 from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
+from revolume.volume.cover import Cover
 from revolume.volume.damage import Damage
 from revolume.volume.events import EventKind, Events
 from revolume.volume.holding import HoldKind, Lease
@@ -161,6 +162,7 @@ class Core:
     events: Events
     admission: Admission
     sizes: list[tuple[int, int]]
+    cover: Cover
     generation: int = 0
     below_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a point is composed from the layers below the overlay, and while they are exchanged."""

@@ -109,8 +109,10 @@ def _made(directory: Directory, options: OpenOptions, state: State) -> Manifest:
             f"{directory.path} holds other things ({strange[0]}) and no volume.",
             "Name an empty or a new directory.",
         )
+    directory.in_place(ask=True)
     for child in (layout.LOG, layout.MAPS):
         held = directory.child(child, create=True)
+        held.in_place(ask=True)
         for left in held.names():
             held.remove(left)
         held.close()

@@ -183,7 +183,9 @@ class Folder:
         """Freed files make up for what a fold took of the reserve, and are used again where nothing lacks."""
         core, pool = self._core, self._core.pool
         lacks = core.reserve.missing + core.reserve.slack - core.directory.free_bytes()
-        files = -(-lacks // (pool.segment_blocks * BLOCK)) if core.reserve.missing else 0
+        if core.cover.copies:  # there a free file is no room
+            lacks += 2 * pool.segment_blocks * BLOCK + core.commit.unsynced_bytes
+        files = -(-lacks // (pool.segment_blocks * BLOCK)) if core.reserve.missing or core.cover.copies else 0
         gone = list(freed)[: max(0, min(files, pool.files + len(freed) - FILES_MIN))]
         if gone:
             await core.host.work.call(pool.remove, gone)

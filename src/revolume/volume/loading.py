@@ -17,6 +17,7 @@ from revolume.log.commit import Commit
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
 from revolume.volume.core import Core, LastPoint
+from revolume.volume.cover import COPIES, Cover
 from revolume.volume.ending import Tail
 from revolume.volume.first_base import FirstBase, too_small
 from revolume.volume.ground import Ground
@@ -125,11 +126,16 @@ class Loading:
         source.partials, source.reader = partials, reader
         writer = Writer(appender, pool, commit, live, partials)
         ground.recorder.on_failure = commit.poison
+        cover = Cover(ground.directory, ground.reserve, commit, copies=not ground.log.in_place())
+        if cover.copies:
+            ground.events.tell(COPIES)
+        appender.find_room = ground.reserve.take
         admission = Admission(pool, writer.holds)
+        admission.covered = cover.covers
         core = Core(
             host, ground.options, ground.directory, ground.log, ground.maps, state.volume, state.name,
             state.horizon.size, ground.recorder, ground.reserve, pool, appender, commit, live, partials, writer,
-            store, reader, sums, [], LastPoint(), ground.events, admission, [(0, state.horizon.size)],
+            store, reader, sums, [], LastPoint(), ground.events, admission, [(0, state.horizon.size)], cover,
         )  # fmt: skip
         source.core = core
         core.unsynced_bytes_max = ground.reserve.unsynced_max(ground.options.unsynced_bytes_max)

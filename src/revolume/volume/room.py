@@ -25,7 +25,8 @@ def make_way(core: Core, folder: Folder) -> HoldKind | None:
     snapshots = [Hold(HoldKind.KEPT, snapshot.write) for snapshot in core.manifest.state.snapshots]
     leases = [Hold(each.kind, each.write, each.bytes(), key) for key, each in core.leases.items()]
     freeing = first_freeing(core.points, folder.horizon, folder.retired_write, core.pool.segment_blocks)
-    going = who_goes([*snapshots, *leases], freeing, core.pool.disk_short or folder.starved)
+    disk_short = core.pool.disk_short or folder.starved or not core.cover.covers(1, False)
+    going = who_goes([*snapshots, *leases], freeing, disk_short)
     for hold in going:
         lease = core.leases[hold.key] if hold.key is not None else None
         if lease is not None and lease.kind != HoldKind.MIRROR:

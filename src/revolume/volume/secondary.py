@@ -150,7 +150,8 @@ class Secondary(Remembered):
         if core.commit.failure is not None:
             raise core.commit.failure
         self._judge(carried)
-        if not core.writer.holds(self.need(carried), 0):
+        need = self.need(carried)
+        if not core.writer.holds(need, 0) or not core.cover.covers(need, True):
             raise NoRoomNow
         addresses = core.writer.keep(carried)
         for each, payload in zip(carried, addresses, strict=True):

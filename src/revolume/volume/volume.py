@@ -110,7 +110,7 @@ class Volume(Remembered):
     def _wants_room(self, ops: list[Op]) -> bool:
         """Near the end of what is ready the exact answer is worth its price."""
         core = self.core
-        if len(core.pool.ready) * core.pool.segment_blocks > PLENTY_BLOCKS:
+        if not core.cover.copies and len(core.pool.ready) * core.pool.segment_blocks > PLENTY_BLOCKS:
             return len(core.partials) > PARTIALS_MAX
         return not core.admission.admits(core.writer.need_blocks(ops)) or len(core.partials) > PARTIALS_MAX
 
