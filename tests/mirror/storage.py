@@ -69,11 +69,13 @@ class Log:
             digests.append(fragment_digest(fragment))
         return self._append(Kind.WRITES, offsets, lengths, digests, payload + fragment, len(fragment))
 
-    def point(self, number: int, referenced: int) -> int:
+    def point(self, number: int, referenced: int, named: int | None = None) -> int:
+        """``named``: the position that it refers to, without that the last one."""
         totals = Totals(number, 0, self.end, 1, 1, referenced, 0, 0, 5, (6, 7), bytes(16))
         none = np.zeros(0, np.uint64)
         one = np.array([1], np.uint64)
-        references = References(one, one, one, np.array([referenced], np.uint64))
+        position = np.array([self.end if named is None else named], np.uint64)
+        references = References(one, position, one, np.array([referenced], np.uint64))
         body = pack_part(totals, (0, 1), references, (none, none))
         return self._append(Kind.POINT, [], [], [], b"", 0, body, int(Flag.SEALS))
 

@@ -25,9 +25,12 @@ from revolume.history.exports import VolumeExports
 from revolume.host import real_host
 from revolume.log.carried import Carried
 from revolume.log.ops import OP_WRITE, OP_ZERO
+from revolume.log.table import TransferTable
 from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Flag, Kind
 from revolume.offline.check import check
 from revolume.volume.opening import open_volume
+from tests.mirror.harness import run as run_bounded
+from tests.mirror.harness import until, world
 from tests.mirror.scripted import MEMORY, Stage, content, stage
 from tests.support.mirrors import client, told, write
 from tests.support.pairs import pair
@@ -330,6 +333,44 @@ def test_d15_half_a_write_stops_nothing_but_promises() -> None:
             await made.lives_on()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 40])
+def test_d14_a_point_leaves_for_a_mirror_only_behind_what_it_names(ahead: int, tmp_path: Path) -> None:
+    """A reference to a transfer that this mirror was not sent is not made: the record does not leave."""
+
+    async def scenario() -> None:
+        async with world(tmp_path) as w:
+            w.log.write(0, bytes(BLOCK))
+            w.log.write(0, b"1" * BLOCK)
+            w.log.point(1, 1)
+            w.source.start()
+            await w.arrived(3)
+            w.log.point(2, 1, named=2)
+            await w.arrived(4)
+            w.log.point(3, 1, named=5 + ahead)
+            w.log.write(0, b"2" * BLOCK)
+            await until(lambda: any("refers to the transfer" in text for text in w.source_told))
+            assert f"position {5 + ahead}, and this mirror was sent the log up to position 4." in w.source_told[-1]
+            assert w.secondary.log.end == 4
+
+    run_bounded(scenario)
+
+
+def test_d14_a_buffer_descriptor_is_a_transfers_index_and_the_blocks_number_in_it() -> None:
+    """Told from a table of three transfers: each address of a block of theirs, also where a descriptor's transfer
+    and its neighbour touch."""
+    table = TransferTable()
+    sizes = {10: 3, 14: 1, 16: 8}  # where the first block of each lies, how many there are
+    for number, address in enumerate(sizes):
+        table.add(address, 7 + number, 1)
+    view = table.view()
+    places = [(address + number, index, number) for index, (address, count) in enumerate(sizes.items())
+              for number in range(count)]  # fmt: skip
+    found = view.describe(np.array([place for place, _, _ in places], np.uint64))
+    assert found.transfer.tolist() == [index for _, index, _ in places]
+    assert found.block.tolist() == [number for _, _, number in places]
+    assert view.positions[found.transfer].tolist() == [7, 7, 7, 8] + 8 * [9]
 
 
 # The destination alone is driven in test_claims_d_lies.py; here the source alone, and both.

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from tests.mirror.scripted import Claim, Stage, content, stage
+import numpy as np
+import pytest
+
+from revolume.blocks.word import DATA
+from revolume.chain import delta_maps as delta_maps_module
+from revolume.chain.delta_maps import changed, delta_maps
+from revolume.chain.versions import Newest, Span, Stretch, load_pieces
+from revolume.errors import Damaged
+from revolume.log.columns import Columns, only
+from revolume.log.segment import Segment
+from revolume.log.transfer import Kind
+from tests.mirror.scripted import VOLUME, Claim, Stage, content, honest, stage
 
 Scenario = Callable[[Stage], Awaitable[None]]
 
@@ -105,6 +118,153 @@ def test_d7_d13_a_block_wholly_written_and_sent_whole_is_no_point_of_this_log() 
         failure = made.secondary.failure
         assert failure is not None and "block 11 whole" in failure.cause
         assert made.secondary.agreed.number == 2 and made.asked == []
+        await made.holds()
+
+    on_stage(scenario)
+
+
+# The jobs' own way: records resolved, the log's newest beside them
+
+
+def some_history(made: Stage, seed: int) -> None:
+    """Whole blocks, parts, zeroes and large zeroes, over each other."""
+    chance = random.Random(seed)
+    for _ in range(12):
+        at, kind = chance.randrange(8, 500), chance.randrange(10)
+        if kind < 5:
+            made.script.whole(at, chance.randrange(10**6), chance.randrange(1, 5))
+        elif kind < 7:
+            made.script.part(at, chance.randrange(4000), b"part %d" % chance.randrange(10**6))
+        elif kind < 9:
+            made.script.zero(at, chance.randrange(1, 5))
+        else:
+            made.script.zero(at, 300)
+
+
+def one_lie(claim: Claim) -> None:
+    """A reference is left out, another leads to where a third does."""
+    blocks = sorted(claim.rows)
+    if len(blocks) > 2:
+        claim.rows[blocks[1]] = claim.rows[blocks[2]]
+        del claim.rows[blocks[0]]
+
+
+async def pieces_of(made: Stage, stretch: Stretch) -> list[tuple[Segment, Columns]]:
+    core = made.secondary.core
+    await core.footers_written()
+    return [
+        (core.pool.by_use[segment.use], columns)
+        for segment, columns in load_pieces(core.log_directory, stretch, VOLUME)
+    ]
+
+
+def same_map(one: Newest, other: Newest) -> None:
+    """The same blocks at the same places, the same zeroes."""
+    data = [state.words >> np.uint64(62) == DATA for state in (one, other)]
+    for column in ("blocks", "words", "digests"):
+        ours, theirs = (getattr(state, column)[chosen] for state, chosen in zip((one, other), data, strict=True))
+        assert np.array_equal(ours, theirs), column
+    assert zeroes_of(one) == zeroes_of(other)
+    assert [f.place for f in one.fragments] == [f.place for f in other.fragments]
+
+
+def zeroes_of(state: Newest) -> set[int]:
+    held = set(state.blocks[state.words >> np.uint64(62) == DATA].tolist())
+    zeroes = set(state.blocks.tolist()) - held
+    for start, end, _, _ in state.ranges:
+        zeroes |= set(range(start, end))
+    return zeroes - held
+
+
+@pytest.mark.parametrize(("gather", "bits"), [(1 << 18, 52), (1, 52), (60, 12)])
+def test_d2_d15_the_map_out_of_records_is_the_logs_own_newest(
+    gather: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty points, some lied about and cured; as of each of them, and between; in batches of every size."""
+    monkeypatch.setattr(delta_maps_module, "GATHER", gather)
+    monkeypatch.setattr(delta_maps_module, "BLOCKS_BITS", bits)
+
+    async def scenario(made: Stage) -> None:
+        for seed in range(40):
+            some_history(made, seed)
+            await made.agreed(one_lie if seed % 4 == 3 else honest)
+        secondary = made.secondary
+        core, points = secondary.core, secondary.points()
+        await core.footers_written()
+        assert len(made.asked) > 5
+        for index in range(0, 40, 3):
+            stretch = secondary.folder._stretch(None, points[index])
+            assert stretch.agreed == Span(1, points[index].number)
+            for write in (points[index].write, points[index].write + 5):
+                ours = changed(core.log_directory, stretch, VOLUME, 10, write)
+                own = changed(core.log_directory, replace(stretch, agreed=None), VOLUME, 10, write)
+                same_map(ours, own)
+
+    on_stage(scenario)
+
+
+def all_of(pieces: list[tuple[Segment, Columns]], span: Span) -> None:
+    for _ in delta_maps(pieces, VOLUME, span, 5):
+        pass
+
+
+def leaving_out(pieces: list[tuple[Segment, Columns]], kind: Kind) -> list[tuple[Segment, Columns]]:
+    return [(segment, only(columns, columns.rows["kind"] != kind)) for segment, columns in pieces]
+
+
+def test_d15_a_record_that_disagrees_with_the_log_is_damage_and_both_are_named() -> None:
+    """Sealing had the block sent whole; a log without it serves neither what is named nor what is newest."""
+
+    async def scenario(made: Stage) -> None:
+        script = made.script
+        script.whole(10, 1, 4)
+        script.whole(12, 2)
+        await made.agreed(lambda claim: claim.rows.update({12: [(1, 6, 2)]}))
+        assert made.asked == [[12]]
+        pieces = await pieces_of(made, made.secondary.folder._stretch(None, made.secondary.agreed))
+        all_of(pieces, Span(1, 2))
+        with pytest.raises(Damaged) as damaged:
+            all_of(leaving_out(pieces, Kind.FIXUP), Span(1, 2))
+        assert damaged.value.code == "record-disagrees"
+        rows = np.concatenate([columns.rows for _, columns in pieces])
+        written = rows[rows["kind"] == Kind.WRITES]
+        base = pieces[0][1].base
+        led = base + int(written["block"][0] + written["header_blocks"][0]) + 2
+        own = base + int(written["block"][1] + written["header_blocks"][1])
+        assert f"cp2 leads to {led} for block 12, the log holds its newest version at {own}" in damaged.value.cause
+
+    on_stage(scenario)
+
+
+def test_d15_a_record_that_is_not_there_is_damage() -> None:
+    async def scenario(made: Stage) -> None:
+        made.script.whole(10, 1, 4)
+        await made.agreed()
+        made.script.part(10, 7, b"in part")
+        await made.agreed()
+        pieces = await pieces_of(made, made.secondary.folder._stretch(None, made.secondary.agreed))
+        all_of(pieces, Span(1, 3))
+        for span in (Span(1, 4), Span(1, 5)):
+            with pytest.raises(Damaged, match="The record of point cp4"):
+                all_of(pieces, span)
+        with pytest.raises(Damaged, match="The record of point cp2"):
+            all_of(leaving_out(pieces, Kind.POINT), Span(1, 3))
+
+    on_stage(scenario)
+
+
+def test_d15_a_view_between_two_points_takes_what_follows_from_the_log() -> None:
+    """At a mirror every write up to the agreed point can be opened, also those between two points."""
+
+    async def scenario(made: Stage) -> None:
+        script = made.script
+        for seed in range(4):
+            script.whole(20, seed, 3)
+            script.part(21, 9, b"%d in part" % seed)
+            script.zero(22, 1)
+            await made.agreed()
+        between = [write for write in script.moments if write % 4 != 2 and write > 10]
+        assert len(between) > 5
         await made.holds()
 
     on_stage(scenario)

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Buffer = bytes | memoryview
 U64 = npt.NDArray[np.uint64]
 
 BODY = struct.Struct("<QQQQQIIQQQQQQ16sIIII")
@@ -138,6 +139,12 @@ def _transfers_named(references: References) -> tuple[npt.NDArray[np.void], npt.
     names = np.empty(int(begins.sum()), TRANSFER_ROW)
     names["epoch"], names["position"] = references.epochs[begins], references.positions[begins]
     return names, np.cumsum(begins) - 1
+
+
+def named_positions(body: Buffer) -> U64:
+    """The positions of the transfers that one part names. ValueError: it does not hold together."""
+    named = BODY.unpack_from(body)[14]
+    return np.frombuffer(body, TRANSFER_ROW, named, BODY.size)["position"]
 
 
 def unpack_part(body: bytes) -> Part | None:

@@ -1,8 +1,17 @@
-"""The transfer table: which transfer lies where, ordered by place.
+"""The transfer ID structure: which transfer lies where, ordered by place; and what it makes of a block's place.
 
-A location in the live map is an address. The table turns it into what another node can resolve: the
-transfer (epoch and position name it for ever) and the block's number within it. It reaches back to the last
-consistency point's cut, because only what changed since then is referenced by the next point.
+At a source a row is added when a log entry is appended, which is when it leaves for the mirrors. A location in
+the live map is an address; the table turns it into a *buffer descriptor*, which is what another node can resolve:
+the index of a transfer ID in this structure (epoch and position name the transfer for ever) and the number of the
+block within that transfer. Descriptors are columns, made for all modified blocks of an interval at once
+(``compose.py``). Which transfers a mirror was sent, and so which descriptors may become references for it, says
+``mirror/transmitted.py``.
+
+At a mirror a row is added for each transfer that is received and stored: the association of transfer IDs with
+places in this node's own log, by which references are resolved (``chain/received.py``).
+
+The table reaches back to the last consistency point's cut, because only what changed since then is referenced by
+the next point.
 """
 
 from __future__ import annotations
@@ -19,17 +28,27 @@ U64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
+class BufferDescriptors:
+    """One of each of some blocks. ``transfer``: index of its transfer's ID in the structure; ``block``: the
+    number of the block within that transfer's data."""
+
+    transfer: npt.NDArray[np.int64]
+    block: U64
+
+
+@dataclass(frozen=True, slots=True)
 class TableView:
-    """An immutable copy of the table."""
+    """An immutable copy of the table: the transfer IDs (epoch, position), and the address of each transfer's first
+    block."""
 
     addresses: U64
     positions: U64
     epochs: U64
 
-    def locate(self, addresses: U64) -> tuple[npt.NDArray[np.int64], U64]:
-        """For each address the row of its transfer and the number of the block within the transfer."""
-        row = np.searchsorted(self.addresses, addresses, side="right") - 1
-        return row, addresses - self.addresses[row]
+    def describe(self, addresses: U64) -> BufferDescriptors:
+        """The descriptors of the blocks that lie at these addresses."""
+        transfer = np.searchsorted(self.addresses, addresses, side="right") - 1
+        return BufferDescriptors(transfer, addresses - self.addresses[transfer])
 
     def ends(self) -> U64:
         """For each transfer an address at or behind its end, and not behind the next one's first block."""

@@ -26,6 +26,7 @@ from revolume.mirror.frames import Type, control
 from revolume.mirror.link import Link
 from revolume.mirror.messages import EPOCH
 from revolume.mirror.parts import Feed
+from revolume.mirror.transmitted import check_references
 from revolume.volume.end import End
 
 HIGH_WATER: Final = 4 << 20
@@ -60,6 +61,7 @@ class Pump:
         self._pumping = False
         self.begun = start.position
         self.sent = start.position
+        """The mirror was sent the log up to here: references up to here are valid for it."""
 
     @property
     def caught_up(self) -> bool:
@@ -145,6 +147,7 @@ class Pump:
         session = self._link.session
         if position != self.sent + 1:
             raise _gap(self.sent, position)
+        check_references(proper, self.sent)
         head = pack_log(session, proper, length)
         self._counters.shipped(proper, length, len(head) + length)
         self.sent = position

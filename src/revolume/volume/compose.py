@@ -114,14 +114,16 @@ def _newest_over_ranges(interval: Interval) -> tuple[U64, U64, U64]:
 def _references(words: U64, table: TableView) -> References:
     """Runs that lie one behind the other in the same transfer, in order of address."""
     addresses = np.sort(words & MASK)
-    row, within = table.locate(addresses)
+    descriptors = table.describe(addresses)
+    transfer, block = descriptors.transfer, descriptors.block
     if not len(addresses):
         return References(*(np.zeros(0, np.uint64) for _ in range(4)))
     begins = np.ones(len(addresses), bool)
-    begins[1:] = (np.diff(addresses) != 1) | (np.diff(row) != 0)
+    begins[1:] = (np.diff(addresses) != 1) | (np.diff(transfer) != 0)
     starts = np.flatnonzero(begins)
     runs = np.diff(np.append(starts, len(addresses))).astype(np.uint64)
-    return References(table.epochs[row[starts]], table.positions[row[starts]], within[starts], runs)
+    named = transfer[starts]
+    return References(table.epochs[named], table.positions[named], block[starts], runs)
 
 
 def _zero_runs(interval: Interval, blocks: U64) -> tuple[U64, U64]:
