@@ -13,6 +13,7 @@ import pytest
 from revolume.errors import NoSpace
 from revolume.host import real_host
 from revolume.log.ops import OP_TRIM, OP_WRITE
+from revolume.volume import layout
 from revolume.volume.reserve import reserve_size
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
@@ -167,6 +168,15 @@ def test_the_manifest_takes_of_the_reserve(place: Path, operation: str) -> None:
 
 def test_how_much_is_kept_back() -> None:
     mib, gib = 1 << 20, 1 << 30
-    assert reserve_size(1000 * gib, 500 * gib, 64 * mib) == gib
-    assert reserve_size(2 * gib, 1 * gib, 64 * mib) == 128 * mib
-    assert reserve_size(200 * mib, 100 * mib, 64 * mib) == 50 * mib, "never more than a quarter"
+    assert reserve_size(1000 * gib, 500 * gib, 64 * mib, 100 * gib) == gib
+    assert reserve_size(2 * gib, 1 * gib, 64 * mib, gib) == 128 * mib
+    assert reserve_size(200 * mib, 100 * mib, 64 * mib, gib) == 50 * mib, "never more than a quarter"
+    assert reserve_size(1000 * gib, 500 * gib, mib, 16 * mib) == 17 * mib + 256 * 1024, "never more than is of use"
+
+
+def test_how_large_segments_are() -> None:
+    mib, gib = 1 << 20, 1 << 30
+    sizes = (4096, 16 * mib, 64 * mib, gib - 4096, gib, 1000 * gib)
+    assert [layout.default_segment_bytes(size) for size in sizes] == [
+        mib, mib, 4 * mib, 32 * mib, 64 * mib, 64 * mib
+    ]  # fmt: skip

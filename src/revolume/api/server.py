@@ -26,7 +26,21 @@ QUEUE_LENGTH: Final = 16
 
 
 class _Quiet(uvicorn.Server):
-    """Uvicorn without its hands on the process's signals."""
+    """Uvicorn without its hands on the process's signals, and without its tick of a tenth of a second, which only
+    served to notice that it shall end and to date its answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._ending.wait()
+
+    def end(self) -> None:
+        """Answer what is being asked, then end."""
+        self.should_exit = True
+        self._ending.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,7 +55,7 @@ class ControlServer:
         self._server = _Quiet(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2,
-                backlog=QUEUE_LENGTH,
+                backlog=QUEUE_LENGTH, date_header=False,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -57,7 +71,7 @@ class ControlServer:
         """Answer what is being asked, then remove the socket. Idempotent."""
         if self._task is None:
             return
-        self._server.should_exit = True
+        self._server.end()
         await self._task
         self._task = None
         with contextlib.suppress(FileNotFoundError):

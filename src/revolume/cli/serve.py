@@ -39,7 +39,10 @@ BudgetOption = Annotated[
     typer.Option("--budget", help="Room for history, from now on.  [default: half of what is free at creation]"),
 ]
 MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
-SegmentOption = Annotated[str, typer.Option("--segment-size", help="Size of a log file.")]
+SegmentOption = Annotated[
+    str | None,
+    typer.Option("--segment-size", help="Size of a log file.  [default: 64MiB, less in volumes below 1GiB]"),
+]
 SpareOption = Annotated[
     str, typer.Option("--spare", help="Log written ahead for bursts; a quarter of the budget at most.")
 ]
@@ -100,7 +103,7 @@ def serve(
     keep: KeepOption = "24h",
     budget: BudgetOption = None,
     map_memory: MapMemoryOption = "256MiB",
-    segment_size: SegmentOption = "64MiB",
+    segment_size: SegmentOption = None,
     spare: SpareOption = "1GiB",
     overlay_quota: OverlayOption = None,
     tls_dir: TlsOption = None,
@@ -133,7 +136,7 @@ def serve(
         keep_s=parse_seconds(keep),
         budget_bytes=None if budget is None else parse_size(budget),
         map_memory_bytes=parse_size(map_memory),
-        segment_bytes=parse_size(segment_size),
+        segment_bytes=None if segment_size is None else parse_size(segment_size),
         spare_bytes=parse_size(spare),
         overlay_quota_bytes=None if overlay_quota is None else parse_size(overlay_quota),
         tls_dir=tls_dir,

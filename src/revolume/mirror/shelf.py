@@ -13,7 +13,7 @@ from revolume.host import Host
 from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
 from revolume.mirror.messages import Start
-from revolume.volume.creating import Birth
+from revolume.volume.creating import Birth, segment_of
 from revolume.volume.manifest import NAMES, Epoch, Horizon
 from revolume.volume.opening import open_secondary
 from revolume.volume.options import OpenOptions
@@ -47,7 +47,7 @@ class DirectoryShelf:
     @property
     def segment_blocks(self) -> int:
         """See ``parts.Shelf``."""
-        return self._options.segment_bytes // BLOCK
+        return segment_of(self._options) // BLOCK
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """See ``parts.Shelf``."""

@@ -22,7 +22,7 @@ OURS = {
 
 def check_sizes(options: OpenOptions) -> None:
     """UsageError unless the sizes make a volume."""
-    size, segment = options.size, options.segment_bytes
+    size, segment = options.size, segment_of(options)
     if size is None or size <= 0 or size % layout.SECTOR or size > layout.MAX_SIZE:
         raise UsageError(
             "bad-size", f"{size} bytes is no size for a volume.", "Use a multiple of 512, say --size 10G."
@@ -33,6 +33,13 @@ def check_sizes(options: OpenOptions) -> None:
             f"{segment} bytes is no size for a segment.",
             "Use a power of two from 64K to 1G; 64M is the default.",
         )
+
+
+def segment_of(options: OpenOptions) -> int:
+    """The size of a new volume's segments."""
+    if options.segment_bytes is not None:
+        return options.segment_bytes
+    return layout.DEFAULT_SEGMENT_BYTES if options.size is None else layout.default_segment_bytes(options.size)
 
 
 def check_budget(options: OpenOptions, segment_bytes: int) -> None:
@@ -54,13 +61,13 @@ def default_budget(directory: Directory, log_bytes: int, segment_bytes: int) -> 
 def create(host: Host, directory: Directory, options: OpenOptions, name: str) -> Manifest:
     """A new volume in an empty directory (or in what an interrupted creation left)."""
     check_sizes(options)
-    check_budget(options, options.segment_bytes)
+    check_budget(options, segment_of(options))
     assert options.size is not None
     state = State(
         volume=host.entropy.token(16),
         name=name,
         node=host.entropy.token(16),
-        segment_blocks=options.segment_bytes // BLOCK,
+        segment_blocks=segment_of(options) // BLOCK,
         created_ns=host.clock.wall_ns(),
         horizon=Horizon(size=options.size, time_ns=host.clock.wall_ns()),
     )
@@ -83,15 +90,15 @@ class Birth:
 def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: Birth) -> Manifest:
     """An empty copy of a volume, to be filled by its source."""
     size = birth.horizon.size
-    begin = options.segment_bytes // BLOCK  # where the first segment, of use 1, will begin
+    begin = segment_of(options) // BLOCK  # where the first segment, of use 1, will begin
     check_sizes(replace(options, size=size))
-    check_budget(options, options.segment_bytes)
+    check_budget(options, segment_of(options))
     state = State(
         volume=birth.volume,
         name=birth.name,
         node=birth.node,
         role=Role.SECONDARY,
-        segment_blocks=options.segment_bytes // BLOCK,
+        segment_blocks=segment_of(options) // BLOCK,
         created_ns=host.clock.wall_ns(),
         horizon=replace(birth.horizon, address=begin, pages_generation=0),
         epochs=birth.epochs,
@@ -124,5 +131,5 @@ def _made(directory: Directory, options: OpenOptions, state: State) -> Manifest:
     Sums.create(directory, state.volume, -(-state.horizon.size // BLOCK)).close()
     directory.sync()
     given = None if options.budget_once else options.budget_bytes
-    budget = given or default_budget(directory, 0, options.segment_bytes)
+    budget = given or default_budget(directory, 0, segment_of(options))
     return Manifest.created(directory, replace(state, budget=budget))

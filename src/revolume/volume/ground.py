@@ -59,8 +59,9 @@ class Ground:
         budget = budget or default_budget(self.directory, len(self.state.uses) * size, size)
         reserve = self.reserve
         reserve.open()
-        reserve.resize(options.reserve_bytes, len(self.state.uses) * size, budget, size)
-        ready = max(2, min(options.spare_bytes, budget // 4) // size)
+        volume = self.state.horizon.size
+        reserve.resize(options.reserve_bytes, len(self.state.uses) * size, budget, size, volume)
+        ready = max(2, min(options.spare_bytes, budget // 4, max(volume, 4 * size)) // size)
         limits = PoolLimits(ready, budget, reserve.slack)
         pool = SegmentPool(self.log, self.host.work, blocks, limits, self._register)
         pool.owed_bytes = lambda: reserve.missing

@@ -12,10 +12,20 @@ CONTROL_SOCKET = "control.sock"
 NBD_SOCKET = "nbd.sock"
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
+SMALL_SEGMENT_BYTES = 1 << 20
 MIN_SEGMENT_BYTES = 64 << 10
 MAX_SEGMENT_BYTES = 1 << 30
 SECTOR = 512
 MAX_SIZE = 1 << 60
+
+
+def default_segment_bytes(size: int) -> int:
+    """For a volume of so many bytes: a sixteenth of it, as a power of two within bounds, so that a small volume
+    does not take many times its size."""
+    segment = DEFAULT_SEGMENT_BYTES
+    while segment > SMALL_SEGMENT_BYTES and segment * 16 > size:
+        segment //= 2
+    return segment
 
 
 def base_map_name(point: int, edit: int) -> str:

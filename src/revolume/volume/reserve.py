@@ -19,12 +19,20 @@ from revolume.volume import layout
 
 BYTES_MAX = 1 << 30
 SLACK_BYTES_MAX = 16 << 20
+SMALL_BYTES = 1 << 20
 
 
-def reserve_size(room_bytes: int, budget_bytes: int, segment_bytes: int) -> int:
-    """How much to keep back by default: an eighth of what may be used, two segments where that is little."""
+def reserve_size(room_bytes: int, budget_bytes: int, segment_bytes: int, volume_bytes: int) -> int:
+    """How much to keep back by default: an eighth of what may be used, two segments where that is little; but no
+    more than the image of the volume can come to, with its sums and the manifest."""
     share = min(BYTES_MAX, budget_bytes // 8, room_bytes // 8)
-    return max(share, min(2 * segment_bytes, room_bytes // 4)) // BLOCK * BLOCK
+    wanted = max(share, min(2 * segment_bytes, room_bytes // 4))
+    return min(wanted, enough(volume_bytes)) // BLOCK * BLOCK
+
+
+def enough(volume_bytes: int) -> int:
+    """More is of no use to a volume of this size."""
+    return volume_bytes + volume_bytes // 64 + SMALL_BYTES
 
 
 class Reserve:
@@ -57,11 +65,14 @@ class Reserve:
             self._file = self._directory.open(layout.RESERVE)
             self.held = self._file.size()
 
-    def resize(self, size: int | None, log_bytes: int, budget_bytes: int, segment_bytes: int) -> None:
+    def resize(
+        self, size: int | None, log_bytes: int, budget_bytes: int, segment_bytes: int, volume_bytes: int
+    ) -> None:
         """How much to keep back, None: the default, but no less than there is. What lacks is for ``fill``."""
         if size is None:
             room = self._directory.free_bytes() + self.held + log_bytes
-            size = max(reserve_size(room, budget_bytes, segment_bytes), min(self.held, BYTES_MAX))
+            size = reserve_size(room, budget_bytes, segment_bytes, volume_bytes)
+            size = max(size, min(self.held, BYTES_MAX, enough(volume_bytes)))
         self.size = size
         if self._file is not None and self.held > size:
             self._file.truncate(size)

@@ -413,8 +413,10 @@ class Secondary(Remembered):
                 self.core.commit.start()
 
     async def _tidy(self) -> None:
+        before = -1
         while not self._closing:
-            await self.core.host.clock.sleep(0.5)
+            quiet, before = self.received == before, self.received
+            await self.core.host.clock.sleep(2.0 if quiet else 0.5)
             self.outlook.look()
             if self._fill is not None or self.failure is not None or self._closing:
                 continue

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from revolume.chain.point import Point
 from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError, UsageError
+from revolume.host.clock import within
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
@@ -43,6 +44,7 @@ SWEEP_PRESSURE = 0.4  # below it what the overlay need not know any more is stil
 PLENTY_BLOCKS = 1 << 17
 WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
+IDLE_S = 3.0
 MANIFEST_BYTES = 2 << 20
 
 
@@ -57,6 +59,7 @@ class Volume(Remembered):
         self._unreserved: RevolumeError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resting: list[asyncio.Task[None] | None] = []
+        self._appended = asyncio.Event()
         self.points_failure: str | None = None
         self._closing = False
         self._accepting = True
@@ -116,6 +119,7 @@ class Volume(Remembered):
 
     def _after_append(self) -> None:
         core = self.core
+        self._appended.set()
         commit = core.commit
         if commit.unsynced_bytes > core.unsynced_bytes_max:
             commit.start()
@@ -348,9 +352,12 @@ class Volume(Remembered):
             await self._rest(self.core.options.sync_interval_s)
             if self.core.commit.unsynced_bytes:
                 self.core.commit.start()
+            else:
+                await self._idle(IDLE_S)
 
     async def _keep(self) -> None:
         while not self._closing:
+            before = self.position
             await self._rest(0.1)
             if self._closing:
                 return
@@ -364,7 +371,7 @@ class Volume(Remembered):
             if not await self._guarded(self.folder.step):
                 if self.core.live.overlay.pressure > SWEEP_PRESSURE:
                     self.core.live.overlay.sweep(8)
-                await self._rest(0.4)
+                await (self._idle(IDLE_S) if self.position == before else self._rest(0.4))
 
     async def _look_at_damage(self) -> None:
         await self.core.damage.look_again(self.core.reader, self.core.size)
@@ -390,6 +397,17 @@ class Volume(Remembered):
         self._resting.append(task)
         try:
             await self.core.host.clock.sleep(seconds)
+        finally:
+            self._resting.remove(task)
+
+    async def _idle(self, seconds: float) -> None:
+        """Rest until something is appended, or for so long: an idle volume shall not wake the machine."""
+        task = asyncio.current_task()
+        self._resting.append(task)
+        self._appended.clear()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await within(self.core.host.clock, seconds, self._appended.wait())
         finally:
             self._resting.remove(task)
 

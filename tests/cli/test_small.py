@@ -1,0 +1,72 @@
+"""What a small volume costs: room on the disk, and an idle one's wake-ups. Real processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tests.support.servers import REVOLUME, Serve, Server, revolume_only
+from tests.support.wire import Wire
+
+pytestmark = revolume_only
+MiB = 1 << 20
+
+
+def taken(place: Path) -> int:
+    """Bytes on the disk of everything in it."""
+    files = [Path(root, name) for root, _, names in os.walk(place) for name in names]
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+class Plain(Server):
+    """With nothing but defaults."""
+
+    def _command_revolume(self) -> list[str]:
+        self._place(any_port=True)
+        command = [str(REVOLUME), "serve", str(self.directory), "--name", self.name, "--size", str(self.size)]
+        return [*command, "--nbd", f"unix:{self.address}"]
+
+
+def test_a_small_volume_takes_little_room(folder: Path) -> None:
+    """Written once, and when everything that shall be ready is."""
+    server = Plain(folder, 16 * MiB)
+    server.start()
+    try:
+        with Wire(server.uri()) as wire:
+            for at in range(16):
+                wire.pwrite(at * MiB, os.urandom(MiB))
+            wire.flush()
+            room, deadline = 0, time.monotonic() + 10
+            while (now := taken(server.directory)) != room and time.monotonic() < deadline:
+                room = now
+                time.sleep(0.5)
+        assert 40 * MiB < room < 80 * MiB, room / MiB
+        assert server.stop() == 0
+        assert server.start().stop() == 0
+    finally:
+        if server.process is not None:
+            server.kill()
+
+
+def test_an_idle_volume_sleeps(serve: Serve) -> None:
+    """At most two wake-ups of the whole process a second."""
+    server = serve("unix")
+    with Wire(server.uri()) as wire:
+        wire.pwrite(0, b"x" * MiB)
+        wire.flush()
+        assert server.process is not None
+        time.sleep(1.5)  # a point, and segments made ready
+        seconds, before = 3.0, switches(server.process.pid)
+        time.sleep(seconds)
+        assert (switches(server.process.pid) - before) / seconds <= 2
+        assert wire.pread(0, 1) == b"x"
+
+
+def switches(pid: int) -> int:
+    """Times that any of its threads has gone to sleep."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return total
