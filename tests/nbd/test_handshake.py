@@ -334,7 +334,7 @@ def hold(machine: Handshake, chunks: list[bytes]) -> tuple[list[object], bytes]:
         while (event := machine.next_event()) is not None:
             events.append(event)
             if isinstance(event, WantList):
-                machine.answer_list([("vol1", "a volume")])
+                machine.answer_list([("vol1", "a volume")], 1000)
             elif isinstance(event, WantContexts):
                 machine.answer_contexts(event.queries)
             elif isinstance(event, WantExport) and event.name == "vol1":

@@ -64,9 +64,11 @@ def test_the_time_that_opening_takes_is_not_the_clients(folder: Path):
 
 def test_only_so_many_connections(folder: Path):
     async def scenario():
-        async with serving(folder, limits=Limits(connections_max=3)) as world:
+        async with serving(folder, limits=Limits(connections_max=2, local_reserve=1)) as world:
             three = [await Raw.open(world.socket) for _ in range(3)]
-            fourth = await Raw.dial(world.socket, greet=False)
+            fourth = await Raw.dial(world.socket)
+            fourth.say(options.request(Option.LIST), options.export_request(Option.GO, "vol", []))
+            assert await fourth.answers() == [Reply.SERVER, Reply.SERVER, Reply.ACK], "who only asks is told"
             assert await is_closed(fourth)
             three[0].close()
             await until(lambda: len(world.server.connections()) == 2)

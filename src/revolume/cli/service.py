@@ -40,7 +40,7 @@ from revolume.cli.serving import Serving
 from revolume.errors import RevolumeError
 from revolume.host import Host, real_host
 from revolume.host.command import run_command
-from revolume.nbd.limits import Limits
+from revolume.nbd.limits import limits_for
 from revolume.nbd.server import Server
 from revolume.nbd.session import Connection
 from revolume.nbd.uri import parse_uri, uri
@@ -140,7 +140,7 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         host = real_host()
         ends.push_async_callback(host.work.close)
         offered = Offered()
-        limits = Limits(connections_max=asked.connections_max)
+        limits = limits_for(asked.connections_max)
         server = Server(host, offered, limits, context, tls_required=context is not None)
         opening = open_primary if asked.mirror_listen is None else open_mirror
         alarm = Alarm(asked.on_event, run_command) if asked.on_event else None

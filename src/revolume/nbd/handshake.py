@@ -14,13 +14,14 @@ What would break it:
   as if they had come through TLS: a middleman could have put them there. ``tls_started`` forgets both.
 * An option's announced length is only a claim: what is longer than ``option_bytes_max`` is skipped
   without being kept, so the stream stays in step and memory stays small.
-* Everything a client may repeat is counted: options a session, queries an option.
+* Everything a client may repeat is counted: options a session (more where more exports were listed, since clients
+  ask about each on the same connection), queries an option.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -99,6 +100,7 @@ class Bounds:
     """What one client may ask for in the option phase."""
 
     options_max: int = 32
+    options_per_export: int = 4  # more of them for each export that was listed: clients ask about every one
     option_bytes_max: int = 64 << 10
     export_name_bytes_max: int = 255
     queries_max: int = 64
@@ -163,7 +165,8 @@ class Handshake:
         self._bounds = bounds
         self._padded = True
         self._fixed = True
-        self._count = 0
+        self.count = 0  # options so far
+        self._options_max = bounds.options_max
         self._skip = 0
         self._question: WantList | WantExport | WantContexts | None = None
         self._inbox = bytearray()
@@ -229,9 +232,9 @@ class Handshake:
         kept = length <= self._bounds.option_bytes_max
         if kept and len(self._inbox) < end:
             return None
-        self._count += 1
-        if self._count > self._bounds.options_max:
-            raise ProtocolError(f"more than {self._bounds.options_max} options")
+        self.count += 1
+        if self.count > self._options_max:
+            raise ProtocolError(f"more than {self._options_max} options")
         if not kept:
             return self._begin_skipping(option, length)
         data = bytes(self._inbox[options.OPTION_HEADER.size : end])
@@ -378,11 +381,21 @@ class Handshake:
         self._move(Input.ANSWERED)
         return None
 
-    def answer_list(self, names: Iterable[tuple[str, str]]) -> None:
-        """What LIST shows: (name, description)."""
+    def answer_list(self, names: Sequence[tuple[str, str]], names_max: int) -> None:
+        """What LIST shows: (name, description). If there are more than ``names_max``, so many of them and an error
+        in the place of the end: no client takes them for all."""
         assert isinstance(self._question, WantList)
         self._question = None
-        self._outbox.append(options.list_replies(names))
+        shown = names[:names_max]
+        self._options_max = max(
+            self._options_max, self._bounds.options_max + self._bounds.options_per_export * len(shown)
+        )
+        self._outbox.append(options.list_replies(shown))
+        if len(names) > len(shown):
+            told = f"{len(names)} exports are too many to be listed; ask for them by name"
+            self._say(Option.LIST, Reply.ERR_TOO_BIG, told)
+        else:
+            self._outbox.append(options.reply(Option.LIST, Reply.ACK))
         self._move(Input.ANSWERED)
 
     def accept_export(self, facts: ExportFacts) -> None:

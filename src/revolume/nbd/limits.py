@@ -18,10 +18,13 @@ class Limits:
     that holds memory for which others wait has ``stall_seconds`` to go on (``stalls.py``).
     """
 
-    connections_max: int = 100
+    connections_max: int = 100  # clients, whose export is open
+    local_reserve: int = 8  # more of them on unix sockets
+    strangers_max: int = 256  # connections without an export yet; on unix sockets as many again
     handshake_seconds: float = 10.0
+    option_seconds: float = 0.05  # more of them for each option that was answered
     options: Bounds = field(default_factory=Bounds)
-    exports_listed_max: int = 1000
+    exports_listed_max: int = 10_000
     payload_bytes_max: int = PAYLOAD_BYTES_MAX
     base_bytes: int = 64 << 10
     buffer_bytes: int = 1 << 20
@@ -39,3 +42,8 @@ class Limits:
     def __post_init__(self) -> None:
         assert self.buffer_bytes >= 4096
         assert self.payload_bytes_max + 4096 <= self.connection_bytes <= self.inflight_bytes
+
+
+def limits_for(connections_max: int) -> Limits:
+    """The usual bounds for so many clients."""
+    return Limits(connections_max=connections_max, strangers_max=max(Limits().strangers_max, connections_max // 4))

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from revolume.nbd.export import Export, Exports
 
 _UNREAD_BYTES_MAX: Final = 128 << 10
+_BACKLOG_BYTES_MAX: Final = 512 << 10  # above every wire's low-water mark, so that we are told when it is gone
 _ALL_NAMESPACES: Final = ("base:", "qemu:")
 _PATIENCE_NS: Final = 100_000_000  # how often to look whether an answer of ours is ready
 
@@ -61,10 +62,15 @@ class Opened:
     rest: bytes
 
 
+class Full(Exception):
+    """There is no place for another client."""
+
+
 class Negotiation:
     """Drives one handshake.
 
-    ``fence`` is called right before an export is handed over, ``secure`` turns the wire encrypted.
+    ``fence`` is called right before an export is handed over, ``admit`` says then whether one more client may be
+    there; ``secure`` turns the wire encrypted.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Negotiation:
         tls: Tls,
         secure: Callable[[], Awaitable[None]],
         fence: Callable[[], None],
+        admit: Callable[[], bool],
         refusals: Refusals,
     ) -> None:
         self._wire = wire
@@ -84,9 +91,11 @@ class Negotiation:
         self._limits = limits
         self._secure_wire = secure
         self._fence = fence
+        self._admit = admit
         self._refusals = refusals
         self._handshake = Handshake(tls, limits.options)
         self._more = asyncio.Event()
+        self._taken = asyncio.Event()
         self._paused = False
         self._answering_ns = 0  # time that the client does not have to answer for
         self._opened: Export | None = None
@@ -98,6 +107,10 @@ class Negotiation:
         if self._handshake.unread_bytes > _UNREAD_BYTES_MAX:
             self._pause()
 
+    def note_writable(self) -> None:
+        """The client has taken answers."""
+        self._taken.set()
+
     async def run(self) -> Opened | None:
         """Answer options until an export is open (the wire is listening then), or until the end."""
         handshake = self._handshake
@@ -107,11 +120,14 @@ class Negotiation:
                 if isinstance(event, StartTls):
                     await self._secure()
                     continue
-                self._send_answers()
+                await self._send_and_wait()
                 if event is None:
                     await self._wait_for_more()
                 elif isinstance(event, Leave) or not await self._answer(event):
                     return None
+        except Full:  # without an answer, which a client could take for a final one
+            self._refusals.note("limit", self._wire.peer.address, "there are as many clients as may be")
+            return None
         except (ProtocolError, OSError) as error:
             kind = "protocol" if isinstance(error, ProtocolError) else "connection"
             self._refusals.note(kind, self._wire.peer.address, sentence(error))
@@ -126,7 +142,8 @@ class Negotiation:
         began = self._clock.monotonic_ns()
         allowed = int(self._limits.handshake_seconds * 1e9)
         while self._opened is None:
-            left = began + allowed + self._answering_ns - self._clock.monotonic_ns()
+            earned = int(self._handshake.count * self._limits.option_seconds * 1e9)
+            left = began + allowed + earned + self._answering_ns - self._clock.monotonic_ns()
             if self._handshake.state is State.ANSWERING:
                 left = max(left, _PATIENCE_NS)
             if left <= 0:
@@ -146,6 +163,13 @@ class Negotiation:
         answers = self._handshake.take_answers()
         if answers:
             self._wire.send([answers])
+
+    async def _send_and_wait(self) -> None:
+        """No more options are looked at while their answers are not taken."""
+        self._send_answers()
+        while self._wire.backlog > _BACKLOG_BYTES_MAX:
+            self._taken.clear()
+            await self._taken.wait()
 
     async def _secure(self) -> None:
         """STARTTLS. Nothing is received from before the ACK goes out until the state is wiped."""
@@ -172,7 +196,7 @@ class Negotiation:
         began = self._clock.monotonic_ns()
         try:
             if isinstance(event, WantList):
-                self._handshake.answer_list(self._exports.names()[: self._limits.exports_listed_max])
+                self._handshake.answer_list(self._exports.names(), self._limits.exports_listed_max)
             elif isinstance(event, WantContexts):
                 await self._answer_contexts(event)
             elif isinstance(event, WantExport):
@@ -206,6 +230,9 @@ class Negotiation:
             raise
         if event.keep:
             self._fence()
+            if not self._admit():
+                export.close()
+                raise Full
             self._opened = export
         else:
             export.close()

@@ -189,12 +189,12 @@ def export_name_answer(facts: ExportFacts, *, padded: bool) -> bytes:
 
 
 def list_replies(names: Iterable[tuple[str, str]]) -> bytes:
-    """The whole answer to LIST."""
+    """The answer to LIST, without its end."""
     entries = [
         reply(Option.LIST, Reply.SERVER, _U32.pack(len(name)) + name + _clipped(description))
         for name, description in [(name.encode(), description) for name, description in names]
     ]
-    return b"".join(entries) + reply(Option.LIST, Reply.ACK)
+    return b"".join(entries)
 
 
 def context_replies(option: int, contexts: Iterable[tuple[int, str]]) -> bytes:

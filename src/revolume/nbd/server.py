@@ -16,6 +16,7 @@ from revolume.host.network import Listener, Wire
 from revolume.nbd.budget import Budget
 from revolume.nbd.handshake import Tls
 from revolume.nbd.limits import Limits
+from revolume.nbd.places import Places
 from revolume.nbd.reads import Scratch
 from revolume.nbd.refusals import Refusals
 from revolume.nbd.reserved import Reserved
@@ -46,7 +47,9 @@ class Server:
         self._unanswered = Unanswered(limits)
         self._scratch = Scratch()
         self._listeners: list[Listener] = []
-        self._sessions: dict[Session, None] = {}  # in the order of their coming
+        self._places = Places(host.clock, limits)
+        self._sessions = self._places.sessions
+        self._lobby = memoryview(bytearray(limits.base_bytes))
         self.refusals = Refusals(host.clock)
         self._stopping = False
 
@@ -61,7 +64,7 @@ class Server:
         required = self._tls_required if tls_required is None else tls_required
         assert self._context is not None or not required
         tls = Tls.NONE if self._context is None else Tls.REQUIRED if required else Tls.OFFERED
-        reserved = Reserved(partial(self._accept, tls))
+        reserved = Reserved(partial(self._accept, tls), self._limits.strangers_max)
         reserved.listener = await self._host.network.listen(address, reserved.accept)
         reserved.uri = uri(reserved.listener.addresses[0], "", tls=required)
         self._listeners.append(reserved.listener)
@@ -77,9 +80,8 @@ class Server:
         self._accept(Tls.NONE if self._context is None else Tls.REQUIRED if required else Tls.OFFERED, wire)
 
     def _accept(self, tls: Tls, wire: Wire) -> None:
-        if self._stopping or len(self._sessions) >= self._limits.connections_max:
-            cause = "the server is stopping" if self._stopping else f"{len(self._sessions)} are connected"
-            self.refusals.note("limit", wire.peer.address, cause)
+        if self._stopping:
+            self.refusals.note("limit", wire.peer.address, "the server is stopping")
             wire.abort()
             return
         around = Surroundings(
@@ -91,21 +93,22 @@ class Server:
             scratch=self._scratch,
             context=self._context,
             tls=tls,
+            lobby=self._lobby,
             fence=self._settle_others,
-            ended=self._forget,
+            admit=self._places.admit,
+            ended=self._places.leave,
             refusals=self.refusals,
         )
         session = Session(wire, around)
-        self._sessions[session] = None
+        goes = self._places.come(session)
+        if goes is not None:
+            goes.give_way()
         session.start()
 
     def _settle_others(self, newcomer: Session) -> None:
         for session in list(self._sessions):
             if session is not newcomer:
                 session.settle()
-
-    def _forget(self, session: Session) -> None:
-        self._sessions.pop(session, None)
 
     def connections(self) -> list[Connection]:
         """A snapshot of all connections, oldest first."""

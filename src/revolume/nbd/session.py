@@ -71,7 +71,9 @@ class Surroundings:
     scratch: Scratch
     context: ssl.SSLContext | None
     tls: Tls
+    lobby: memoryview  # where all that have no export yet receive: what comes is copied at once
     fence: Callable[[Session], None]  # settle all other sessions
+    admit: Callable[[Session], bool]  # it wants to be a client
     ended: Callable[[Session], None]
     refusals: Refusals
 
@@ -81,10 +83,11 @@ class Session:
 
     def __init__(self, wire: Wire, around: Surroundings) -> None:
         self._wire = wire
+        self.heard_ns = around.host.clock.monotonic_ns()  # when it last said something before it had an export
         self._around = around
         self._limits = around.limits
         self._account = Account(around.budget, around.limits.connection_bytes, self)
-        self._receiving = Receiving(around.limits.base_bytes, around.limits.buffer_bytes, self._account)
+        self._receiving: Receiving | None = None  # from the export's opening on
         self._negotiation = Negotiation(
             wire,
             around.host.clock,
@@ -93,6 +96,7 @@ class Session:
             around.tls,
             self._secure,
             lambda: around.fence(self),
+            lambda: around.admit(self),
             around.refusals,
         )
         self._tally = Tally(around.unanswered)
@@ -130,6 +134,11 @@ class Session:
         self._wire.abort()
 
     @property
+    def local(self) -> bool:
+        """Whether the client is on this machine, as far as its socket tells."""
+        return self._wire.peer.transport == "unix"
+
+    @property
     def connection(self) -> Connection:
         """As it is now."""
         executor = self._executor
@@ -145,20 +154,23 @@ class Session:
     # --- the wire's receiver -----------------------------------------------------------------------------
 
     def buffer(self) -> memoryview:
-        return self._receiving.buffer()
+        return self._around.lobby if self._receiving is None else self._receiving.buffer()
 
     def received(self, n: int) -> None:
         self._received_bytes += n
-        if self._executor is None:
-            self._negotiation.receive(self._receiving.inbox.view[:n])
+        if self._receiving is None:
+            self.heard_ns = self._around.host.clock.monotonic_ns()
+            self._negotiation.receive(self._around.lobby[:n])
         else:
             self._receiving.inbox.end += n
             self._work()
 
     def writable(self) -> None:
         self._count_backlog()
-        if self._executor is not None:
-            self._executor.note_writable()
+        if self._executor is None:
+            self._negotiation.note_writable()
+            return
+        self._executor.note_writable()
         self.go_on()
 
     def closed(self, error: Exception | None) -> None:
@@ -172,7 +184,8 @@ class Session:
             self._executor.abandon()
             self._executor.export.close(self._executor.leaving)
             self._executor = None
-        self._receiving.close()
+        if self._receiving is not None:
+            self._receiving.close()
         self._account.close()
         self._around.ended(self)
         del self._negotiation
@@ -200,6 +213,7 @@ class Session:
             opened.export, encoder(opened.dialect), opened.contexts, limits, self._account, self._tally,
             self._around.scratch, self,
         )  # fmt: skip
+        self._receiving = Receiving(limits.base_bytes, limits.buffer_bytes, self._account)
         self._receiving.inbox.put(opened.rest)
         self._work()
 
@@ -207,9 +221,11 @@ class Session:
 
     def _work(self) -> None:
         """Parse, execute and answer what has been received."""
-        executor, parser, inbox = self._executor, self._parser, self._receiving.inbox
+        executor, parser, receiving = self._executor, self._parser, self._receiving
         assert executor is not None
         assert parser is not None
+        assert receiving is not None
+        inbox = receiving.inbox
         while True:
             requests = parser.parse(inbox.buffer, inbox.start, inbox.end)
             inbox.start += parser.consumed
@@ -221,14 +237,14 @@ class Session:
                 return self._pause()
             if len(requests) < BATCH_REQUESTS_MAX:
                 break
-        if not self._receiving.prepare(parser.needed):
+        if not receiving.prepare(parser.needed):
             self._pause()
             self._wants_memory = True
-            self._spawn(self._enlarge(parser.needed))
+            self._spawn(self._enlarge(receiving, parser.needed))
         return None
 
-    async def _enlarge(self, needed: int) -> None:
-        await self._receiving.enlarge(needed)
+    async def _enlarge(self, receiving: Receiving, needed: int) -> None:
+        await receiving.enlarge(needed)
         self._wants_memory = False
         self.go_on()
 
@@ -309,13 +325,14 @@ class Session:
 
     def reclaim(self) -> None:
         """See ``budget.Holder``. What a held batch still needs stays."""
-        if self._executor is None or not self._executor.held:
+        if self._receiving is not None and self._executor is not None and not self._executor.held:
             self._receiving.reclaim()
 
     @property
     def stalled_bytes(self) -> int:
         """See ``budget.Holder``: while we do not read, half a request is not the client's fault."""
-        return self._account.backlog_bytes + (0 if self._paused else self._receiving.partial_bytes)
+        partial = 0 if self._paused or self._receiving is None else self._receiving.partial_bytes
+        return self._account.backlog_bytes + partial
 
     @property
     def moved_bytes(self) -> int:
@@ -332,7 +349,13 @@ class Session:
     @property
     def peak_bytes(self) -> int:
         """The largest receive buffer that it has had."""
-        return self._receiving.peak_bytes
+        return 0 if self._receiving is None else self._receiving.peak_bytes
+
+    def give_way(self) -> None:
+        """End a connection that has no export, for another one."""
+        self._around.refusals.note("stranger", self._wire.peer.address, "it said nothing, and others came")
+        self._wire.abort()
+        self.closed(None)
 
     # --- the server's requests ---------------------------------------------------------------------------
 
