@@ -20,6 +20,8 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from revolume.api.bounds import LIMITS, Bounded, ControlLimits, patient
+
 SOCKET_NAME: Final = "control.sock"
 QUEUE_LENGTH: Final = 16
 """Connections that wait. Asyncio also accepts so many at a time, and logs each that finds no descriptor."""
@@ -50,12 +52,12 @@ class _Quiet(uvicorn.Server):
 class ControlServer:
     """An application being served on a directory's control socket."""
 
-    def __init__(self, directory: str, app: FastAPI) -> None:
+    def __init__(self, directory: str, app: FastAPI, limits: ControlLimits = LIMITS) -> None:
         self._directory = directory
         self._server = _Quiet(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2,
-                backlog=QUEUE_LENGTH, date_header=False,
+                Bounded(app, limits), http=patient(limits), ws="none", lifespan="off", timeout_graceful_shutdown=2,
+                log_config=None, access_log=False, backlog=QUEUE_LENGTH, date_header=False,
             )
         )
         self._task: asyncio.Task[None] | None = None

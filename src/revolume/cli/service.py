@@ -40,6 +40,7 @@ from revolume.cli.serving import Serving
 from revolume.errors import RevolumeError
 from revolume.host import Host, real_host
 from revolume.host.command import run_command
+from revolume.host.tidy import Tidy
 from revolume.nbd.limits import limits_for
 from revolume.nbd.server import Server
 from revolume.nbd.session import Connection
@@ -141,7 +142,9 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         ends.push_async_callback(host.work.close)
         offered = Offered()
         limits = limits_for(asked.connections_max)
-        server = Server(host, offered, limits, context, tls_required=context is not None)
+        tidy = Tidy(host.clock, host.work)
+        ends.push_async_callback(tidy.close)
+        server = Server(host, offered, limits, context, tls_required=context is not None, left=tidy.note)
         opening = open_primary if asked.mirror_listen is None else open_mirror
         alarm = Alarm(asked.on_event, run_command) if asked.on_event else None
         if alarm is not None:

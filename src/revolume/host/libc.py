@@ -61,6 +61,7 @@ def _missing(*_arguments: int) -> int:
 _fallocate = _function([ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64], "fallocate64", "fallocate")
 _sync_file_range = _function([ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint], "sync_file_range")
 _fstatfs = _function([ctypes.c_int, ctypes.c_char_p], "fstatfs64", "fstatfs")
+_malloc_trim = getattr(_libc, "malloc_trim", None)
 _prctl = _function([ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong], "prctl")
 
 
@@ -97,6 +98,13 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     """Starts writing dirty pages out. With this flag alone it does not wait for them and does not
     consume the error that a later fdatasync has to report."""
     _sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE)
+
+
+def trim() -> None:
+    """Gives what is free in the C library's heap back to the machine, wherever it lies. For a libc without that:
+    nothing."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def die_with_parent(signal_number: int) -> None:

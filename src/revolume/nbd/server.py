@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,15 @@ class Server:
     """Hands out exports to clients."""
 
     def __init__(
-        self, host: Host, exports: Exports, limits: Limits, tls: ssl.SSLContext | None, tls_required: bool
+        self,
+        host: Host,
+        exports: Exports,
+        limits: Limits,
+        tls: ssl.SSLContext | None,
+        tls_required: bool,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
+        """``left`` is called after each connection's end."""
         assert tls is not None or not tls_required
         self._host = host
         self._exports = exports
@@ -47,6 +55,7 @@ class Server:
         self._unanswered = Unanswered(limits)
         self._scratch = Scratch()
         self._listeners: list[Listener] = []
+        self._left = left
         self._places = Places(host.clock, limits)
         self._sessions = self._places.sessions
         self._lobby = memoryview(bytearray(limits.base_bytes))
@@ -96,7 +105,7 @@ class Server:
             lobby=self._lobby,
             fence=self._settle_others,
             admit=self._places.admit,
-            ended=self._places.leave,
+            ended=self._forget,
             refusals=self.refusals,
         )
         session = Session(wire, around)
@@ -109,6 +118,10 @@ class Server:
         for session in list(self._sessions):
             if session is not newcomer:
                 session.settle()
+
+    def _forget(self, session: Session) -> None:
+        self._places.leave(session)
+        self._left()
 
     def connections(self) -> list[Connection]:
         """A snapshot of all connections, oldest first."""
