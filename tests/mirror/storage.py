@@ -181,6 +181,8 @@ class MirrorRecord:
         self.pin: Point | None = None
         self.ask_durable: Callable[[int], None] = lambda position: None
         self.acknowledgements = 0
+        self.node, self.peer = bytes(16), ""
+        self.acknowledged_durable = 0
 
     @property
     def required(self) -> bool:
@@ -263,9 +265,15 @@ class Origin:
     def base_point(self, mirror: MirrorRecord) -> Point | None:
         return mirror.pin
 
-    async def joined(self, mirror: MirrorRecord) -> None:
+    async def joined(self, mirror: MirrorRecord, node: bytes) -> None:
         self.joined_mirrors.append(mirror.name)
-        mirror.pin, mirror.joined = None, True
+        mirror.pin, mirror.joined, mirror.node = None, True, node
+
+    def connected(
+        self, mirror: MirrorRecord, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        mirror.received, mirror.durable = received, durable
+        mirror.agreed_point, mirror.agreed_position = agreed_point, agreed_position
 
     def acknowledged(
         self, mirror: MirrorRecord, received: int, durable: int, agreed_point: int, agreed_position: int
@@ -287,6 +295,18 @@ class Origin:
         return self.readers[-1]
 
 
+class Bound:
+    """What a target knows of its source."""
+
+    def __init__(self) -> None:
+        self.source_name, self.owes = "", 0
+
+    async def name_source(self, name: str) -> None:
+        self.source_name = name
+
+    async def told(self, acknowledged: int) -> None: ...
+
+
 class Secondary:
     """A target's storage: verifies, then stores. ``room_for`` bounds how many transfers it takes."""
 
@@ -295,6 +315,7 @@ class Secondary:
         self.name, self.volume_id = name, VOLUME
         self.segment_blocks = 1024
         self.durable = start.position
+        self.bound = Bound()
         self.agreed: Point | None = None
         self.base = base
         self.feed = self.log

@@ -28,8 +28,9 @@ id16 = st.binary(min_size=16, max_size=16)
 ends = st.builds(End, u64, u64, id16, id16, u64, u64)
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40)
 hellos = st.builds(
-    m.Hello, st.sampled_from([1, 2]), u32, u32, id16, id16, id16, u64, u64, u64, ends, names, names, id16
-)
+    m.Hello, st.sampled_from([1, 2]), u32, u32, id16, id16, id16, u64, u64, u64, ends, names, names, id16, u64,
+    st.booleans(),
+)  # fmt: skip
 identities = st.none() | st.builds(m.Identity, u64, id16, id16)
 pins = st.builds(m.Pin, u64, u64, id16)
 openings = st.lists(st.builds(m.Opening, u64, id16, u64, u64), max_size=5).map(tuple)

@@ -27,6 +27,10 @@ def end_at(position: int, branch: bytes) -> End:
 HELLO = Hello(1, 64, 64, OURS, b"n" * 16, OURS, 3, 1 << 20, 0, end_at(5, SAME), "vol", "m1")
 
 
+MEMBERS = (None, bytes(16), b"t" * 16, b"u" * 16)
+"""Which copy has joined as this mirror: none, one of which no node is known, the one that answers, another."""
+
+
 def cases() -> Iterator[tuple[Source, Welcome]]:
     for volume, state, known, segment, theirs, branch, oldest, found, ahead, pin, base in product(
         (OURS, THEIRS),
@@ -48,8 +52,10 @@ def cases() -> Iterator[tuple[Source, Welcome]]:
             end, 0, 0, 0, (0, 0), chain_at(5, ahead) if ahead else None,
             base if state == TargetState.BASE else None, 0,
         )  # fmt: skip
-        hello = dataclasses.replace(HELLO, oldest=oldest)
-        yield Source(hello, chain_at(theirs, found) if found else None, pin), welcome
+        for member in MEMBERS if (branch, oldest, ahead) == (SAME, 3, SAME) else MEMBERS[:1]:
+            joined = member is not None
+            hello = dataclasses.replace(HELLO, oldest=oldest, joined=joined, expected=member or bytes(16))
+            yield Source(hello, chain_at(theirs, found) if found else None, pin), welcome
 
 
 def continued(source: Source, target: Welcome) -> bool:
@@ -67,10 +73,14 @@ def expected(source: Source, target: Welcome) -> Rule:
     hello = source.hello
     empty, whole = target.state == TargetState.EMPTY, target.state == TargetState.WHOLE
     ahead = target.end.position > hello.end.position
+    joined = hello.joined
     table = [
+        (joined and (empty or target.volume != hello.volume), Rule.MEMBER_REPLACED),
         (not empty and target.volume != hello.volume, Rule.OTHER_VOLUME),
         (target.known_epoch > hello.epoch, Rule.STALE_EPOCH),
         (target.known_epoch == hello.epoch and target.known_reign != hello.reign, Rule.RIVAL_EPOCH),
+        (joined and not whole, Rule.MEMBER_REPLACED),
+        (joined and any(hello.expected) and hello.expected != target.node, Rule.MEMBER_REPLACED),
         (target.segment_blocks < hello.largest_blocks, Rule.SEGMENTS_TOO_SMALL),
         (empty, Rule.BASE),
         (not whole and continued(source, target) and source.pin == target.base, Rule.RESUME_BASE),
@@ -107,6 +117,15 @@ def test_a_target_with_a_history_is_never_written_over() -> None:
     for source, target in cases():
         if target.state == TargetState.WHOLE:
             assert decide(source, target).rule not in (Rule.BASE, Rule.RESUME_BASE)
+
+
+def test_whatever_is_not_the_copy_that_has_joined_never_begins() -> None:
+    """The mirror is that copy and no other; where its node is not known, a whole copy whose log goes on."""
+    for source, target in cases():
+        if not source.hello.joined or decide(source, target).rule.refuses:
+            continue
+        assert decide(source, target).rule in (Rule.NOTHING, Rule.LOG)
+        assert source.hello.expected in (bytes(16), target.node)
 
 
 def test_a_position_alone_never_decides() -> None:

@@ -101,7 +101,7 @@ async def broken_off(w: World, peer: Raw, sentence: str) -> None:
     """One sentence; the connection is gone."""
     await peer.ended.wait()
     await until(lambda: any(sentence in text for text in w.target_told))
-    assert sum("is gone" in text for text in w.target_told) == 1
+    assert sum("is gone" in text or "is refused" in text for text in w.target_told) == 1
     assert w.target.current is None
 
 
@@ -151,6 +151,30 @@ class TestGreeting:
         async def scenario(w: World, peer: Scripted) -> None:
             peer.send(noise)
             await broken_off(w, peer, sentence)
+
+        against_target(scenario, folder)
+
+    def test_a_version_that_nobody_here_speaks_is_refused_in_words_to_both(self, folder: Path) -> None:
+        async def scenario(w: World, peer: Scripted) -> None:
+            hello = bytearray(pack_hello(Hello(1, 9, 9, VOLUME, NODE, REIGN, 1, 1, 0, w.log.last, "vol", "m1")))
+            struct.pack_into("<HBB", hello, 0, 9, 1, 7)
+            peer.send(control(Type.HELLO, 0, bytes(hello)))
+            kind, _, body = await peer.frame()
+            assert kind == Type.REFUSED
+            assert unpack_refusal(body).code == "link-version"
+            await broken_off(w, peer, "one speaks version 2, the other versions 7 to 9.")
+
+        against_target(scenario, folder)
+
+    def test_an_opening_that_a_source_only_claims_is_not_remembered(self, folder: Path) -> None:
+        """Otherwise whoever can connect locks the true source out for good."""
+
+        async def scenario(w: World, peer: Scripted) -> None:
+            await peer.begin(w, epoch=2**64 - 1, reign=b"x" * 16)
+            assert w.target.state == "mirroring"
+            peer.wire.abort()
+            await peer.ended.wait()
+            await until(lambda: w.target.current is None)
 
         against_target(scenario, folder)
 
@@ -289,7 +313,7 @@ class TestDeciding:
             await peer.greet(w)
             start = Start(w.log.last, 7, 0, 0, MIB, (0, 0), ())
             peer.say(Type.BEGIN, pack_begin(Begin(rule, Identity(0, bytes(16), bytes(16)), None, start)))
-            await broken_off(w, peer, "is gone")
+            await broken_off(w, peer, "decided by rule")
             assert w.shelf.created == []
 
         against_target(scenario, folder)
@@ -613,6 +637,7 @@ class TestSource:
 
     def test_a_base_that_is_done_too_early_joins_nobody(self, folder: Path) -> None:
         async def scenario(w: World, trap: Trap) -> None:
+            w.mirror.joined = False
             w.origin.content = dict.fromkeys(range(2000), b"c" * BLOCK)
             peer = await trap.welcomed(state=TargetState.EMPTY, volume=bytes(16), end=NOWHERE)
             assert (await peer.frame())[0] == Type.BEGIN

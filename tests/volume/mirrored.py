@@ -18,6 +18,7 @@ from revolume.errors import Refused
 from revolume.history.timeline import Spot
 from revolume.history.views import open_view
 from revolume.host import Host
+from revolume.host.network import Peer
 from revolume.log.carried import Carried, Shipment
 from revolume.log.ops import OP_WRITE, NoRoomNow
 from revolume.log.segment import segment_name
@@ -53,6 +54,8 @@ def carried(shipment: Shipment) -> Carried:
 
 class Nobody:
     """The wire of a session that says nothing."""
+
+    peer = Peer("unix", "nobody")
 
 
 class Mirrored(Driver):
@@ -158,7 +161,7 @@ class Mirrored(Driver):
         assert there is not None
         mirror, agreed = mirrors.get("m"), there.core.manifest.state.agreed
         if there.base is None and not mirror.joined and mirror.state.point:
-            await mirrors.joined(mirror)
+            await mirrors.joined(mirror, there.core.manifest.state.node)
         mirrors.acknowledged(mirror, there.received, there.durable, agreed.point, agreed.position)
         await mirrors.passed(mirror)
 

@@ -10,6 +10,7 @@ DELETE /v1/snapshots/NAME          forget a name (204)
 POST   /v1/grow {"size"}           make the volume larger; bytes
 POST   /v1/promote [{"nbd"}]       make a mirror a primary, which also listens at these addresses
 DELETE /v1/mirrors/NAME            give a mirror up (204)
+POST   /v1/mirrors/NAME {"yes"}    forget which copy a mirror is: another may become it
 
 Errors are problem+json with the codes of the command line. A handler holds no logic of its own; all of
 them are ``async``, so that they run in the loop that owns the volume and never in a thread.
@@ -48,6 +49,18 @@ class PromoteRequest(BaseModel):
     """Where clients shall find the new primary as well: ``unix:PATH``, ``HOST:PORT``."""
 
     nbd: list[Annotated[str, Field(max_length=4096)]] = Field(default=[], max_length=64)
+
+
+class ReplaceRequest(BaseModel):
+    """``yes``: also where answers rest on a copy that is away."""
+
+    yes: bool = False
+
+
+class ReplaceAnswer(BaseModel):
+    """What was given up, in a sentence."""
+
+    told: str
 
 
 class SizeAnswer(BaseModel):
@@ -110,6 +123,10 @@ def _answer_mirroring(app: FastAPI, control: Control) -> None:
     @app.delete("/v1/mirrors/{name:path}", status_code=204)  # an address is a name too, and may hold slashes
     async def detach(name: str) -> None:
         await control.detach(name)
+
+    @app.post("/v1/mirrors/{name:path}")
+    async def replace(name: str, asked: ReplaceRequest) -> ReplaceAnswer:
+        return ReplaceAnswer(told=await control.replace_mirror(name, asked.yes))
 
 
 # --- errors --------------------------------------------------------------------------------------------

@@ -89,6 +89,9 @@ class ControlClient:
     def detach(self, name: str) -> None:
         self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}")
 
+    def replace_mirror(self, name: str, yes: bool) -> str:
+        return str(self._object("POST", f"/v1/mirrors/{quote(name, safe='')}", json={"yes": yes})["told"])
+
     def _object(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         answer = self._ask(method, path, **more)
         if not isinstance(answer, dict):

@@ -46,6 +46,7 @@ class ControlledVolume(ReadVolume, Protocol):
     async def drop_snapshot(self, name: str) -> None: ...
     async def grow(self, size: int) -> None: ...
     async def detach(self, name: str) -> None: ...
+    async def replace_mirror(self, name: str, yes: bool) -> str: ...
 
 
 # The write that a moment means in this volume now, and its time. Raises NotFound naming the nearest moments.
@@ -133,3 +134,8 @@ class Control(Look):
     async def detach(self, name: str) -> None:
         """Give a mirror up. NotFound if there is none."""
         await self._volume.detach(name)
+
+    async def replace_mirror(self, name: str, yes: bool) -> str:
+        """Forget which copy a mirror is, so that another may become it; what was given up. NotFound if there is
+        no such mirror; Refused without ``yes`` if answers rest on a copy that is away."""
+        return await self._volume.replace_mirror(name, yes)

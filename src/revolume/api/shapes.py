@@ -98,7 +98,10 @@ class MirrorShape:
     """A mirror as its source sees it. ``waits`` is empty or says why clients' answers wait; ``held_from_point``:
     the log behind it is kept for the mirror; bytes count since the source was opened: ``client_bytes`` were
     written, ``log_bytes`` sent for them and for points, ``point_bytes`` of those for points, whose references
-    saved ``saved_bytes``; ``base_bytes`` and ``whole_bytes`` (blocks asked for whole) come on top."""
+    saved ``saved_bytes``; ``base_bytes`` and ``whole_bytes`` (blocks asked for whole) come on top.
+    ``node``: which copy has joined as this mirror, "" for none; ``level_at``: not 0 while it holds less than the
+    position that it had acknowledged; ``refusals``: connections to it that ended in one, since this source was
+    opened; ``warning``: what will matter if it is promoted."""
 
     name: str
     address: str
@@ -123,6 +126,10 @@ class MirrorShape:
     base_bytes: int
     whole_bytes: int
     saved_bytes: int
+    node: str = ""
+    level_at: int = 0
+    refusals: int = 0
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,9 @@ class SourceShape:
     failure: str
     promotable: bool
     why_not: str
+    source_name: str = ""
+    refusals: int = 0
+    level_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

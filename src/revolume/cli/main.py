@@ -23,6 +23,7 @@ from revolume.cli import (
     copy,
     detach,
     grow,
+    mirror_replace,
     points,
     promote,
     salvage,
@@ -38,7 +39,7 @@ from revolume.host.log_sink import open_missing_streams
 
 INTERRUPTED: Final = 130
 _VERBS: Final = (
-    serve, status, points, snapshot, grow, promote, detach, check, copy, salvage, bisect, version,
+    serve, status, points, snapshot, grow, promote, detach, mirror_replace, check, copy, salvage, bisect, version,
 )  # fmt: skip
 
 

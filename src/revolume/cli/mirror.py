@@ -73,7 +73,9 @@ class SecondaryRole:
         self._shelf = _Shelf(self._host, asked.directory, options, secondary, self._opened, self._let_go_of_empty)
         if secondary is not None:
             self._opened(secondary)
-        self._target = Target(self._host, self._shelf, context, self._tell)
+            if asked.source_name is not None:
+                await secondary.bound.name_source(asked.source_name)
+        self._target = Target(self._host, self._shelf, context, self._tell, asked.source_name or "")
         assert asked.mirror_listen is not None
         self.listening = (await self._target.listen(asked.mirror_listen))[0]
 
@@ -174,7 +176,11 @@ class SecondaryRole:
 
     async def detach(self, name: str) -> NoReturn:
         """NotFound: a mirror has none itself."""
-        raise NotFound("no-mirror", f"This is a mirror; it has no mirror {name}.", "Detach it at its source.")
+        raise NotFound("no-mirror", f"This is a mirror; it has no mirror {name}.", "Ask its source.")
+
+    async def replace_mirror(self, name: str, yes: bool) -> NoReturn:
+        """NotFound: a mirror has none itself."""
+        await self.detach(name)
 
     def _refusal(self) -> Refused:
         return Refused(

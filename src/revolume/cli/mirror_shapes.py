@@ -7,6 +7,7 @@ from typing import Any
 from revolume.api.shapes import BaseShape, MirrorShape, SourceShape
 from revolume.history.moments import format_time
 from revolume.log.transfer import BLOCK
+from revolume.mirror.status import MirrorState as LinkState
 from revolume.mirror.status import MirrorStatus
 from revolume.mirror.target import Target
 from revolume.volume.lacking import base_words, lacking
@@ -46,6 +47,10 @@ def mirror_shape(mirror: Mirror, link: MirrorStatus | None, position: int) -> Mi
         base_bytes=link.base_bytes,
         whole_bytes=link.whole_bytes,
         saved_bytes=link.saved_bytes,
+        node=mirror.node.hex() if any(mirror.node) else "",
+        level_at=mirror.level_at,
+        refusals=link.refusals,
+        warning=link.warning,
     )
 
 
@@ -53,6 +58,8 @@ def _waits(mirror: Mirror, link: MirrorStatus, position: int) -> str:
     """Why answers wait, if they wait for this one and not just for its next acknowledgement."""
     if not mirror.required or (mirror.received >= position and not mirror.waiting):
         return ""
+    if link.state == LinkState.REFUSED:
+        return f"Replies wait for mirror {mirror.name}, refused for {link.lost_seconds:.0f} s: {link.sentence}"
     if link.lost_seconds:
         return f"Replies wait for mirror {mirror.name}, lost for {link.lost_seconds:.0f} s."
     if link.lag_seconds > WAIT_TOLD_S:
@@ -66,7 +73,7 @@ def stopped_shape(state: MirrorState, word: str, reason: str) -> MirrorShape:
     required = state.joined and state.mode == MirrorMode.SYNC
     return MirrorShape(
         state.name, "", mode, word, reason, "", required, state.joined, 0.0, 0.0, 0, 0, 0, 0, 0, state.point,
-        float(state.joined), 0, 0, 0, 0, 0, 0,
+        float(state.joined), 0, 0, 0, 0, 0, 0, node=state.node.hex() if any(state.node) else "",
     )  # fmt: skip
 
 
@@ -80,7 +87,7 @@ def stopped_mirroring(state: State) -> dict[str, Any]:
     return {"role": "secondary", "source": SourceShape(
         "", False, "", 0, "", 0, "stopped", state.durable.position, state.durable.position,
         state.agreed.point, state.agreed.position, base, "", base is None,
-        lacking(state),
+        lacking(state), source_name=state.source_name,
     )}  # fmt: skip
 
 
@@ -105,6 +112,9 @@ def source_shape(target: Target | None, secondary: Secondary | None, address: st
         failure=str(failure) if failure is not None else "",
         promotable=not why_not_promotable(secondary),
         why_not=why_not_promotable(secondary),
+        source_name=secondary.bound.source_name if secondary is not None else "",
+        refusals=target.refusals if target is not None else 0,
+        level_at=secondary.bound.owes if secondary is not None else 0,
     )
 
 
@@ -121,7 +131,9 @@ def why_not_promotable(secondary: Secondary | None) -> str:
         return "No source has connected yet."
     if secondary.base is not None:
         return base_sentence(secondary)
-    return secondary.why_not_agreed if secondary.failure is not None else ""
+    if secondary.failure is not None:
+        return secondary.why_not_agreed
+    return secondary.bound.why_no_proof
 
 
 def base_sentence(secondary: Secondary) -> str:

@@ -35,6 +35,10 @@ def _mirror(mirror: Answer) -> Iterator[Field]:
         yield "", f"not connected for {mirror['lost_seconds']:.0f} s"
     if mirror["reason"] and mirror["state"] != "in sync":
         yield "", mirror["reason"]
+    if mirror["level_at"]:
+        yield "", f"holds less than it had acknowledged: level again at position {mirror['level_at']}"
+    if mirror["warning"]:
+        yield "", mirror["warning"]
     if mirror["received"]:
         yield "", _positions(mirror)
     if mirror["log_bytes"]:
@@ -71,6 +75,8 @@ def _source(source: Answer) -> Iterator[Field]:
             f"received {source['received']}, durable {source['durable']}, agreed on cp{source['agreed_point']} "
             f"(position {source['agreed_position']})",
         )
+    if source["refusals"]:
+        yield "", f"{source['refusals']} connections were refused"
     if source["failure"]:
         yield "", source["failure"]
     yield "promotable", "yes" if source["promotable"] else f"no: {source['why_not']}"

@@ -1,4 +1,5 @@
-"""``--mirror-to ADDR[,mode=sync|async][,name=NAME]``: where a mirror of a volume is, and what it is for."""
+"""``--mirror-to ADDR[,mode=sync|async][,name=NAME][,peer=NAME]``: where a mirror of a volume is, what it is for,
+and whose certificate it must show."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ class MirrorTo:
     address: str
     sync: bool
     name: str
+    peer: str | None = None
+    """The name for which its certificate must be valid, instead of the address's host. None: as it was before."""
 
 
 def mirror_address(text: str) -> str:
@@ -51,15 +54,18 @@ def parse_mirror(text: str, mode: str) -> MirrorTo:
     given: dict[str, str] = {}
     for option in options:
         found = _OPTION.fullmatch(option)
-        if found is None or found[1] not in ("mode", "name") or found[1] in given:
+        if found is None or found[1] not in ("mode", "name", "peer") or found[1] in given:
             raise UsageError(
                 "mirror-syntax", f"{text[:200]!a} is no mirror: {option[:80]!a} is not understood.",
-                "Write ADDR, ADDR,mode=async or ADDR,mode=sync,name=NAME; ADDR holds no comma.",
+                "Write ADDR, ADDR,mode=async or ADDR,mode=sync,name=NAME,peer=CERTIFICATE; ADDR holds no comma.",
             )  # fmt: skip
         given[found[1]] = found[2]
     place = mirror_address(address)
     return MirrorTo(
-        place, _known_mode(given.get("mode", mode), text) == "sync", _fit_name(given.get("name", place))
+        place,
+        _known_mode(given.get("mode", mode), text) == "sync",
+        _fit_name(given.get("name", place)),
+        given.get("peer"),
     )
 
 

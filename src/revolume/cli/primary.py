@@ -30,6 +30,7 @@ from revolume.mirror.source import MirrorSource
 from revolume.volume.manifest import MirrorMode
 from revolume.volume.mirrors import Mirror
 from revolume.volume.opening import open_volume
+from revolume.volume.replacing import given_up, known_of, replacing_loses
 from revolume.volume.status import Snapshot, VolumeStatus
 from revolume.volume.volume import Volume
 
@@ -131,7 +132,7 @@ class PrimaryRole:
                 f"Mirror {asked.name} is a sync mirror, which answers rest on.",
                 f"Give it up with 'revolume detach DIR {asked.name}' first; then it may come back as async.",
             )
-        return await mirrors.register(asked.name, mode)
+        return await mirrors.register(asked.name, mode, asked.peer)
 
     async def detach(self, name: str) -> None:
         """Give a mirror up, durably, and its link. NotFound: there is none of that name."""
@@ -140,6 +141,20 @@ class PrimaryRole:
         if source is not None:
             await source.stop()
         self._tell(f"Mirror {name} was detached.")
+
+    async def replace_mirror(self, name: str, yes: bool) -> str:
+        """Forget, durably, which copy a mirror is: the next one that joins is the mirror. Refused without ``yes``
+        if answers rest on a copy that is not connected."""
+        mirror, source = self._volume.mirrors.get(name), self._sources.get(name)
+        away = source is None or not source.connected
+        if mirror.required and away and not yes:
+            raise replacing_loses(name, known_of(mirror.state))
+        told = given_up(name, mirror.state)
+        await self._volume.mirrors.replace(name)
+        if source is not None:
+            await source.again()
+        self._tell(told)
+        return told
 
     def mirroring(self) -> dict[str, Any]:
         """See ``role.Role``."""

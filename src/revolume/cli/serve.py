@@ -14,7 +14,13 @@ from typing import Annotated
 
 import typer
 
-from revolume.cli.mirror_to import check_lost_policy, mirror_address, parse_mirrors, refuse_plaintext
+from revolume.cli.mirror_to import (
+    NAME_BYTES_MAX,
+    check_lost_policy,
+    mirror_address,
+    parse_mirrors,
+    refuse_plaintext,
+)
 from revolume.cli.options import VolumeArgument
 from revolume.cli.output import print_json_line, print_line
 from revolume.cli.serving import Serving
@@ -67,10 +73,18 @@ ListenOption = Annotated[
         "--mirror-listen", metavar="ADDR", help="Be a mirror; its source connects here. unix:PATH or HOST[:10810]."
     ),
 ]
+SourceNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source-name", metavar="NAME", help="Of a mirror: the certificate's name that its source must have."
+    ),
+]
 MirrorOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--mirror-to", metavar="ADDR[,mode=M][,name=N]", help="Mirror to this address (HOST[:10810]); repeatable."
+        "--mirror-to",
+        metavar="ADDR[,mode=M][,name=N][,peer=C]",
+        help="Mirror to this address (HOST[:10810]); repeatable.",
     ),
 ]
 ModeOption = Annotated[
@@ -110,6 +124,7 @@ def serve(
     allow_plaintext: PlainOption = False,
     max_connections: ConnectionsOption = 100,
     mirror_listen: ListenOption = None,
+    source_name: SourceNameOption = None,
     mirror_to: MirrorOption = None,
     mode: ModeOption = "sync",
     on_lost: LostOption = "block",
@@ -143,10 +158,12 @@ def serve(
         plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,
         mirror_listen=None if mirror_listen is None else mirror_address(mirror_listen),
+        source_name=source_name,
         mirrors=parse_mirrors(mirror_to or [], mode),
         alone=alone,
         on_event=() if on_event is None else parse_command(on_event),
     )
+    _check_source_name(asked)
     from revolume.cli import addresses
 
     addresses.refuse_plaintext(asked.addresses, allowed=asked.plaintext_allowed)
@@ -166,6 +183,18 @@ def _refuse_of_source(**given: object) -> None:
                 f"--{option.replace('_', '-')} does not go with --mirror-listen: that comes from its source.",
                 "Leave one of them out.",
             )
+
+
+def _check_source_name(asked: Serving) -> None:
+    if asked.source_name is None:
+        return
+    if asked.mirror_listen is None:
+        raise UsageError("source-name", "--source-name is for a mirror.", "Give --mirror-listen with it.")
+    if asked.tls_dir is None:
+        raise UsageError("source-name", "--source-name needs certificates.", "Give --tls-dir with it.")
+    fit = asked.source_name.isprintable() and len(asked.source_name.encode()) <= NAME_BYTES_MAX
+    if not fit or not asked.source_name:
+        raise UsageError("source-name", f"{asked.source_name[:80]!a} is no name of a certificate.")
 
 
 def _interval(text: str) -> float:

@@ -27,6 +27,7 @@ class Serving:
     connections_max: int = 100
     control: bool = True  # whether the control socket is served
     mirror_listen: str | None = None  # be a mirror, whose source comes to this address
+    source_name: str | None = None  # the name that its source's certificate must have
     mirrors: tuple[MirrorTo, ...] = ()
     overlay_quota_bytes: int | None = None
     on_event: tuple[str, ...] = ()  # a command that is run when something has happened

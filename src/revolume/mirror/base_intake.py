@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link, unbroken
@@ -21,9 +22,16 @@ FRAMES_AHEAD: Final = 16
 
 
 class BaseIntake:
-    """See the module's text."""
+    """See the module's text. ``finished`` is awaited once the copy is whole."""
 
-    def __init__(self, link: Link, secondary: Secondary, point: int, next_block: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        secondary: Secondary,
+        point: int,
+        next_block: int,
+        finished: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._link = link
         self._secondary = secondary
         self._point = point
@@ -31,6 +39,7 @@ class BaseIntake:
         self._waiting: deque[tuple[Rows, int]] = deque()
         self._storing: asyncio.Task[None] | None = None
         self._ending = False
+        self._finished = finished
 
     def frame(self, frame: memoryview) -> None:
         """BASE."""
@@ -64,4 +73,5 @@ class BaseIntake:
         self._storing = None
         if self._ending:
             await unbroken(self._secondary.finish_base())
+            await unbroken(self._finished())
             self._link.send_control(Type.BASE_DONE, NUMBER.pack(self._point))

@@ -7,7 +7,8 @@ A position alone never decides. The logs of two nodes are the same up to a posit
 checksum of the transfer there are equal, because each chain checksum contains all earlier ones.
 
     refused     another volume; an opening older than one that the target knows, or a rival of the same number;
-                segments too small for a transfer of the source's
+                segments too small for a transfer of the source's; another copy than the one that has joined as
+                this mirror: an empty directory, an unfinished base, another volume or another node's copy
     base        the target is empty; or its unfinished base cannot go on: nothing was ever promised of that
     resume base its log is continued by the source's, and the source still holds the base's point
     nothing     both logs end with the same transfer
@@ -39,6 +40,7 @@ class Rule(IntEnum):
     LOG_GONE = 20
     TARGET_AHEAD = 21
     DIVERGED = 22
+    MEMBER_REPLACED = 23
 
     @property
     def refuses(self) -> bool:
@@ -82,6 +84,8 @@ def decide(source: Source, target: Welcome) -> Decision:
 
 def unfit(hello: Hello, target: Welcome) -> Decision | None:
     """Refusals that do not look at the logs."""
+    if hello.joined and (target.state == TargetState.EMPTY or target.volume != hello.volume):
+        return _replaced(hello, "it is empty" if target.state == TargetState.EMPTY else "it holds another volume")
     if target.state != TargetState.EMPTY and target.volume != hello.volume:
         return Decision(
             Rule.OTHER_VOLUME,
@@ -90,6 +94,10 @@ def unfit(hello: Hello, target: Welcome) -> Decision | None:
         )
     if (outdated := _outdated(hello, target)) is not None:
         return outdated
+    if hello.joined and target.state == TargetState.BASE:
+        return _replaced(hello, "its base is not complete")
+    if hello.joined and hello.expected not in (bytes(16), target.node):
+        return _replaced(hello, "it is another copy of the volume")
     if hello.largest_blocks > target.segment_blocks:
         return Decision(
             Rule.SEGMENTS_TOO_SMALL,
@@ -98,6 +106,16 @@ def unfit(hello: Hello, target: Welcome) -> Decision | None:
             "Create the mirror with segments at least as large as the source's.",
         )
     return None
+
+
+def _replaced(hello: Hello, what: str) -> Decision:
+    """Answers rest on a copy that has joined: whatever else is found at its address does not have them."""
+    return Decision(
+        Rule.MEMBER_REPLACED,
+        f"The node that answers is not the copy that mirror {hello.mirror} of {hello.name} is: {what}.",
+        f"Bring that copy back; or give it up with 'revolume mirror replace DIR {hello.mirror}', so that another "
+        f"may become the mirror, or with 'revolume detach DIR {hello.mirror}'.",
+    )
 
 
 def _outdated(hello: Hello, target: Welcome) -> Decision | None:

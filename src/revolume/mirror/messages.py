@@ -10,7 +10,9 @@ HELLO (source -> target)
     16 16s volume id     32 16s node id     48 16s reign id of this opening     64 Q its epoch
     72  Q  size of the volume     80 Q oldest position: what lies at or before it is gone from the log
     88     END
-   152 16s node id of the copy that this mirror is, zero if no copy has joined as it yet     168 16x zero
+   152 16s node id of the copy that this mirror is, zero if it is not known
+   168  Q  durable position that this copy has acknowledged     176 B 1: a copy has joined as this mirror
+   177 7x  zero
    184     the volume's name, the mirror's name, UTF-8
 
 WELCOME (target -> source); its frame carries the session id that holds from here on. It also answers EXAMINE
@@ -52,8 +54,9 @@ nobody is cut off for it, and WELCOME is the answer
      0  H  highest protocol version     2 B zero     3 B lowest protocol version     4 4x zero
      8 16s volume id     24 16s node id of who asks     40 END of its log
    104 16s node id of the copy that is expected to answer, zero: any
-TAIL       0 END of the mirror's log     64 H protocol version chosen     66 6x zero     72 16s node id of the
-           mirror; its frame carries the session id
+TAIL       0 END of the mirror's log     64 H protocol version chosen     66 B 1: it holds less than it had
+           acknowledged as durable     67 5x zero     72 16s node id of the mirror
+           its frame carries the session id
 TAIL_END   0 Q position     8 16s chain checksum: of the last transfer sent
 """
 
@@ -70,7 +73,7 @@ from revolume.mirror.version import OURS, check_chosen, common, stated
 from revolume.volume.end import End
 
 END = struct.Struct("<QQ16s16sQQ")
-HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s16s16x")
+HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s16sQB7x")
 WELCOME = struct.Struct("<HBBIQ16s16s16s64sQQQQQQ16s16sQQ16sQ")
 BEGIN = struct.Struct("<HB5xQ16s16s16xQQ16s")
 BIRTH = struct.Struct("<64sQQQQQQII")
@@ -81,7 +84,7 @@ POSITIONS = struct.Struct("<QQQQ")
 BASE_END = struct.Struct("<QQ")
 NUMBER = struct.Struct("<Q")
 FETCH = struct.Struct("<HBB4x16s16s64s16s")
-TAIL = struct.Struct("<64sH6x16s")
+TAIL = struct.Struct("<64sHB5x16s")
 TAIL_END = struct.Struct("<Q16s")
 
 assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 184, 248, 96, 120)
@@ -134,7 +137,11 @@ class Hello:
     name: str
     mirror: str
     expected: bytes = bytes(16)
-    """Node id of the copy that the mirror is; zero: no copy has joined as this mirror yet."""
+    """Node id of the copy that the mirror is; zero: it is not known."""
+    acknowledged: int = 0
+    """A position that this copy has acknowledged as durable."""
+    joined: bool = False
+    """A copy has joined as this mirror: no other takes its place without an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +229,12 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class TailBegin:
-    """Where the mirror's log ends, and which copy it is."""
+    """Where the mirror's log ends, and which copy it is. ``short``: it holds less than it had acknowledged as
+    durable, so that its end proves nothing."""
 
     end: End
     node: bytes
+    short: bool = False
 
 
 def pack_end(end: End) -> bytes:
@@ -245,7 +254,7 @@ def pack_hello(hello: Hello) -> bytes:
         HELLO.pack(
             OURS.highest, hello.mode, OURS.lowest, hello.segment_blocks, hello.largest_blocks, len(name),
             len(mirror), hello.volume, hello.node, hello.reign, hello.epoch, hello.size, hello.oldest,
-            pack_end(hello.end), hello.expected,
+            pack_end(hello.end), hello.expected, hello.acknowledged, hello.joined,
         )
         + name
         + mirror
@@ -278,7 +287,7 @@ def unpack_hello(body: memoryview) -> Hello:
     common(stated(body))
     (
         _, mode, _, segment_blocks, largest, name_size, mirror_size,
-        volume, node, reign, epoch, size, oldest, end, expected,
+        volume, node, reign, epoch, size, oldest, end, expected, acknowledged, joined,
     ) = HELLO.unpack_from(body)  # fmt: skip
     _exact(body, HELLO.size + name_size + mirror_size)
     if mode not in (1, 2):
@@ -289,7 +298,7 @@ def unpack_hello(body: memoryview) -> Hello:
         raise ValueError("a name that nobody can read")
     return Hello(
         mode, segment_blocks, largest, volume, node, reign, epoch, size, oldest, unpack_end(end), name, mirror,
-        expected,
+        expected, acknowledged, bool(joined & 1),
     )  # fmt: skip
 
 
@@ -447,15 +456,15 @@ def unpack_fetch(body: memoryview) -> Fetch:
 
 def pack_tail(begin: TailBegin) -> bytes:
     """TAIL."""
-    return TAIL.pack(pack_end(begin.end), OURS.highest, begin.node)
+    return TAIL.pack(pack_end(begin.end), OURS.highest, begin.short, begin.node)
 
 
 @_strict
 def unpack_tail(body: memoryview) -> TailBegin:
     """TAIL. RevolumeError: this node does not speak the version that was chosen."""
-    end, version, node = TAIL.unpack(body)
+    end, version, short, node = TAIL.unpack(body)
     check_chosen(version)
-    return TailBegin(unpack_end(end), node)
+    return TailBegin(unpack_end(end), node, bool(short))
 
 
 @_strict

@@ -80,9 +80,16 @@ class VolumeOrigin:
         """See ``parts.Origin``."""
         return await self._volume.mirrors.pin_base(self._known(mirror))
 
-    async def joined(self, mirror: Mirror) -> None:
+    async def joined(self, mirror: Mirror, node: bytes) -> None:
         """See ``parts.Origin``."""
-        await self._volume.mirrors.joined(self._known(mirror))
+        await self._volume.mirrors.joined(self._known(mirror), node)
+
+    def connected(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """See ``parts.Origin``."""
+        known = self._known(mirror)
+        self._volume.mirrors.connected(known, received, durable, agreed_point, agreed_position)
 
     def acknowledged(
         self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int

@@ -62,6 +62,18 @@ class Mirror(Protocol):
     ask_durable: Callable[[int], None]
 
     @property
+    def node(self) -> bytes:
+        """Node id of the copy that it is; zero: not known."""
+
+    @property
+    def peer(self) -> str:
+        """The name for which its certificate must be valid, instead of its address's host; "" for the latter."""
+
+    @property
+    def acknowledged_durable(self) -> int:
+        """The highest position that it is known to have acknowledged as durable."""
+
+    @property
     def name(self) -> str: ...
 
     @property
@@ -154,13 +166,19 @@ class Origin(Protocol):
     async def pin_base(self, mirror: Mirror) -> Point:
         """A point that is held until the mirror has joined: the same again while it is."""
 
-    async def joined(self, mirror: Mirror) -> None:
-        """Base and log have met there; durable."""
+    async def joined(self, mirror: Mirror, node: bytes) -> None:
+        """Base and log have met in the copy of this node; durable, and none but this copy is the mirror from then
+        on."""
+
+    def connected(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """A session begins, and this is what the copy has now. It may be less than it had acknowledged."""
 
     def acknowledged(
         self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
     ) -> None:
-        """The mirror's own word."""
+        """The mirror's own word; within a session it never goes back."""
 
     async def passed(self, mirror: Mirror) -> None:
         """It has agreed on a newer point, durably: less of the log is kept for it."""
@@ -205,8 +223,25 @@ class BaseState(Protocol):
     def next_block(self) -> int: ...
 
 
+class Bound(Protocol):
+    """What a copy durably knows of the source that it is bound to; see ``volume/bound.py``."""
+
+    @property
+    def source_name(self) -> str: ...
+
+    @property
+    def owes(self) -> int: ...
+
+    async def name_source(self, name: str) -> None: ...
+
+    async def told(self, acknowledged: int) -> None: ...
+
+
 class Secondary(Keeper, Protocol):
     """A volume as the target of a source."""
+
+    @property
+    def bound(self) -> Bound: ...
 
     on_durable: Callable[[int], None]
     on_agreed: Callable[[Point], None]

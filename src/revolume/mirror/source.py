@@ -19,6 +19,7 @@ from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
+from revolume.mirror.messages import Welcome
 from revolume.mirror.parts import Mirror, Origin
 from revolume.mirror.source_session import SourceSession
 from revolume.mirror.status import MirrorState, MirrorStatus
@@ -59,6 +60,9 @@ class MirrorSource:
         self._decision: Decision | None = None
         self._refused = False
         self._failures = 0
+        self._refusals = 0
+        self._warning = ""
+        self._waiting: asyncio.Task[None] | None = None
         self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
         self._task: asyncio.Task[None] | None = None
@@ -89,11 +93,23 @@ class MirrorSource:
                 self._say(sentence, EventKind.MIRROR_LOST)
             steady = steady or self._host.clock.monotonic_ns() - began > STEADY_SECONDS * 1e9
             self._failures = 0 if steady else self._failures + 1
-            await self._host.clock.sleep(self._pause())
+            self._waiting = asyncio.ensure_future(self._host.clock.sleep(self._pause()))
+            try:
+                await asyncio.wait([self._waiting])
+            finally:
+                self._waiting.cancel()
+
+    async def again(self) -> None:
+        """Whatever was agreed on with the node at the address holds no more: greet it anew, at once."""
+        if self._session is not None:
+            await self._session.link.close()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def _connect(self) -> bool:
         """One connection, until it ends; whether it has got anywhere."""
-        connecting = self._host.network.connect(self._address, tls=self._context)
+        peer = self._mirror.peer or None
+        connecting = self._host.network.connect(self._address, tls=self._context, server_hostname=peer)
         try:
             wire = await within(self._host.clock, CONNECT_SECONDS, connecting)
         except TimeoutError:
@@ -114,18 +130,31 @@ class MirrorSource:
             self._lag_address = session.lag.address
             self._lost_ns = self._host.clock.monotonic_ns()
         self._refused = session.link.refusal is not None
+        self._refusals += self._refused
         ours = self._decision is not None and self._decision.rule.refuses
         kind = EventKind.MIRROR_REFUSED if self._refused or ours else EventKind.MIRROR_LOST
-        verb = "refuses" if self._refused else "is lost"
+        verb = "is refused" if ours else "refuses" if self._refused else "is lost"
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}", kind)
         return session.progressed
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: Decision, welcome: Welcome) -> None:
         self._decision = decision
         if not decision.rule.refuses:
+            self._warn(welcome)
             self._refused = False
             sentence = f"Mirror {self._mirror.name} at {self._address}: {decision.rule.spoken}. {decision.reason}"
             self._say(sentence, EventKind.MIRROR_BACK)
+
+    def _warn(self, welcome: Welcome) -> None:
+        """What will matter once the mirror is promoted."""
+        ours, theirs = self._origin.segment_blocks, welcome.segment_blocks
+        warning = "" if theirs <= ours else (
+            f"The segments of mirror {self._mirror.name} are larger ({theirs * BLOCK} bytes) than this node's "
+            f"({ours * BLOCK}): once it is promoted, a directory with this node's segments can't be its mirror."
+        )  # fmt: skip
+        if warning and warning != self._warning:
+            self._note(warning, EventKind.TROUBLE)
+        self._warning = warning
 
     def _say(self, sentence: str, kind: EventKind) -> None:
         self._sentence = sentence
@@ -152,7 +181,7 @@ class MirrorSource:
             base.fraction if base else float(mirror.joined), lag, self._lag_bytes(),
             mirror.received, mirror.durable, mirror.agreed_point, mirror.agreed_position,
             counters.client_bytes, counters.log_bytes, counters.point_bytes, counters.saved_bytes,
-            counters.base_bytes, counters.whole_bytes, self._lost_seconds(),
+            counters.base_bytes, counters.whole_bytes, self._lost_seconds(), self._refusals, self._warning,
         )  # fmt: skip
 
     @property

@@ -85,7 +85,7 @@ class SourceSession:
         mirror: Mirror,
         node: bytes,
         counters: Counters,
-        told: Callable[[Decision], None],
+        told: Callable[[Decision, Welcome], None],
     ) -> None:
         self.link = Link(host, wire, GREETING)
         self.link.naming = Type.WELCOME
@@ -108,6 +108,7 @@ class SourceSession:
         self._durable_wanted = 0
         self._durable_asked = 0
         self._welcomed = False
+        self._node_there = bytes(16)
         self._stop_listening: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -116,6 +117,7 @@ class SourceSession:
         self._hello = Hello(
             mirror.mode, origin.segment_blocks, origin.segment_blocks, origin.volume_id, self._node, origin.reign,
             origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, mirror.name,
+            mirror.node, mirror.acknowledged_durable, mirror.joined,
         )  # fmt: skip
         self.link.start(self)
         self.link.send_control(Type.HELLO, pack_hello(self._hello))
@@ -168,13 +170,16 @@ class SourceSession:
         at_end = Identity(*found) if found else None
         pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
         decision = decide(Source(hello, at_end, pin), welcome)
-        self._told(decision)
+        self._told(decision, welcome)
         if decision.rule.refuses:
             raise RevolumeError(decision.rule.spoken, decision.reason, decision.hint)
+        self._node_there = welcome.node
         if decision.rule == Rule.BASE:
             await self._begin_base(at_end, pin)
         else:
-            self._begin(Begin(decision.rule, at_end, pin, None), welcome.end)
+            durable, agreed = welcome.durable, welcome.agreed_point
+            there = Positions(durable, durable, agreed, min(welcome.agreed_position, durable))
+            self._begin(Begin(decision.rule, at_end, pin, None), welcome.end, there)
             self._settle_base(decision, welcome)
 
     async def _begin_base(self, at_end: Identity | None, pin: Pin | None) -> None:
@@ -188,10 +193,14 @@ class SourceSession:
         size = origin.size_at(point.write)
         openings = origin.openings(point.position)
         start = Start(end, point.number, point.write, point.time_ns, size, point.root, openings)
-        self._begin(Begin(Rule.BASE, at_end, pin, start), end)
+        self._begin(Begin(Rule.BASE, at_end, pin, start), end, Positions(0, 0, 0, 0))
         self._send_base(0)
 
-    def _begin(self, begin: Begin, end: End) -> None:
+    def _begin(self, begin: Begin, end: End, there: Positions) -> None:
+        """``there``: what the copy has at least; its first report says the rest."""
+        self._origin.connected(
+            self._mirror, there.received, there.durable, there.agreed_point, there.agreed_position
+        )
         self.link.expected = MIRRORING
         self.link.send_control(Type.BEGIN, pack_begin(begin))
         feed = self._origin.feed
@@ -206,14 +215,10 @@ class SourceSession:
     def _settle_base(self, decision: Decision, welcome: Welcome) -> None:
         if decision.rule == Rule.RESUME_BASE:
             self._send_base(welcome.next_block)
-        elif not self._mirror.joined or self._mirror.lost:
-            self.link.spawn(self._take_up())
-
-    async def _take_up(self) -> None:
-        """It is whole and we had not noted it (the link was lost at that moment), or had given it up."""
-        if self._origin.base_point(self._mirror) is None:
-            await self._origin.pin_base(self._mirror)
-        await self._origin.joined(self._mirror)
+        elif not self._mirror.joined or self._mirror.lost or self._mirror.node != welcome.node:
+            # It is whole and that was not noted (the link was lost at that moment, or an older release noted no
+            # node), or what was kept for it had been given up.
+            self.link.spawn(self._origin.joined(self._mirror, welcome.node))
 
     def _send_base(self, next_block: int) -> None:
         point = self._origin.base_point(self._mirror)
@@ -228,7 +233,7 @@ class SourceSession:
     def _base_done(self) -> None:
         self.base = None
         self.link.expected = MIRRORING
-        self.link.spawn(self._origin.joined(self._mirror))
+        self.link.spawn(self._origin.joined(self._mirror, self._node_there))
 
     # Mirroring
 

@@ -41,3 +41,5 @@ class MirrorStatus:
     base_bytes: int
     whole_bytes: int
     lost_seconds: float
+    refusals: int = 0
+    warning: str = ""

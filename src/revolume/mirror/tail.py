@@ -55,7 +55,8 @@ class Tail:
         self._pump.pump()
 
     def _begin(self) -> None:
-        self._link.send_control(Type.TAIL, pack_tail(TailBegin(self._end, self._node)))
+        begin = TailBegin(self._end, self._node, short=bool(self._secondary.bound.owes))
+        self._link.send_control(Type.TAIL, pack_tail(begin))
 
     def pump(self) -> None:
         """The link takes more."""

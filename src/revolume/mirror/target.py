@@ -18,7 +18,8 @@ from revolume.errors import Refused
 from revolume.host import Host
 from revolume.host.network import Listener, Wire
 from revolume.host.words import spoken
-from revolume.mirror.decide import Decision, unfit
+from revolume.mirror.bound_peer import bind, refuse_other
+from revolume.mirror.decide import Decision, Rule, unfit
 from revolume.mirror.link import unbroken
 from revolume.mirror.messages import (
     NOWHERE,
@@ -49,18 +50,22 @@ class Target:
         shelf: Shelf,
         context: ssl.SSLContext | None,
         tell: Callable[[str], None],
+        source_name: str = "",
     ) -> None:
         self._host = host
         self._shelf = shelf
         self._context = context
         self._tell = tell
+        self._source_name = source_name
+        self._told = ""
         self._listeners: list[Listener] = []
         self._sessions: dict[TargetSession, None] = {}
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._turn = asyncio.Lock()
-        self._known = (0, bytes(16))
         self.current: TargetSession | None = None
         self.state = "waiting for its source"
+        self.refusals = 0
+        """Connections that were refused, since this node was started."""
         self.since_ns = host.clock.wall_ns()
         """Since when it is in this state."""
 
@@ -111,6 +116,7 @@ class Target:
 
     async def admit(self, session: TargetSession, hello: Hello) -> Welcome:
         """See ``target_session.Admission``."""
+        self._refuse_other_certificate(session)
         async with self._turn:
             self._refuse_second(hello.node, hello.volume)
             await self._refuse_copy((hello.epoch, hello.reign))
@@ -126,6 +132,7 @@ class Target:
 
     async def admit_fetch(self, session: TargetSession, fetch: Fetch) -> Secondary:
         """See ``target_session.Admission``."""
+        self._refuse_other_certificate(session)
         async with self._turn:
             self._refuse_second(fetch.node, fetch.volume)
             await self._refuse_copy(None)
@@ -133,7 +140,22 @@ class Target:
             secondary = self._shelf.secondary
             if secondary is None or secondary.volume_id != fetch.volume:
                 raise Refused("other-volume", "This mirror holds nothing of that volume.", "Name its directory.")
+            if fetch.expected not in (bytes(16), self._shelf.node):
+                raise Refused(
+                    Rule.MEMBER_REPLACED.spoken, "The node that answers holds another copy of the volume than the "
+                    "one that is asked for its log.", "Bring that copy back.",
+                )  # fmt: skip
             return secondary
+
+    async def admit_examine(self, session: TargetSession, asked: Fetch) -> Welcome:
+        """See ``target_session.Admission``."""
+        async with self._turn:
+            return await self._describe(asked)
+
+    def _refuse_other_certificate(self, session: TargetSession) -> None:
+        secondary = self._shelf.secondary
+        wanted = self._source_name or (secondary.bound.source_name if secondary is not None else "")
+        refuse_other(session.link.peer, wanted)
 
     def _refuse_second(self, node: bytes, volume: bytes) -> None:
         current = self.current
@@ -170,9 +192,12 @@ class Target:
         return link.open and link.bytes_in != heard
 
     def _known_epoch(self) -> tuple[int, bytes]:
+        """The newest opening of which a transfer has been stored here: what a source merely says of itself, also
+        of the base that it begins, is nothing that is known."""
         secondary = self._shelf.secondary
-        end = NOWHERE if secondary is None else secondary.end
-        return max(self._known, (end.epoch, end.reign), key=lambda known: known[0])
+        if secondary is None or (secondary.base is not None and secondary.base.position == secondary.end.position):
+            return NOWHERE.epoch, NOWHERE.reign
+        return secondary.end.epoch, secondary.end.reign
 
     async def _fence(self) -> None:
         """The session before: what it has sent is stored, what it sends from now on is not."""
@@ -192,7 +217,7 @@ class Target:
         if (hello.volume, hello.epoch) != (secondary.volume_id, secondary.end.epoch):
             await unbroken(self._shelf.drop_half())
 
-    async def _describe(self, hello: Hello) -> Welcome:
+    async def _describe(self, hello: Hello | Fetch) -> Welcome:
         secondary = self._shelf.secondary
         epoch, reign = self._known_epoch()
         if secondary is None:
@@ -214,24 +239,41 @@ class Target:
             base.next_block if base else 0,
         )  # fmt: skip
 
-    def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
+    async def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
         """See ``target_session.Admission``."""
-        self._known = (hello.epoch, hello.reign)
+        self._told = ""
         self.state = "mirroring"
         self.since_ns = self._host.clock.wall_ns()
         self._tell(
             f"Source {session.link.peer.address} of {hello.name}: {decision.rule.spoken}. {decision.reason}"
         )
+        secondary = self._shelf.secondary
+        if secondary is not None and secondary.base is None:
+            await self.whole(session)
+
+    async def whole(self, session: TargetSession) -> None:
+        """See ``target_session.Admission``."""
+        secondary = self._shelf.secondary
+        assert secondary is not None
+        if name := await bind(session.link.peer, secondary):
+            self._tell(f"This mirror is bound to the source whose certificate names {name}.")
 
     def ended(self, session: TargetSession, reason: str) -> None:
         """See ``target_session.Admission``."""
         self._sessions.pop(session, None)
+        refused = session.link.refusal is not None
+        self.refusals += refused
         if self.current is session:
             self.current = None
+        if self.current is None:
             self.state = f"waiting for its source: {reason}"
             self.since_ns = self._host.clock.wall_ns()
+        if refused and self._told == reason:  # a source that is refused comes again and again
+            return
+        self._told = reason if refused else ""
         who = "source" if session.hello is not None else "connection"
-        self._tell(f"The {who} {session.link.peer.address} is gone: {reason}")
+        how = "is refused" if refused else "is gone"
+        self._tell(f"The {who} {session.link.peer.address} {how}: {reason}")
 
     async def stop(self) -> None:
         """Take no more, close what is there."""

@@ -1,6 +1,6 @@
 """The target's side of one connection, from its greeting to its end.
 
-    greeting    HELLO, or FETCH; nothing else, and not for long
+    greeting    HELLO, FETCH or EXAMINE; nothing else, and not for long
     deciding    WELCOME was sent; BEGIN says by which rule it goes on, and the same facts must give that rule here
     mirroring   the log, and while there is none a base beside it; positions go back
     tail        the other way round: our log is sent to a primary that opens
@@ -55,6 +55,7 @@ BEGIN_BODY_MAX: Final = 4 << 20
 GREETING: Final[dict[int, int]] = {
     Type.HELLO: HELLO_BODY_MAX,
     Type.FETCH: FETCH.size + CHECK_SIZE,
+    Type.EXAMINE: FETCH.size + CHECK_SIZE,
     Type.PING: PING_BODY,
 }
 DECIDING: Final[dict[int, int]] = {
@@ -83,8 +84,14 @@ class Admission(Protocol):
     async def admit_fetch(self, session: TargetSession, fetch: Fetch) -> Secondary:
         """The volume whose log may be sent."""
 
-    def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
+    async def admit_examine(self, session: TargetSession, asked: Fetch) -> Welcome:
+        """What this mirror has, for somebody who only asks. Nobody is fenced for it."""
+
+    async def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
         """It mirrors from now on."""
+
+    async def whole(self, session: TargetSession) -> None:
+        """Its base has been completed."""
 
     def ended(self, session: TargetSession, reason: str) -> None:
         """Once."""
@@ -132,6 +139,9 @@ class TargetSession:
                 self._greeted(unpack_hello(body_of(frame)))
             case Type.FETCH:
                 self._asked(unpack_fetch(body_of(frame)))
+            case Type.EXAMINE:
+                self._leave_greeting()
+                self.link.spawn(self._examine(unpack_fetch(body_of(frame))))
             case Type.BEGIN:
                 self._decided(unpack_begin(body_of(frame)))
             case Type.REFUSED:
@@ -203,8 +213,9 @@ class TargetSession:
         else:
             assert self._shelf.secondary is not None
             secondary = self._shelf.secondary
+        await secondary.bound.told(hello.acknowledged)
+        await self._admission.begun(self, hello, decision)
         self._mirror(hello, secondary)
-        self._admission.begun(self, hello, decision)
         self.link.go_on()
 
     def _mirror(self, hello: Hello, secondary: Secondary) -> None:
@@ -217,7 +228,7 @@ class TargetSession:
         self._intake = Intake(link, secondary, hello.volume, secondary.end, reporter.report)
         link.expected = WITH_LOG | log_frames(hello.largest_blocks)
         if secondary.base is not None:
-            self._base = BaseIntake(link, secondary, secondary.base.point, secondary.base.next_block)
+            self._base = BaseIntake(link, secondary, secondary.base.point, secondary.base.next_block, self._whole)
             link.expected = link.expected | WITH_BASE
         secondary.on_durable = self._on_durable
         secondary.on_agreed = self._on_agreed
@@ -225,6 +236,9 @@ class TargetSession:
         secondary.ask_whole = self._asking.ask
         reporter.start()
         secondary.resume()
+
+    async def _whole(self) -> None:
+        await self._admission.whole(self)
 
     def _on_durable(self, position: int) -> None:
         assert self._reporter is not None
@@ -244,6 +258,14 @@ class TargetSession:
         self._tail = Tail(self.link, secondary, self._shelf.node)
         await self._tail.begin(fetch)
         self.link.go_on()
+
+    # What there is, for somebody who only asks
+
+    async def _examine(self, asked: Fetch) -> None:
+        welcome = await self._admission.admit_examine(self, asked)
+        self.link.session = draw_session(self.link.host)
+        self.link.send_control(Type.WELCOME, pack_welcome(welcome))
+        await self.link.close()
 
     # The end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 from revolume.errors import NotFound
@@ -12,25 +13,28 @@ from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import stated_durable, stated_edit
 from revolume.volume import layout
 from revolume.volume.locked import locked
-from revolume.volume.manifest import EditKind, Manifest, judge_end
+from revolume.volume.manifest import EditKind, Manifest, MirrorState, judge_end
 
 
 def detach_stopped(host: Host, path: str, name: str) -> None:
     """Nothing waits for this mirror, and nothing is kept for it, when the volume opens next."""
     with closing(locked(host, path, "Ask again when it serves, or has stopped.")) as directory:
-        _detach(directory, name)
+        recorded(directory, name, lambda mirror: (EditKind.DROP_MIRROR, name.encode()))
 
 
-def _detach(directory: Directory, name: str) -> None:
+def recorded(directory: Directory, name: str, change: Callable[[MirrorState], tuple[EditKind, bytes]]) -> None:
+    """Record what ``change`` makes of the mirror of this name. NotFound: there is none."""
     manifest = Manifest.opened(directory)
     state = manifest.state
-    if name not in {mirror.name for mirror in state.mirrors}:
+    mirror = next((each for each in state.mirrors if each.name == name), None)
+    if mirror is None:
         known = ", ".join(mirror.name for mirror in state.mirrors) or "none"
         raise NotFound("no-mirror", f"{state.name} has no mirror {name}.", f"It has: {known}.")
+    edit = change(mirror)
     _judge(directory, manifest)
     manifest.renew()
     try:
-        manifest.record((EditKind.DROP_MIRROR, name.encode()))
+        manifest.record(edit)
     except BaseException:
         manifest.close()
         raise

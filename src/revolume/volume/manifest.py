@@ -67,6 +67,7 @@ class EditKind(IntEnum):
     DROP_MIRROR = 37
     MEMBER = 38  # a mirror of this volume: mode, whether it has joined, what is kept for it, which copy it is
     SOURCE = 39  # a mirror's: the certificate name that its source must show
+    OWES = 40  # a mirror's: it had acknowledged the log up to this position, and may hold less
 
 
 _KINDS = frozenset(EditKind)
@@ -192,6 +193,7 @@ class State:
     base: int | None = None  # blocks of the image that have arrived, while a mirror is brought up
     mirrors: tuple[MirrorState, ...] = ()
     source_name: str = ""  # the certificate name that a mirror's source must show; "" = any
+    owes: int = 0  # a mirror had acknowledged the log up to this position as durable, its source says
 
     def epoch_at(self, position: int) -> tuple[int, bytes]:
         """Number and reign id of the epoch in which a position was made; zeroes before the first."""
@@ -228,7 +230,7 @@ def pack_pairs(pairs: dict[int, int]) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """RESERVE, FOLDING, BUDGET, NEXT_USE."""
+    """RESERVE, FOLDING, BUDGET, NEXT_USE, OWES."""
     return _NUMBER.pack(number)
 
 
@@ -366,6 +368,8 @@ def _apply_mirroring(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, agreed=Agreed(*_AGREED.unpack(body)))
         case EditKind.BASE:
             return replace(state, base=_NUMBER.unpack(body)[0] if body else None)
+        case EditKind.OWES:
+            return replace(state, owes=_NUMBER.unpack(body)[0])
         case EditKind.SOURCE:
             return replace(state, source_name=_unpack_source(body))
         case EditKind.MIRROR | EditKind.MEMBER:
@@ -410,6 +414,8 @@ def _mirroring_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     yield EditKind.BASE, pack_base(state.base)
     if state.source_name:
         yield EditKind.SOURCE, pack_source(state.source_name)
+    if state.owes > state.durable.position:
+        yield EditKind.OWES, pack_number(state.owes)
     for mirror in state.mirrors:
         yield EditKind.MEMBER, pack_member(mirror)
 

@@ -1,9 +1,11 @@
 """What a primary knows of its mirrors: durably, who they are and what of the log is kept for each; while it
 runs, how far each has come.
 
-A mirror's positions only move by its acknowledgements. *Required* is a sync mirror that has joined: base and log
-have met there. It becomes so durably, and ceases only by a durable detach; a plain write is answered once it is
-in the log file of every required mirror, a flush once it is durable there.
+A mirror's positions only move by its acknowledgements, and begin anew with every session: what a copy had said
+before proves nothing of what it has now. *Required* is a sync mirror that has joined: base and log have met there.
+From then on the mirror is that one copy, by its node id, and no other. It becomes so durably, and ceases only by a
+durable order, ``detach`` or ``replace``; a plain write is answered once it is in the log file of every required
+mirror, a flush once it is durable there.
 
 For each mirror the log is kept behind the newest point that it holds durably (while its base is under way: the
 point at which the shipped log began). What is recorded of that lags behind what is known, never the reverse. An
@@ -20,6 +22,7 @@ from dataclasses import replace
 from revolume.chain.point import Point
 from revolume.errors import NotFound, Refused
 from revolume.volume.core import Core
+from revolume.volume.events import EventKind
 from revolume.volume.holding import HoldKind
 from revolume.volume.manifest import EditKind, MirrorMode, MirrorState, pack_member
 
@@ -38,6 +41,8 @@ class Mirror:
         self.ask_durable: Callable[[int], None] = lambda position: None
         self.let_go: Callable[[], None] = lambda: None
         self.waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self.level_at = 0
+        """Not 0: it came back with less than it had acknowledged, and is level again at this position."""
 
     @property
     def name(self) -> str:
@@ -55,9 +60,24 @@ class Mirror:
         return self.state.joined
 
     @property
+    def node(self) -> bytes:
+        """Node id of the copy that it is; zero: not known."""
+        return self.state.node
+
+    @property
+    def peer(self) -> str:
+        """The name for which its certificate must be valid; "" for the host of its address."""
+        return self.state.peer
+
+    @property
+    def acknowledged_durable(self) -> int:
+        """The highest position that this copy is known to have acknowledged as durable."""
+        return max(self.level_at, self.durable, self.state.durable)
+
+    @property
     def required(self) -> bool:
         """Answers wait for it."""
-        return self.joined and self.mode == MirrorMode.SYNC
+        return self.state.required
 
     @property
     def lost(self) -> bool:
@@ -93,6 +113,7 @@ class Mirrors:
         self._begin = begin
         self._released: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
+        self._changing = asyncio.Lock()
         self._mirrors = {state.name: Mirror(state) for state in core.manifest.state.mirrors}
         for mirror in self:
             self._hold(mirror)
@@ -109,45 +130,81 @@ class Mirrors:
 
     # Membership, durable
 
-    async def register(self, name: str, mode: MirrorMode) -> Mirror:
-        """A mirror of this name and mode; a known one keeps everything but its mode."""
+    async def register(self, name: str, mode: MirrorMode, peer: str | None = None) -> Mirror:
+        """A mirror of this name and mode; a known one keeps everything but its mode and, if it is given, the name
+        that its certificate must have."""
         if name not in self._mirrors:
             self._mirrors[name] = Mirror(MirrorState(name, mode, False, 0, 0))
         mirror = self._mirrors[name]
-        if mirror.state.mode != mode or name not in {m.name for m in self._core.manifest.state.mirrors}:
-            await self._change(mirror, replace(mirror.state, mode=mode))
+        wanted = replace(mirror.state, mode=mode, peer=mirror.state.peer if peer is None else peer)
+        if mirror.state != wanted or name not in {m.name for m in self._core.manifest.state.mirrors}:
+            await self._change(mirror, lambda state: replace(state, mode=wanted.mode, peer=wanted.peer))
         return mirror
 
     async def pin_base(self, mirror: Mirror) -> Point:
-        """The point at which a new mirror begins, kept until it has joined; the same again after a break."""
-        if mirror.state.point and not mirror.joined:
-            for point in self._core.points:
-                if point.number == mirror.state.point:
-                    return point
+        """The point at which a new mirror begins, kept until it has joined; the same again after a break. Refused
+        once a copy has joined: answers may rest on it."""
+        if mirror.joined:
+            raise Refused(
+                "member-replaced", f"A copy has joined as mirror {mirror.name}; no other begins in its place.",
+                f"Give it up first: 'revolume mirror replace DIR {mirror.name}'.",
+            )  # fmt: skip
+        for point in self._core.points:
+            if point.number == mirror.state.point:
+                return point
         point = await self._begin()
-        await self._change(mirror, replace(mirror.state, joined=False, point=point.number, write=point.write))
+        await self._change(mirror, lambda state: replace(state, point=point.number, write=point.write))
         return point
 
-    async def joined(self, mirror: Mirror) -> None:
-        """Base and log have met there. From now on a sync mirror is required."""
-        await self._change(mirror, replace(mirror.state, joined=True))
+    async def joined(self, mirror: Mirror, node: bytes) -> None:
+        """Base and log have met in the copy of this node, which the mirror is from now on. A sync mirror is
+        required from now on. If nothing of the log was kept for it any more, it is kept again from here."""
+        point = None if mirror.state.point else await self._begin()
+
+        def join(state: MirrorState) -> MirrorState:
+            if point is not None and not state.point:
+                state = replace(state, point=point.number, write=point.write)
+            return replace(state, joined=True, node=node)
+
+        await self._change(mirror, join)
 
     async def detach(self, name: str) -> None:
         """Give a mirror up: nothing waits for it and nothing is kept for it any more."""
         mirror = self.get(name)
-        await self._core.recorder.record((EditKind.DROP_MIRROR, name.encode()))
-        del self._mirrors[name]
-        mirror.state = replace(mirror.state, joined=False)
-        mirror.let_go()
-        mirror.settle()
-        self._release()
+        await self._core.maintenance.finished(self._detached(mirror))
 
-    async def _change(self, mirror: Mirror, state: MirrorState) -> None:
-        await self._core.recorder.record((EditKind.MEMBER, pack_member(state)))
-        mirror.state = state
-        self._hold(mirror)
-        mirror.settle()
-        self._release()
+    async def _detached(self, mirror: Mirror) -> None:
+        async with self._changing:
+            await self._core.recorder.record((EditKind.DROP_MIRROR, mirror.name.encode()))
+            self._mirrors.pop(mirror.name, None)
+            mirror.state = replace(mirror.state, joined=False)
+            mirror.let_go()
+            mirror.settle()
+            self._release()
+
+    async def replace(self, name: str) -> Mirror:
+        """Forget which copy the mirror is: nothing waits for that copy and nothing is kept for it any more, and
+        the next one that joins is the mirror."""
+        mirror = self.get(name)
+        await self._change(mirror, forgotten)
+        mirror.received = mirror.durable = mirror.agreed_point = mirror.agreed_position = mirror.level_at = 0
+        return mirror
+
+    async def _change(self, mirror: Mirror, change: Callable[[MirrorState], MirrorState]) -> None:
+        """Durably, then in memory: to its end, even if who asked goes away. A mirror that was detached meanwhile
+        stays so."""
+        await self._core.maintenance.finished(self._changed(mirror, change))
+
+    async def _changed(self, mirror: Mirror, change: Callable[[MirrorState], MirrorState]) -> None:
+        async with self._changing:
+            if self._mirrors.get(mirror.name) is not mirror:
+                return
+            state = change(mirror.state)
+            await self._core.recorder.record((EditKind.MEMBER, pack_member(state)))
+            mirror.state = state
+            self._hold(mirror)
+            mirror.settle()
+            self._release()
 
     # What is kept
 
@@ -163,8 +220,19 @@ class Mirrors:
     async def passed(self, mirror: Mirror) -> None:
         """Record that the log is needed only behind the newest point that the mirror holds durably."""
         held = [p for p in self._core.points if p.position <= min(mirror.durable, mirror.agreed_position)]
-        if mirror.joined and held and held[-1].number > mirror.state.point > 0:
-            await self._change(mirror, replace(mirror.state, point=held[-1].number, write=held[-1].write))
+        if not mirror.joined or not held:
+            return
+        newest, durable = held[-1], min(mirror.durable, self._core.commit.durable)
+
+        def passed(state: MirrorState) -> MirrorState:
+            if not state.joined or not newest.number > state.point > 0:
+                return state
+            return replace(
+                state, point=newest.number, write=newest.write, durable=max(state.durable, durable)
+            )
+
+        if passed(mirror.state) is not mirror.state:
+            await self._change(mirror, passed)
 
     async def drop_hold(self) -> bool:
         """There is no other room: give up what is kept longest for an async mirror. Whether there was one."""
@@ -175,7 +243,7 @@ class Mirrors:
         self._core.events.tell(
             f"the log has no more room for what mirror {mirror.name} lacks: it must be resynchronised"
         )
-        await self._change(mirror, replace(mirror.state, point=0, write=0))
+        await self._change(mirror, lambda state: replace(state, point=0, write=0))
         return True
 
     def in_the_way(self) -> str:
@@ -194,14 +262,27 @@ class Mirrors:
 
     # Promises
 
+    def connected(
+        self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
+    ) -> None:
+        """A session begins, and this is what the copy has now: nothing that it said before counts. If it has less
+        than it had acknowledged as durable, that is told."""
+        owed = mirror.acknowledged_durable if mirror.joined else 0
+        mirror.level_at = owed if durable < owed else 0
+        mirror.received, mirror.durable = received, durable
+        mirror.agreed_point, mirror.agreed_position = agreed_point, agreed_position
+        if mirror.level_at:
+            self._core.events.tell(less_than_acknowledged(mirror), EventKind.TROUBLE)
+
     def acknowledged(
         self, mirror: Mirror, received: int, durable: int, agreed_point: int, agreed_position: int
     ) -> None:
-        """The mirror has come so far. Nothing that it said before is taken back."""
-        mirror.received = max(mirror.received, received)
-        mirror.durable = max(mirror.durable, durable)
-        mirror.agreed_point = max(mirror.agreed_point, agreed_point)
-        mirror.agreed_position = max(mirror.agreed_position, agreed_position)
+        """The mirror has come so far. Within a session nothing goes back."""
+        mirror.received, mirror.durable = received, durable
+        mirror.agreed_point, mirror.agreed_position = agreed_point, agreed_position
+        if mirror.level_at and durable >= mirror.level_at:
+            mirror.level_at = 0
+            self._core.events.tell(f"mirror {mirror.name} has everything again that it had acknowledged")
         if mirror.waiting:
             mirror.settle()
         if self._released:
@@ -234,6 +315,20 @@ class Mirrors:
         for mirror in self:
             if mirror.required and mirror.name not in names:
                 raise missing(mirror.name)
+
+
+def forgotten(state: MirrorState) -> MirrorState:
+    """Of a mirror whose copy was given up by an order: another one may become it."""
+    return MirrorState(state.name, state.mode, False, 0, 0, peer=state.peer)
+
+
+def less_than_acknowledged(mirror: Mirror) -> str:
+    """What is told of a copy that came back with less than it had acknowledged as durable."""
+    return (
+        f"mirror {mirror.name} has come back with less than it had acknowledged: it holds the log durably up to "
+        f"position {mirror.durable}, and had acknowledged {mirror.level_at}. Its directory is an older state of "
+        "itself, or its disk lost what it had synced. It proves nothing until it has caught up."
+    )
 
 
 def missing(name: str) -> Refused:

@@ -32,6 +32,7 @@ from revolume.log.scan import Found, SegmentReader, payload_agrees
 from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import facts
 from revolume.volume.basefill import BaseFill
+from revolume.volume.bound import Bound
 from revolume.volume.core import Core
 from revolume.volume.end import End
 from revolume.volume.events import EventKind
@@ -85,6 +86,7 @@ class Secondary(Remembered):
         super().__init__(core, folder)
         self.feed = Feed(core)
         self.outlook = Outlook(core)
+        self.bound = Bound(core)
         self.agreed = agreed
         self.failure: RevolumeError | None = None
         self.on_durable: Callable[[int], None] = lambda position: None
