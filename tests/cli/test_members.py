@@ -217,7 +217,7 @@ def test_an_older_state_of_the_copy_does_not_stand_for_what_it_had_acknowledged(
     primary.thaw()
     until("it is level again", lambda: primary.mirror["durable"] >= acknowledged)
     until("that is noted", lambda: not primary.mirror["level_at"])
-    events = "\n".join(primary.status["events"])
+    events = "\n".join(event["message"] for event in primary.status["events"])
     assert "mirror m has come back with less than it had acknowledged" in events
     assert f"had acknowledged {acknowledged}" in events
     assert "has everything again" in events
