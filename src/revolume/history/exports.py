@@ -121,6 +121,11 @@ class ViewExport:
         self.multi_conn = held.scratch is None and not moving
         self.position = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """What its overlay takes of the disk."""
+        return self._scratch.bytes if self._scratch is not None else 0
+
     def append(self, ops: list[Op]) -> int:
         """Into the scratch."""
         assert self._scratch is not None

@@ -15,7 +15,7 @@ from typing import Any, Final
 from revolume.chain import received
 from revolume.chain.versions import newest
 from revolume.cli import primary
-from revolume.history import timeline
+from revolume.history import scratch, timeline, views
 from revolume.log import commit, tail
 from revolume.log.transfer import Kind
 from revolume.mirror import decide, reporter, target
@@ -37,6 +37,7 @@ from revolume.volume import (
     partials,
     reader,
     replay,
+    room,
     volume,
 )
 from revolume.volume.manifest import EditKind, pack_base, pack_number
@@ -299,6 +300,12 @@ PLANTED: Final = (
           ((partials.Partials, "overwritten", lambda *_: None),)),
     Plant("holders-ignored", "folding looks neither at pins nor at leases", "primary", 20,
           ((folder, "holders", lambda core: []),), "snapshot point moments"),
+    Plant("nobody-gives-way", "a full log ends nobody's view, and refuses the write", "primary", 20,
+          ((room, "make_way", lambda core, folder: None),), "readers"),
+    Plant("ended-view-reads-on", "a view that has given way goes on reading what there is", "primary", 20,
+          ((views.Tenure, "check", lambda self: None),), "readers"),
+    Plant("overlay-without-quota", "a throw-away overlay takes what it likes", "primary", 20,
+          ((scratch.Scratch, "_admit", lambda *_: None),), "readers"),
     Plant("released-without-mirror", "a write is answered before a required mirror has it", "pair", 20,
           ((mirrors.Mirrors, "released", lambda *_: True),), "promote"),
     Plant("flushed-without-mirror", "a flush is answered before a required mirror has synced", "pair", 30,

@@ -44,13 +44,14 @@ class PrimaryWorld(World):
             PATH, (), name="vm", size=self.size, cp_interval_s=chance.choice((0.3, 1.0, 5.0)),
             keep_s=chance.choice((0.5, 3.0, 3600.0)), budget_bytes=chance.choice((24, 48, 128)) * segment,
             map_memory_bytes=16 * MiB, segment_bytes=segment, spare_bytes=chance.choice((2, 4)) * segment,
+            overlay_quota_bytes=self.overlay_quota,
         )  # fmt: skip
 
     def operations(self) -> dict[str, int]:
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
             "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
-            "clock": 1, "fold_power": 1,
+            "clock": 1, "fold_power": 1, "readers": 3,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -65,6 +66,7 @@ class PrimaryWorld(World):
         if self.service is not None and self.service.volume.core.commit.failure is not None:
             await self.op_kill()
         await self.rest()
+        await self.readers.leave()
         await self.judge("at the end")
         await self.op_stop()
         await self.judge("reopened")
@@ -194,6 +196,7 @@ class PrimaryWorld(World):
         service, self.service = self.service, None
         if service is None:
             return
+        await self.readers.leave()
         try:
             await self.a.run(service.close())
         except Ended:
@@ -232,6 +235,11 @@ class PrimaryWorld(World):
         platter.capacity = min(capacity, platter.used_pages * PAGE + self.chance.choice((0, 64, 256)) * KiB)
         await asyncio.sleep(self.chance.delay(1.0))
         platter.capacity = capacity
+
+    async def op_readers(self) -> None:
+        """Somebody opens views and overlays, and keeps them."""
+        if self.service is not None:
+            self.read_the_past(self.a, self.service.role.exports_now())
 
     async def op_moments(self) -> None:
         """Look at the past, and at what is bounded."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from revolume.errors import RevolumeError
+from revolume.history.exports import VolumeExports
 from revolume.sim.chance import Chance
+from revolume.sim.checks.gave_way import check_refused
 from revolume.sim.checks.given_once import check_given_once
 from revolume.sim.client import ODD_BYTES, Habits, Orders, SimClient
 from revolume.sim.loop import SimLoop, Stalled
@@ -22,6 +24,7 @@ from revolume.sim.machine import Ended, Machine
 from revolume.sim.model import Model
 from revolume.sim.network import Fabric
 from revolume.sim.process import Process
+from revolume.sim.readers import Readers
 from revolume.sim.register import Register
 from revolume.sim.sectors import SECTOR
 from revolume.sim.service import NBD_PORT
@@ -59,6 +62,7 @@ class World:
     size = MiB
     steps = 12
     capacity = 64 * MiB
+    overlay_quota = 256 * KiB
 
     def __init__(self, seed: int, *, keep: int = 0) -> None:
         self.seed = seed
@@ -79,6 +83,7 @@ class World:
         self.cuts: set[int] = set()
         self.happened: dict[str, int] = {}
         self.clients: list[asyncio.Task[None]] = []
+        self.readers = Readers(self.model, self.chance.stream("readers"), self.say, self.overlay_quota)
         self._clients_process = Process("c", "clients")
 
     # Life
@@ -177,6 +182,20 @@ class World:
         node = core.manifest.state.node
         self.wrong += check_given_once(self._lives.get(node), core, who)
         self._lives[node] = core
+        told = core.admission.on_refusal
+
+        def refused(cause: str) -> None:
+            told(cause)
+            self.wrong += check_refused(core, who)
+
+        core.admission.on_refusal = refused
+
+    def read_the_past(self, machine: Machine, exports: VolumeExports) -> None:
+        """A few views and overlays of what there is, kept for a while."""
+        number = self.chance.choice(self.model.numbers)
+        for _ in range(self.chance.randrange(1, 4)):
+            name = self.chance.choice(("vm@now", "vm@now,rw", f"vm@w{number}", f"vm@w{number},rw"))
+            self.readers.begin(machine, exports, name)
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""

@@ -50,8 +50,10 @@ class PairGround(World):
                 segment *= 2
             found[name] = Serving(
                 PATH, (), name="vm", size=self.size, cp_interval_s=chance.choice((0.3, 1.0, 5.0)),
-                keep_s=chance.choice((0.5, 3.0, 3600.0)), budget_bytes=chance.choice((16, 64)) * MiB,
-                map_memory_bytes=16 * MiB, segment_bytes=segment, spare_bytes=2 * segment,
+                keep_s=chance.choice((0.5, 3.0, 3600.0)),
+                budget_bytes=chance.choice((48 * segment, 16 * MiB, 64 * MiB)), map_memory_bytes=16 * MiB,
+                segment_bytes=segment, spare_bytes=2 * segment,
+                overlay_quota_bytes=self.overlay_quota,
             )  # fmt: skip
         return found
 

@@ -98,6 +98,7 @@ class PairRunning(PairGround):
         if service is None:
             return
         self._crashes[self.first.name] = "stopped"
+        await self.readers.leave()
         with contextlib.suppress(Ended):
             try:
                 await self.first.run(service.close())
@@ -109,6 +110,7 @@ class PairRunning(PairGround):
 
     async def _closed(self, service: MirrorService) -> None:
         """What is poisoned can't be closed cleanly."""
+        await self.readers.leave()
         there = service.secondary
         with contextlib.suppress(Ended):
             try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from revolume.errors import NotFound, RevolumeError
+from revolume.history.exports import VolumeExports
 from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
 from revolume.sim.checks.equal import check_equal
@@ -35,7 +36,7 @@ class PairWorld(PairTakeover):
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
             "both": 1, "wipe_mirror": 1, "half_base": 2, "bend": 1, "clock": 1, "stutter": 4, "partition": 1,
             "mode": 1, "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
-            "read_error": 2, "full": 1, "helper": 1,
+            "read_error": 2, "full": 1, "helper": 1, "readers": 2,
         }  # fmt: skip
 
     # Life
@@ -57,6 +58,7 @@ class PairWorld(PairTakeover):
         if self._no_room(0):  # answers may wait for a mirror that has none
             await self._more_room()
         await self.rest()
+        await self.readers.leave()
         await self._advised()
         await self._judge()
         await self.op_stop_mirror(start=False)
@@ -102,6 +104,14 @@ class PairWorld(PairTakeover):
                 self.wrong += await self.second.run(
                     check_moments(there, self.model, self.chance, "the mirror", 2, there.agreed.write)
                 )
+
+    async def op_readers(self) -> None:
+        """Views and overlays of either side, kept for a while: a view at the mirror must not stop its primary."""
+        there = self.mirror.secondary if self.mirror is not None else None
+        if there is not None and there.base is None and self.chance.hit(0.5):
+            self.read_the_past(self.second, VolumeExports(there, None))
+        elif self.primary is not None:
+            self.read_the_past(self.first, self.primary.role.exports_now())
 
     async def op_snapshot(self) -> None:
         """Name this moment, here and there."""
