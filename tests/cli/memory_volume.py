@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from revolume.errors import NotFound, Refused
 from revolume.history.moments import AtPoint, AtSnapshot, AtTime, AtWrite, Moment
+from revolume.history.timeline import Spot
 from revolume.volume.events import Event, EventKind, Level
 from revolume.volume.status import Snapshot, VolumeStatus
 
@@ -80,15 +81,15 @@ class MemoryVolume:
     def snapshots(self) -> list[Snapshot]:
         return list(self.named.values())
 
-    def resolve(self, moment: Moment) -> tuple[int, int]:
+    def resolve(self, moment: Moment) -> Spot:
         match moment:
             case AtWrite(number) if number <= self.writes:
-                return number, START_NS + number * 10**9
+                return Spot(number, START_NS + number * 10**9)
             case AtTime(time_ns) if time_ns >= START_NS:
                 write = min((time_ns - START_NS) // 10**9, self.writes)
-                return write, START_NS + write * 10**9
+                return Spot(write, START_NS + write * 10**9)
             case AtPoint(number) if 0 < number <= len(self.kept):
-                return self.kept[number - 1].write, self.kept[number - 1].time_ns
+                return Spot(self.kept[number - 1].write, self.kept[number - 1].time_ns)
             case AtSnapshot(name) if name in self.named:
-                return self.named[name].write, self.named[name].time_ns
+                return Spot(self.named[name].write, self.named[name].time_ns)
         raise NotFound("not-retained", f"{moment} is not retained.", "The oldest retained moment is w0.")

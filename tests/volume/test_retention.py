@@ -15,13 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revolume.chain.point import Point
-from revolume.host import Host
-from revolume.host.clock import RealClock
 from revolume.log.ops import OP_WRITE
 from revolume.volume.retention import FILLS_ITS_BUDGET, OLDER_THAN_KEEP, FoldPlan, plan_fold
 
+from .clocks import SetClock
 from .driver import BLOCK, SMALL, Driver
-from .store import inline_host
 
 SEGMENT = 64 << 10
 SEGMENT_BLOCKS = SEGMENT // BLOCK
@@ -30,7 +28,7 @@ SECOND = 10**9
 
 def point(number: int, address: int, seconds: float) -> Point:
     """A point of which only number, place and age matter; its write number is its number."""
-    return Point(number, 0, number, number, int(seconds * SECOND), 1, 0, (0, 0), b"", 0, address, address)
+    return Point(number, 0, number, number, 0, 1, 0, (0, 0), b"", 0, address, address, int(seconds * 1000))
 
 
 def plan(
@@ -44,7 +42,7 @@ def plan(
     room: int = 1 << 40,
 ) -> FoldPlan | None:
     return plan_fold(
-        points, horizon_address=0, retired_write=0, held_write=held, keep_before_ns=int(keep_before * SECOND),
+        points, horizon_address=0, retired_write=0, held_write=held, keep_before_ms=int(keep_before * 1000),
         log_bytes=log * SEGMENT, budget_bytes=budget, segment_bytes=SEGMENT, pressed=pressed, room_bytes=room,
     )  # fmt: skip
 
@@ -73,7 +71,7 @@ SLOW = at((12.5, 0), (12.6, 1), (12.7, 2), (12.8, 19))
         (at((3, 0), (6, 1), (9, 2), (12, 3)), {"keep_before": 9.0, "held": 1}, None, None),
         (at((3, 0), (6, 1)), {"keep_before": 9.0, "pressed": True, "held": 1}, 1, OLDER_THAN_KEEP),
         (at((3, 0), (6, 1), (9, 2), (9.5, 3)), {"keep_before": -1.0, "pressed": True}, 3, FILLS_ITS_BUDGET),
-        # a label that was set back later does not make what lies before it old
+        # what lies behind something younger is not old, whatever it says
         (at((3, 50), (12, 3)), {"keep_before": 9.0}, None, None),
         (at((0.5, 0)), {"keep_before": 9.0, "pressed": True}, None, None),
         ([], {"keep_before": 9.0, "pressed": True}, None, None),
@@ -120,8 +118,8 @@ def test_nothing_younger_than_keep_goes_because_of_age(
     assert made.target.address // SEGMENT_BLOCKS >= 1, "a fold that gives nothing back"
     if made.reason == OLDER_THAN_KEEP:
         behind = [p for p in points if p.number <= made.target.number]
-        assert all(p.time_ns <= keep_before * SECOND for p in behind)
-        assert pressed or log * SEGMENT >= budget * SEGMENT * 7 // 8 or made.last.time_ns <= keep_before * SECOND
+        assert all(p.lived_ms <= keep_before * 1000 for p in behind)
+        assert pressed or log * SEGMENT >= budget * SEGMENT * 7 // 8 or made.last.lived_ms <= keep_before * 1000
     else:
         assert pressed or log * SEGMENT >= budget * SEGMENT - budget * SEGMENT // 8
         same = made.target.address // SEGMENT_BLOCKS
@@ -130,16 +128,6 @@ def test_nothing_younger_than_keep_goes_because_of_age(
 
 
 # A volume
-
-
-class SetClock(RealClock):
-    """The wall clock stands where it is put."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.now_ns
 
 
 @pytest.fixture
@@ -153,26 +141,24 @@ def test_a_slow_volume_keeps_what_is_promised(place: Path) -> None:
     """Much is written at once, then a block every half second. Each moment younger than ``keep`` opens, and so
     does the one exactly so old."""
     clock = SetClock()
-    inline = inline_host()
-    host = Host(clock, inline.entropy, inline.disk, inline.work, inline.network)
     keep_s = 20
 
     async def play() -> None:
-        driver = Driver(host, place, 4 << 20, replace(SMALL, keep_s=keep_s))
+        driver = Driver(clock.host(), place, 4 << 20, replace(SMALL, keep_s=keep_s))
         await driver.open()
         volume = driver.volume
         for piece in range(20):
             await driver.change([(OP_WRITE, piece * 8 * BLOCK, bytes([piece + 1]) * (8 * BLOCK))])
         await volume.cut()
-        made = [(clock.now_ns, volume.write)]
+        made = [(clock.passed_ns, volume.write)]
         for step in range(60):
-            clock.now_ns += SECOND // 2
+            clock.pass_by(0.5)
             await driver.change([(OP_WRITE, 0, bytes([step + 1]) * BLOCK)])
-            made.append((clock.now_ns, volume.write))
+            made.append((clock.passed_ns, volume.write))
             await volume.cut()
             await volume.folder.step()
-            limit = clock.now_ns - keep_s * SECOND
-            needed = [write for time_ns, write in made if time_ns <= limit][-1:] or [made[0][1]]
+            limit = clock.passed_ns - keep_s * SECOND
+            needed = [write for at_ns, write in made if at_ns <= limit][-1:] or [made[0][1]]
             assert volume.folder.retired_write <= needed[0], f"half second {step}"
         assert volume.folder.folds == 1, "what is older goes all the same"
         assert len(volume.points()) > 2 * keep_s

@@ -24,6 +24,7 @@ from revolume.api.shapes import (
 )
 from revolume.errors import Refused
 from revolume.history.moments import Moment, check_snapshot_name, parse_moment
+from revolume.history.timeline import Spot
 
 
 class ReadVolume(Protocol):
@@ -49,8 +50,8 @@ class ControlledVolume(ReadVolume, Protocol):
     async def replace_mirror(self, name: str, yes: bool) -> str: ...
 
 
-# The write that a moment means in this volume now, and its time. Raises NotFound naming the nearest moments.
-Resolve = Callable[[Moment], tuple[int, int]]
+# The write that a moment means in this volume now. Raises NotFound naming the nearest moments.
+Resolve = Callable[[Moment], Spot]
 
 
 def plain(value: Any) -> Any:
@@ -78,8 +79,8 @@ class Look:
         points = [point_shape(self._read.name, point) for point in self._read.points()]
         if at is None:
             return PointsShape(points)
-        write, time_ns = self._resolve(parse_moment(at))
-        return PointsShape(points, moment_shape(self._read.name, at, write, time_ns, points))
+        spot = self._resolve(parse_moment(at))
+        return PointsShape(points, moment_shape(self._read.name, at, spot, points))
 
     def snapshots(self) -> list[SnapshotShape]:
         """The named moments."""

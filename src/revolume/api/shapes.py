@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from revolume.history.moments import AtPoint, AtSnapshot, AtWrite, ExportName, format_export, format_time
+from revolume.history.timeline import Spot
 
 
 class PointValues(Protocol):
@@ -74,7 +75,8 @@ class SnapshotShape:
 
 @dataclass(frozen=True, slots=True)
 class MomentShape:
-    """A moment that was asked for, resolved, with the consistency points around it."""
+    """A moment that was asked for, resolved, with the consistency points around it. ``note``: what whoever asked
+    should know, as that the time was there twice."""
 
     asked: str
     write: int
@@ -83,6 +85,7 @@ class MomentShape:
     export: str
     point_before: PointShape | None
     point_after: PointShape | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +206,17 @@ def snapshot_shape(volume: str, snapshot: SnapshotValues) -> SnapshotShape:
     )
 
 
-def moment_shape(volume: str, asked: str, write: int, time_ns: int, points: list[PointShape]) -> MomentShape:
+def moment_shape(volume: str, asked: str, spot: Spot, points: list[PointShape]) -> MomentShape:
     """``points``: oldest first; a point at the write itself is before it: the moment is that point."""
-    before = [point for point in points if point.write <= write]
-    after = [point for point in points if point.write > write]
+    before = [point for point in points if point.write <= spot.write]
+    after = [point for point in points if point.write > spot.write]
     return MomentShape(
         asked=asked,
-        write=write,
-        time=format_time(time_ns),
-        time_ns=time_ns,
-        export=format_export(ExportName(volume, AtWrite(write))),
+        write=spot.write,
+        time=format_time(spot.time_ns),
+        time_ns=spot.time_ns,
+        export=format_export(ExportName(volume, AtWrite(spot.write))),
         point_before=before[-1] if before else None,
         point_after=after[0] if after else None,
+        note=spot.note,
     )

@@ -64,6 +64,8 @@ class Point:
     """Where the cut lies in this node's log."""
     record: int = 0
     """Where the sealing transfer of the record lies in this node's log."""
+    lived_ms: int = 0
+    """This node's lived time when it kept the record, in ms; 0: not known, which is long ago."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def scanned_columns(segment: Segment, volume: bytes, end: int | None) -> Columns
     first = reader.at(0)
     if first is not None:
         for found in reader.chain_from(0, first.transfer.previous, end):
-            builder.add_transfer(found.transfer, found.block)
+            builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
     return builder.freeze()
 
 

@@ -21,6 +21,7 @@ from revolume.cli.target import holds_volume
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
+from revolume.history.timeline import Spot
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.mirror.messages import Start
@@ -151,10 +152,9 @@ class SecondaryRole:
         """Its source's, as far as they have come."""
         return self.secondary.snapshots() if self.secondary is not None else []
 
-    def resolve(self, moment: Moment) -> tuple[int, int]:
+    def resolve(self, moment: Moment) -> Spot:
         """See ``role.Role``."""
-        spot = self.exports_now().timeline.resolve(moment)
-        return spot.write, spot.time_ns
+        return self.exports_now().timeline.resolve(moment)
 
     # Changing: its source alone does that
 

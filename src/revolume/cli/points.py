@@ -74,6 +74,8 @@ def _print_points(listed: list[dict[str, Any]], names: dict[int, str], *, every:
 def _print_moment(moment: dict[str, Any]) -> None:
     print_line(f"{moment['asked']} is w{moment['write']} of {show_time(moment['time_ns'])}")
     print_line(f"export name: {moment['export']}")
+    if moment.get("note"):
+        print_note(f"note: {moment['note']}.")
     for side in ("before", "after"):
         point = moment[f"point_{side}"]
         print_line(

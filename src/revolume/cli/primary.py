@@ -22,6 +22,7 @@ from revolume.cli.serving import Serving
 from revolume.errors import Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
+from revolume.history.timeline import Spot
 from revolume.host import Host
 from revolume.host.clock import within
 from revolume.mirror.origin import VolumeOrigin
@@ -101,10 +102,9 @@ class PrimaryRole:
         """See ``role.Role``."""
         return self._exports
 
-    def resolve(self, moment: Moment) -> tuple[int, int]:
+    def resolve(self, moment: Moment) -> Spot:
         """See ``role.Role``."""
-        spot = self._exports.timeline.resolve(moment)
-        return spot.write, spot.time_ns
+        return self._exports.timeline.resolve(moment)
 
     # Mirrors
 

@@ -115,7 +115,9 @@ class ViewExport:
         self._exports = exports
         self._closed = closed
         self.name = name
-        self.description = f"{name}: {held.view.volume.name} at {format_time(held.view.spot.time_ns)}"
+        spot = held.view.spot
+        noted = f" ({spot.note})" if spot.note else ""
+        self.description = f"{name}: {held.view.volume.name} at {format_time(spot.time_ns)}{noted}"
         self.size = held.view.size
         self.read_only = held.scratch is None
         self.multi_conn = held.scratch is None and not moving
@@ -251,6 +253,8 @@ class VolumeExports:
     async def _begin(self, key: tuple[str, str], asked: ExportName) -> _Open:
         assert asked.moment is not None
         spot = self.timeline.resolve(asked.moment)
+        if spot.note:
+            self._volume.core.events.tell(f"{format_export(asked)} is w{spot.write}: {spot.note}")
         kind, what = (HoldKind.OVERLAY, "overlay") if asked.writable_view else (HoldKind.VIEW, "view")
         view = await open_view(self._volume, spot, f"{what} @w{spot.write}", kind)
         token = self._volume.core.host.entropy.token(8).hex()

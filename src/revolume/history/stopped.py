@@ -13,12 +13,20 @@ A mirror's log goes on behind the last point that it has agreed on; its past end
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from revolume.chain.point import Point
 from revolume.errors import NotFound
+from revolume.history.label_scale import (
+    LabelStretch,
+    Sought,
+    in_future,
+    label_stretches,
+    seek_ago,
+    seek_time,
+)
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
-from revolume.history.timeline import last_write
+from revolume.history.timeline import Spot, ambiguity, last_write
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.host.open_files import OpenFiles
@@ -29,10 +37,13 @@ from revolume.log.segment import Segment, segment_name
 from revolume.log.tail import Recovered, recover, stated_durable, stated_edit
 from revolume.log.transfer import BLOCK, Kind
 from revolume.volume import layout
+from revolume.volume.label_clock import ClockStep, LabelClock
 from revolume.volume.locked import locked
 from revolume.volume.manifest import PinnedSnapshot, Role, State, judge_end, load
+from revolume.volume.oldest import oldest_moment
 from revolume.volume.replay import read_points as sealed_points
-from revolume.volume.status import Holder, Snapshot, VolumeStatus
+from revolume.volume.replay import read_steps
+from revolume.volume.status import Holder, OldestMoment, Snapshot, VolumeStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,10 @@ class StoppedVolume:
     size: int
     kept: tuple[Point, ...]
     pieces: tuple[Columns, ...]  # of the log since the horizon, oldest first
+    steps: tuple[ClockStep, ...]
     now_ns: int
+    """What its labels would say now."""
+    wall_ns: int
     image_bytes: int
 
     @property
@@ -55,6 +69,15 @@ class StoppedVolume:
             return self.end.write, self.end.time_ns
         last = self.kept[-1] if self.kept else self.state.horizon
         return last.write, last.time_ns
+
+    @property
+    def oldest(self) -> OldestMoment:
+        """The first moment that can be opened."""
+        return oldest_moment(self.state.horizon, self.state.folding, self.kept)
+
+    @property
+    def _oldest_spot(self) -> Spot:
+        return Spot(self.oldest.write, self.oldest.time_ns)
 
     @property
     def name(self) -> str:
@@ -89,8 +112,8 @@ class StoppedVolume:
             time_ns=self.newest[1],
             point=self.kept[-1].number if self.kept else horizon.point,
             points=len(self.kept),
-            horizon_write=horizon.write,
-            horizon_time_ns=horizon.time_ns,
+            horizon_write=self.oldest.write,
+            horizon_time_ns=self.oldest.time_ns,
             log_bytes=len(self.pieces) * segment_bytes,
             log_budget_bytes=state.budget,
             log_ready_bytes=(len(state.uses) - len(self.pieces)) * segment_bytes,
@@ -111,11 +134,11 @@ class StoppedVolume:
 
     # Moments
 
-    def resolve(self, moment: Moment) -> tuple[int, int]:
-        """The write that a moment means, and its time. NotFound if it is not retained."""
+    def resolve(self, moment: Moment) -> Spot:
+        """The write that a moment means. NotFound if it is not retained."""
         match moment:
             case Ago(seconds):
-                return self._at_time(self.now_ns - seconds * 10**9)
+                return self._ago(seconds * 10**9)
             case AtTime(time_ns):
                 return self._at_time(time_ns)
             case AtWrite(number):
@@ -127,49 +150,68 @@ class StoppedVolume:
             case _:
                 return self._at_write(self.newest[0])
 
-    def _at_point(self, number: int) -> tuple[int, int]:
+    def _at_point(self, number: int) -> Spot:
         for point in self.kept:
             if point.number == number:
-                return point.write, point.time_ns
+                return Spot(point.write, point.time_ns)
         raise self._lost(f"Point cp{number}")
 
-    def _at_snapshot(self, name: str) -> tuple[int, int]:
+    def _at_snapshot(self, name: str) -> Spot:
         for snapshot in self.snapshots():
             if snapshot.name == name:
-                return snapshot.write, snapshot.time_ns
+                return Spot(snapshot.write, snapshot.time_ns)
         names = ", ".join(s.name for s in self.snapshots()) or "none"
         raise NotFound("no-snapshot", f"{self.name} has no snapshot {name}.", f"It has: {names}.")
 
-    def _at_write(self, number: int) -> tuple[int, int]:
-        horizon = self.state.horizon
-        if number == horizon.write:
-            return number, horizon.time_ns
-        if not horizon.write < number <= self.newest[0]:
+    def _at_write(self, number: int) -> Spot:
+        oldest = self._oldest_spot
+        if number == oldest.write:
+            return oldest
+        if not oldest.write < number <= self.newest[0]:
             raise self._lost(f"Write w{number}")
-        best = (horizon.write, horizon.time_ns)
+        best = (oldest.write, oldest.time_ns)
         for columns in self.pieces:  # a number that a crash left out means the last write before it
             best = max(best, last_write(columns, number))
-        return best
+        return Spot(*best)
 
-    def _at_time(self, time_ns: int) -> tuple[int, int]:
-        horizon = self.state.horizon
-        if time_ns > self.now_ns:
+    def _ago(self, ago_ns: int) -> Spot:
+        sought = seek_ago(self._stretches(), ago_ns)
+        if sought is None:
+            raise self._lost(f"What was {ago_ns // 10**9} s ago")
+        return self._found(sought)
+
+    def _at_time(self, time_ns: int) -> Spot:
+        stretches = self._stretches()
+        if time_ns > self.wall_ns and in_future(stretches, time_ns):
             raise NotFound(
                 "moment-in-future", f"{format_time(time_ns)} has not happened yet.", "Name a moment of the past."
             )
-        if time_ns < horizon.time_ns:
+        sought = seek_time(stretches, time_ns)
+        if sought is None:
             raise self._lost(format_time(time_ns))
-        best = (horizon.write, horizon.time_ns)
+        return self._found(sought)
+
+    def _stretches(self) -> list[LabelStretch]:
+        return label_stretches(self.steps, self.oldest, self.now_ns)
+
+    def _found(self, sought: Sought) -> Spot:
+        stretch, best = sought.stretch, self._oldest_spot
         for columns in self.pieces:
             rows = columns.rows[(columns.rows["kind"] == Kind.WRITES) & (columns.rows["entries"] > 0)]
-            rows = rows[rows["time_ns"] <= time_ns]
+            rows = rows[(rows["write"] > stretch.after) & (rows["write"] <= stretch.upto)]
+            rows = rows[rows["time_ns"] <= sought.time_ns]
             if len(rows):
                 last = rows[-1]
-                best = max(best, (int(last["write"] + last["entries"] - 1), int(last["time_ns"])))
-        return min(best, self.newest)
+                write = int(last["write"] + last["entries"] - 1)
+                best = Spot(write, int(last["time_ns"])) if write > best.write else best
+        if best.write < stretch.after:
+            best = self._at_write(min(stretch.after, self.newest[0]))
+        if best.write > self.newest[0]:
+            best = Spot(*self.newest)
+        return replace(best, note=ambiguity(sought))
 
     def _lost(self, what: str) -> NotFound:
-        old, (write, time_ns) = self.state.horizon, self.newest
+        old, (write, time_ns) = self.oldest, self.newest
         hint = (
             f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
             f"the newest w{write} ({format_time(time_ns)}); see 'revolume points'."
@@ -192,6 +234,8 @@ def _look(host: Host, directory: Directory) -> StoppedVolume:
         found = _recovered(segments, state)
         pieces = [(piece.segment, piece.columns) for piece in found.pieces] + _tail(found.tail)
         points, _ = sealed_points(state.volume, pieces, state.horizon)
+        agreed = state.agreed.position if state.role == Role.SECONDARY else None
+        steps = read_steps(state.volume, pieces, state.horizon, agreed)
     finally:
         for segment in segments:
             segment.file.close()
@@ -203,6 +247,7 @@ def _look(host: Host, directory: Directory) -> StoppedVolume:
     sizes = [size for piece in columns for write, size in resizes(piece) if state.horizon.write < write <= upto]
     return StoppedVolume(
         directory.path, state, found.end, sizes[-1] if sizes else state.horizon.size, tuple(points), columns,
+        tuple(steps), LabelClock.opened(host.clock, state.clock, steps, found.end.time_ns).now_ns(),
         host.clock.wall_ns(), _image_bytes(directory),
     )  # fmt: skip
 
@@ -237,7 +282,7 @@ def _tail(tail: list[Found]) -> list[tuple[Segment, Columns]]:
     for found in tail:
         segment = found.segment
         _, builder = builders.setdefault(segment.use, (segment, ColumnsBuilder(segment.base)))
-        builder.add_transfer(found.transfer, found.block)
+        builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
     return [(segment, builder.freeze()) for segment, builder in builders.values()]
 
 

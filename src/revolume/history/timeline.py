@@ -1,18 +1,26 @@
 """Which write a moment means in a volume, and where in the log that write lies.
 
 Points are a coarse index (one every few seconds); between two of them the columns of the one or two segments
-that hold the stretch are looked at. Numbers decide; times are labels on them.
+that hold the stretch are looked at. Numbers decide; times are labels on them (``label_scale.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from revolume.chain.versions import scanned_columns
 from revolume.errors import NotFound
+from revolume.history.label_scale import (
+    LabelStretch,
+    Sought,
+    in_future,
+    label_stretches,
+    seek_ago,
+    seek_time,
+)
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
 from revolume.log.columns import Columns
 from revolume.log.segment import Segment, read_footer
@@ -25,10 +33,25 @@ CACHED = 8
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A resolved moment: the last write in it, and that write's label time (ns since 1970)."""
+    """A resolved moment: the last write in it, and that write's label time (ns since 1970). ``note``: what whoever
+    asked for it should know."""
 
     write: int
     time_ns: int
+    note: str = ""
+
+
+def ambiguity(sought: Sought) -> str:
+    """What is to be said of a time that clocks showed more than once; empty: nothing."""
+    if not sought.others:
+        return ""
+    other = sought.others[-1]
+    which = f"up to w{other.upto}"
+    more = f", and {len(sought.others) - 1} times more" if len(sought.others) > 1 else ""
+    return (
+        f"the clock was set back: {format_time(sought.time_ns)} was also before that, {which}{more}; "
+        "write numbers and points say which is meant"
+    )
 
 
 def last_write(columns: Columns, upto: int) -> tuple[int, int]:
@@ -50,14 +73,8 @@ class Timeline:
     @property
     def oldest(self) -> Spot:
         """The horizon: the first moment that can be opened."""
-        volume = self._volume
-        horizon = volume.folder.horizon
-        retired = volume.folder.retired_write
-        if retired > horizon.write:
-            for point in volume.points():
-                if point.write == retired:
-                    return Spot(retired, point.time_ns)
-        return Spot(retired, horizon.time_ns)
+        oldest = self._volume.oldest
+        return Spot(oldest.write, oldest.time_ns)
 
     @property
     def newest(self) -> Spot:
@@ -68,7 +85,7 @@ class Timeline:
         """The write that a moment means. NotFound, with the nearest moments, if it is not retained."""
         match moment:
             case Ago(seconds):
-                return self._at_time(self._volume.core.host.clock.wall_ns() - seconds * 10**9)
+                return self._ago(seconds * 10**9)
             case AtTime(time_ns):
                 return self._at_time(time_ns)
             case AtPoint(number):
@@ -116,23 +133,45 @@ class Timeline:
                     return Spot(write, time_ns) if write > oldest.write else oldest
         return oldest
 
+    def _ago(self, ago_ns: int) -> Spot:
+        sought = seek_ago(self.stretches(), ago_ns)
+        if sought is None:
+            raise self._lost(f"What was {ago_ns // 10**9} s ago")
+        return self._found(sought)
+
     def _at_time(self, time_ns: int) -> Spot:
-        if time_ns > self._volume.core.host.clock.wall_ns():
+        stretches = self.stretches()
+        if time_ns > self._volume.core.host.clock.wall_ns() and in_future(stretches, time_ns):
             raise NotFound(
                 "moment-in-future", f"{format_time(time_ns)} has not happened yet.", "Name a moment of the past."
             )
-        if time_ns < self.oldest.time_ns:
+        sought = seek_time(stretches, time_ns)
+        if sought is None:
             raise self._lost(format_time(time_ns))
-        best = self.oldest
-        for columns in self._stretch(time_ns):
+        return self._found(sought)
+
+    def stretches(self) -> list[LabelStretch]:
+        """What clocks made the labels of this history."""
+        core = self._volume.core
+        return label_stretches(core.steps, self._volume.oldest, core.now_ns())
+
+    def _found(self, sought: Sought) -> Spot:
+        """The last write at or before a time in its stretch; where there is none, the one before the stretch."""
+        stretch, best = sought.stretch, self.oldest
+        known, between = self._between(sought)
+        for columns in between:
             rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
-            rows = rows[(rows["time_ns"] <= time_ns) & (rows["entries"] > 0)]
+            rows = rows[(rows["time_ns"] <= sought.time_ns) & (rows["entries"] > 0)]
+            rows = rows[(rows["write"] > stretch.after) & (rows["write"] <= stretch.upto)]
             if len(rows):
                 last = rows[-1]
                 write = int(last["write"] + last["entries"] - 1)
                 if write > best.write:
                     best = Spot(write, int(last["time_ns"]))
-        return min(best, self.newest, key=lambda spot: spot.write)
+        if best.write < known:
+            best = self._at_write(min(known, self.newest.write))
+        best = min(best, self.newest, key=lambda spot: spot.write)
+        return replace(best, note=ambiguity(sought))
 
     def _lost(self, what: str) -> NotFound:
         old, new = self.oldest, self.newest
@@ -145,16 +184,19 @@ class Timeline:
 
     # Places
 
-    def _stretch(self, time_ns: int) -> list[Columns]:
-        """Columns of the segments in which the last write at or before a time may lie."""
+    def _between(self, sought: Sought) -> tuple[int, list[Columns]]:
+        """A write number that is not behind the time, and columns of the segments in which a later one that is not
+        either may lie."""
         begin, end = self._volume.folder.horizon.address, self._volume.core.appender.address
+        stretch, known = sought.stretch, sought.stretch.after
         for point in self._volume.points():
-            if point.time_ns <= time_ns:
-                begin = point.address - 1 if point.address else 0
+            within = point.position < stretch.end_position and point.time_ns <= sought.time_ns
+            if point.write <= stretch.after or within:
+                begin, known = (point.address - 1 if point.address else 0), max(known, point.write)
             else:
                 end = point.address
                 break
-        return self.columns_between(begin, end)
+        return known, self.columns_between(begin, end)
 
     def columns_between(self, begin: int, end: int) -> list[Columns]:
         """Columns of the segments that overlap these addresses, oldest first."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -15,7 +17,13 @@ class Clock(Protocol):
         """Nanoseconds since 1970. It may jump, back as well: only ever a label."""
 
     def monotonic_ns(self) -> int:
-        """Never goes back; the zero means nothing."""
+        """Never goes back; the zero means nothing. It stands still while the machine is suspended."""
+
+    def boot_ns(self) -> int:
+        """Since the machine was started, time in which it was suspended included."""
+
+    def boot_id(self) -> bytes:
+        """16 bytes that are others after each start of the machine; zeroes: not known."""
 
     async def sleep(self, seconds: float) -> None: ...
 
@@ -27,6 +35,15 @@ class RealClock:
 
     wall_ns = staticmethod(time.time_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
+
+    def boot_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def boot_id(self) -> bytes:
+        try:
+            return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+        except (OSError, ValueError):
+            return bytes(16)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -1,7 +1,7 @@
 """The end of the log: where transfers are put together and written, synchronously.
 
 ``Appender`` owns the open segment and everything that the next header needs: position, chain checksum,
-write number, label time. It knows nothing of maps or clients. One call makes one transfer with one
+write number, label time, lived time. It knows nothing of maps or clients. One call makes one transfer with one
 ``pwritev``; the payload's own buffers are handed to the kernel, so no byte of it is copied here.
 
 The order of effects is: bytes in the file, then the numbers move. (Only a mirror may be sent a write a moment
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from revolume.errors import Refused
 from revolume.host.disk import Buffer
 from revolume.log.carried import Carried
-from revolume.log.columns import ROW_STRUCT, ColumnsBuilder
+from revolume.log.columns import ROW_STRUCT, ColumnsBuilder, lived_row
 from revolume.log.segment import Segment, footer_blocks
 from revolume.log.transfer import (
     BLOCK,
@@ -103,14 +103,24 @@ class Appender:
     """Writes transfers to the open segment; see the module's text."""
 
     def __init__(
-        self, volume: bytes, reign: bytes, epoch: int, end: LogEnd, stated: Stated, now_ns: Callable[[], int]
+        self,
+        volume: bytes,
+        reign: bytes,
+        epoch: int,
+        end: LogEnd,
+        stated: Stated,
+        label_ns: Callable[[], int],
+        lived_ns: Callable[[], int],
     ) -> None:
         self._volume = volume
         self.reign = reign
         self.epoch = epoch
         self._seed = volume_seed(volume)
         self._stated = stated
-        self._now_ns = now_ns
+        self._label_ns = label_ns
+        self._lived_ns = lived_ns
+        self.lived_ns = 0
+        """This node's lived time at the last transfer of this opening."""
         self.position = end.position
         self.whole = end.position
         self.chain = end.chain
@@ -154,9 +164,9 @@ class Appender:
         assert segment is not None, "append to a log without an open segment"
         position = self.position + (draft.kind != LOCAL_RECORD)
         first_write = self._first_write(draft)
-        now_ns = self._now_ns()
-        if now_ns > self.time_ns and draft.kind != LOCAL_RECORD:  # time on a mirror is its source's
-            self.time_ns = now_ns
+        label_ns, lived_ns = self._label_ns(), self._lived_ns()
+        if label_ns > self.time_ns and draft.kind != LOCAL_RECORD:  # time on a mirror is its source's
+            self.time_ns = label_ns
         packed = draft.offsets.tobytes() + draft.lengths.tobytes() + draft.digests.tobytes() + draft.body
         counts = (len(draft.offsets), len(draft.digests), len(draft.body))
         proper, chain = pack_proper(
@@ -168,7 +178,7 @@ class Appender:
         stated = self._stated
         local = pack_local(
             self._seed, segment.use, self.next_block, len(proper),
-            stated.durable, stated.edit, stated.horizon, chain,
+            (stated.durable, stated.edit, stated.horizon, lived_ns), chain,
         )  # fmt: skip
         headers = header_blocks(len(proper))
         header = b"".join((local, proper, PADDING[: headers * BLOCK - LOCAL_SIZE - len(proper)]))
@@ -178,11 +188,12 @@ class Appender:
         row = (
             position, first_write, self.time_ns, self.epoch, self.next_block, headers, draft.blocks,
             draft.fragment_bytes, len(draft.offsets), len(draft.digests), draft.kind, draft.flags,
+            *lived_row(lived_ns),
         )  # fmt: skip
         self.columns.add(row, draft.offsets, draft.lengths, draft.digests)
         payload = segment.base + self.next_block + headers
         self.next_block += headers + draft.blocks + -(-draft.fragment_bytes // BLOCK)
-        self.proper = proper
+        self.proper, self.lived_ns = proper, lived_ns
         if position == self.position:
             return payload
         self.position = self.whole = position
@@ -195,7 +206,8 @@ class Appender:
         Refused: they don't follow; nothing was stored."""
         segment = self.segment
         assert segment is not None, "keeping in a log without an open segment"
-        stated, blocks = self._stated, list[int]()
+        blocks, lived_ns = list[int](), self._lived_ns()
+        stated = self._stated.durable, self._stated.edit, self._stated.horizon, lived_ns
         buffers: list[Buffer] = []
         position, chain, block = self.position, self.chain, self.next_block
         for each in carried:
@@ -203,8 +215,7 @@ class Appender:
             if transfer.position != position + 1 or transfer.previous != chain:
                 raise _does_not_follow(transfer.position, position)
             local = pack_local(
-                self._seed, segment.use, block, transfer.proper_size,
-                stated.durable, stated.edit, stated.horizon, transfer.chain,
+                self._seed, segment.use, block, transfer.proper_size, stated, transfer.chain,
             )  # fmt: skip
             headers = transfer.header_blocks
             blocks.append(block)
@@ -213,8 +224,8 @@ class Appender:
             position, chain, block = transfer.position, transfer.chain, block + transfer.total_blocks
         self._write(segment, [buffer for buffer in buffers if len(buffer)])
         for at, each in zip(blocks, carried, strict=True):
-            self._kept(each.transfer, at)
-        self.next_block = block
+            self._kept(each.transfer, at, lived_ns)
+        self.next_block, self.lived_ns = block, lived_ns
         return [
             segment.base + at + each.transfer.header_blocks for at, each in zip(blocks, carried, strict=True)
         ]
@@ -228,8 +239,8 @@ class Appender:
                 raise
             segment.file.pwritev(buffers, self.next_block * BLOCK)
 
-    def _kept(self, transfer: Transfer, block: int) -> None:
-        self.columns.add_transfer(transfer, block)
+    def _kept(self, transfer: Transfer, block: int, lived_ns: int) -> None:
+        self.columns.add_transfer(transfer, block, lived_ns)
         self.position, self.chain, self.time_ns = transfer.position, transfer.chain, transfer.time_ns
         self.epoch, self.reign = transfer.epoch, transfer.reign
         if transfer.kind == Kind.WRITES:
@@ -240,6 +251,10 @@ class Appender:
     def keeps(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:
         """Whether the open segment takes this transfer behind others of so many blocks and footer bytes."""
         return blocks + transfer.total_blocks <= self.blocks_left(columns_size + columns_bytes(transfer))
+
+    def step_to(self, label_ns: int) -> None:
+        """Labels go on from here: the next transfer states why."""
+        self.time_ns = label_ns
 
     def _first_write(self, draft: Draft) -> int:
         if draft.asof is not None:

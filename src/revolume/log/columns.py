@@ -38,10 +38,13 @@ ROW = np.dtype(
         ("digests", "<u4"),
         ("kind", "u1"),
         ("flags", "u1"),
-        ("zero", "V6"),
+        ("lived_high", "<u2"),  # lived time of this node in ms, rounded up, 48 bits; 0 = not known
+        ("lived_low", "<u4"),
     ]
 )
-ROW_STRUCT = struct.Struct("<QQQQIIIIIIBB6x")
+ROW_STRUCT = struct.Struct("<QQQQIIIIIIBBHI")
+LIVED_NS = 1_000_000
+"""The unit of lived time in rows."""
 RANGE_BLOCKS = 256
 """A zero or trim of so many whole blocks is one fact about a range; below, an entry per block."""
 
@@ -109,12 +112,12 @@ class ColumnsBuilder:
         self.lengths.extend(lengths)
         self.digests.extend(digests)
 
-    def add_transfer(self, transfer: Transfer, block: int) -> None:
-        """The same from a decoded transfer that begins at ``block`` of the segment."""
+    def add_transfer(self, transfer: Transfer, block: int, lived_ns: int) -> None:
+        """The same from a decoded transfer at ``block`` of the segment; ``lived_ns``: its local part's."""
         row = (
             transfer.position, transfer.write, transfer.time_ns, transfer.epoch, block,
             transfer.header_blocks, transfer.blocks, transfer.fragment_bytes,
-            len(transfer.offsets), len(transfer.digests), transfer.kind, transfer.flags,
+            len(transfer.offsets), len(transfer.digests), transfer.kind, transfer.flags, *lived_row(lived_ns),
         )  # fmt: skip
         self.rows += ROW_STRUCT.pack(*row)
         self.offsets.frombytes(transfer.offsets.tobytes())
@@ -146,6 +149,18 @@ def unpack(packed: bytes, base: int, rows: int, entries: int, digests: int) -> C
         numbers[entries : 2 * entries],
         numbers[2 * entries :],
     )
+
+
+def lived_row(lived_ns: int) -> tuple[int, int]:
+    """The last fields of a row: lived time in ms, rounded up, its high and its low part."""
+    lived_ms = -(-lived_ns // LIVED_NS)
+    return lived_ms >> 32 & 0xFFFF, lived_ms & 0xFFFFFFFF
+
+
+def lived_ms(rows: npt.NDArray[np.void]) -> U64:
+    """Lived time of these transfers at this node, in ms; 0 = not known."""
+    lived: U64 = rows["lived_high"].astype(np.uint64) << np.uint64(32) | rows["lived_low"]
+    return lived
 
 
 def end_address(columns: Columns) -> int:

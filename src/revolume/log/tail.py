@@ -89,7 +89,7 @@ class _Walk:
             if found.transfer.position > self.durable:
                 self.result.tail.append(found)
             else:
-                builder.add_transfer(found.transfer, found.block)
+                builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
                 end = found.end_block
         if builder.rows:
             self.result.pieces.append(Piece(segment, builder.freeze(), end, before, builder))
@@ -103,7 +103,7 @@ class _Walk:
         if first is None:
             return None
         for found in reader.chain_from(0, first.transfer.previous, first_block):
-            builder.add_transfer(found.transfer, found.block)
+            builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
         return first.transfer.previous
 
 
@@ -207,7 +207,7 @@ def last_of(piece: Piece, volume: bytes) -> Found:
 
 
 class TailCopy:
-    """Copies transfers into a fresh segment: same chain, own local parts."""
+    """Copies transfers into a fresh segment: same chain, own local parts, which say when they were first kept."""
 
     def __init__(self, segment: Segment, volume: bytes, stated: tuple[int, int, int]) -> None:
         self.segment = segment
@@ -233,8 +233,8 @@ class TailCopy:
         durable, edit, horizon = self._stated
         buffer[:LOCAL_SIZE] = pack_local(
             self._seed, self.segment.use, self.next_block, found.transfer.proper_size,
-            durable, edit, horizon, found.transfer.chain,
+            (durable, edit, horizon, found.local.lived_ns), found.transfer.chain,
         )  # fmt: skip
         self.segment.file.pwritev([buffer], self.next_block * BLOCK)
-        self.builder.add_transfer(found.transfer, self.next_block)
+        self.builder.add_transfer(found.transfer, self.next_block, found.local.lived_ns)
         self.next_block += found.transfer.total_blocks

@@ -23,7 +23,7 @@ Local part (little endian, 64 bytes)
     24  Q   durable position of this node when it was written
     32  Q   number of the last manifest edit of this node
     40  Q   write number of the horizon of this node
-    48  Q   zero
+    48  Q   lived time of this node when it was written, ns; 0: not known (written by an older version)
     56  Q   XXH3-64 of bytes 0..56 and the proper part's chain checksum, seeded by the volume
 
 Proper part (136 bytes fixed)
@@ -43,7 +43,7 @@ Proper part (136 bytes fixed)
     72  Q   position
     80  Q   write number of the first entry; of kinds without writes: the newest write before it,
             of points: the write number of the cut
-    88  Q   wall time, ns since 1970, never less than that of the transfer before
+    88  Q   wall time, ns since 1970, never less than that of the transfer before, unless that is a clock step
     96  8x  zero
    104  16s chain checksum of the transfer before
    120  16s chain checksum: XXH3-128 of bytes 0..120 and of everything behind byte 136
@@ -126,6 +126,7 @@ class Local:
     durable: int
     edit: int
     horizon: int
+    lived_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -206,19 +207,19 @@ def pack_proper(
 
 
 def pack_local(
-    seed: int, use: int, block: int, proper_size: int, durable: int, edit: int, horizon: int, chain: bytes
+    seed: int, use: int, block: int, proper_size: int, stated: tuple[int, int, int, int], chain: bytes
 ) -> bytes:
-    """The local part, 64 bytes."""
-    fields = LOCAL.pack(LOCAL_MAGIC, use, block, proper_size, durable, edit, horizon, 0)
+    """The local part, 64 bytes. ``stated``: durable position, manifest edit, horizon, lived time in ns."""
+    fields = LOCAL.pack(LOCAL_MAGIC, use, block, proper_size, *stated)
     return fields + xxhash.xxh3_64_intdigest(fields + chain, seed).to_bytes(8, "little")
 
 
 def unpack_local(view: memoryview) -> Local | None:
     """The local part if these 64 bytes look like one; its checksum is checked with the proper part."""
-    magic, use, block, proper_size, durable, edit, horizon, _ = LOCAL.unpack_from(view)
+    magic, use, block, proper_size, durable, edit, horizon, lived_ns = LOCAL.unpack_from(view)
     if magic != LOCAL_MAGIC or not PROPER_SIZE <= proper_size <= HEADER_MAX:
         return None
-    return Local(use, block, proper_size, durable, edit, horizon)
+    return Local(use, block, proper_size, durable, edit, horizon, lived_ns)
 
 
 def local_holds(view: memoryview, chain: bytes, seed: int) -> bool:

@@ -242,7 +242,7 @@ def _columns(log: list[Found]) -> list[Columns]:
     builders: dict[int, ColumnsBuilder] = {}
     for one in log:
         builder = builders.setdefault(one.segment.use, ColumnsBuilder(one.segment.base))
-        builder.add_transfer(one.transfer, one.block)
+        builder.add_transfer(one.transfer, one.block, one.local.lived_ns)
     return [builder.freeze() for builder in builders.values()]
 
 

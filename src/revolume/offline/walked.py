@@ -106,7 +106,7 @@ class _Walk:
         self._findings.segments += 1
         builder = ColumnsBuilder(segment.base)
         for found in taken:
-            builder.add_transfer(found.transfer, found.block)
+            builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
         columns = builder.freeze()
         self._walked.pieces.append(columns)
         self._footer(segment, columns)
@@ -128,7 +128,7 @@ class _Walk:
     def _record(self, segment: Segment, found: Found) -> None:
         """What belongs to a point."""
         builder = ColumnsBuilder(segment.base)
-        builder.add_transfer(found.transfer, found.block)
+        builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
         if found.transfer.kind == Kind.FIXUP:
             number = int.from_bytes(found.transfer.body, "little")
             self._walked.fixed.setdefault(number, []).append(builder.freeze())

@@ -16,6 +16,7 @@ class SimClock:
         self._loop = loop
         self.offset_ns = 0
         """What somebody has set the wall clock by."""
+        self.boots = 1
 
     def wall_ns(self) -> int:
         """Since 1970, as this machine believes."""
@@ -24,6 +25,14 @@ class SimClock:
     def monotonic_ns(self) -> int:
         """Since the world began."""
         return self._loop.now_ns
+
+    def boot_ns(self) -> int:
+        """Machines are never suspended."""
+        return self._loop.now_ns
+
+    def boot_id(self) -> bytes:
+        """Another one after each loss of power."""
+        return self.boots.to_bytes(16, "little")
 
     async def sleep(self, seconds: float) -> None:
         """Virtual seconds."""

@@ -100,6 +100,7 @@ class Machine:
         self._trace.note("power cut", self.name)
         self.blows += 1
         self.lost_power_ns = self.loop.now_ns
+        self.clock.boots += 1
         self._end(silently=True)
         self.platter = self.platter.after(cut)
 

@@ -25,12 +25,15 @@ from revolume.log.pool import SegmentPool
 from revolume.log.segment import Segment
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
+from revolume.volume.clock_mark import ClockMark
 from revolume.volume.cover import Cover
 from revolume.volume.damage import Damage
 from revolume.volume.events import EventKind, Events
 from revolume.volume.holding import HoldKind, Lease
+from revolume.volume.label_clock import UNKNOWN_BOOT, ClockStep, LabelClock, SourceClock
 from revolume.volume.live import LiveMap
-from revolume.volume.manifest import EditKind, Horizon, Manifest
+from revolume.volume.lived import LivedTime
+from revolume.volume.manifest import EditKind, Horizon, Manifest, Role
 from revolume.volume.options import OpenOptions
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
@@ -163,6 +166,11 @@ class Core:
     admission: Admission
     sizes: list[tuple[int, int]]
     cover: Cover
+    lived: LivedTime
+    labels: LabelClock
+    source_clock: SourceClock
+    steps: list[ClockStep]
+    """Clock steps that the log states, oldest first."""
     generation: int = 0
     below_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a point is composed from the layers below the overlay, and while they are exchanged."""
@@ -251,6 +259,19 @@ class Core:
             partial = self.partials.blocks.get(block)
             return partial is not None and partial.data is None
         return not words[0] or int(digests[0]) == LOST_DIGEST
+
+    def now_ns(self) -> int:
+        """The time by which the newest labels are made, now."""
+        mirror = self.manifest.state.role == Role.SECONDARY
+        return self.source_clock.now_ns() if mirror else self.labels.now_ns()
+
+    def clock_mark(self) -> ClockMark:
+        """What this copy knows of time now, for the opening that follows this one."""
+        clock, primary = self.host.clock, self.manifest.state.role == Role.PRIMARY
+        return ClockMark(
+            self.lived.now_ns(), self.now_ns(), clock.boot_ns(), clock.boot_id() if primary else UNKNOWN_BOOT,
+            self.appender.position,
+        )  # fmt: skip
 
     def size_at(self, write: int) -> int:
         """The volume's size as of a retained write."""

@@ -31,6 +31,7 @@ from revolume.blocks.word import DATA, PARTIAL
 from revolume.chain.point import Point, References, Totals, pack_part, split_references
 from revolume.errors import Damaged, Refused, Unreadable
 from revolume.log.appender import Draft
+from revolume.log.columns import LIVED_NS
 from revolume.log.table import TableView
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.volume.compose import Below, Composed, compose
@@ -214,6 +215,7 @@ class Cutter:
         point = Point(
             totals.number, totals.previous, cut.position, cut.write, cut.time_ns, core.appender.epoch,
             composed.digest, composed.root, cut.chain, composed.changed_blocks, cut.address, record,
+            -(-core.appender.lived_ns // LIVED_NS),
         )  # fmt: skip
         core.points.append(point)
         last = core.last

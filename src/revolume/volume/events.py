@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     DAMAGE = "damage"
     POISONED = "poisoned"
     GAVE_WAY = "gave-way"
+    CLOCK_STEP = "clock-step"
 
 
 class Level(StrEnum):

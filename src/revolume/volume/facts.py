@@ -4,6 +4,7 @@ Body: H kind, then
     1 EPOCH              Q number, 16s reign id
     2 SNAPSHOT           Q write, Q point, Q time, name in UTF-8
     3 DROP_SNAPSHOT      name in UTF-8
+   16 CLOCK_STEP         Q label time that it would have been, Q label time from here on
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from revolume.volume.manifest import PinnedSnapshot
 KIND = struct.Struct("<H")
 EPOCH = struct.Struct("<Q16s")
 SNAPSHOT = struct.Struct("<QQQ")
+CLOCK_STEP = struct.Struct("<QQ")
 
 
 class Fact(IntEnum):
@@ -28,6 +30,7 @@ class Fact(IntEnum):
     EPOCH = 1
     SNAPSHOT = 2
     DROP_SNAPSHOT = 3
+    CLOCK_STEP = 16
 
 
 def epoch_begun(number: int, reign: bytes) -> bytes:
@@ -43,6 +46,11 @@ def snapshot_taken(pin: PinnedSnapshot) -> bytes:
 def snapshot_dropped(name: str) -> bytes:
     """A snapshot was given up."""
     return KIND.pack(Fact.DROP_SNAPSHOT) + name.encode()
+
+
+def clock_stepped(from_ns: int, to_ns: int) -> bytes:
+    """The wall clock was found to have gone elsewhere: labels go on from there."""
+    return KIND.pack(Fact.CLOCK_STEP) + CLOCK_STEP.pack(from_ns, to_ns)
 
 
 def draft(body: bytes) -> Draft:
@@ -72,7 +80,15 @@ class SnapshotDropped:
     name: str
 
 
-def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | None:
+@dataclass(frozen=True, slots=True)
+class ClockStepped:
+    """Labels go on at ``to_ns`` where they would have been ``from_ns``."""
+
+    from_ns: int
+    to_ns: int
+
+
+def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | ClockStepped | None:
     """What a fact says; None if it can't be told."""
     try:
         (kind,) = KIND.unpack_from(body)
@@ -85,6 +101,8 @@ def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | None:
                 return SnapshotTaken(PinnedSnapshot(name, *SNAPSHOT.unpack_from(rest)))
             case Fact.DROP_SNAPSHOT:
                 return SnapshotDropped(rest.decode())
+            case Fact.CLOCK_STEP:
+                return ClockStepped(*CLOCK_STEP.unpack(rest))
     except (struct.error, UnicodeDecodeError):
         pass
     return None

@@ -19,6 +19,7 @@ from revolume.chain.point import Point
 from revolume.chain.versions import SegmentSpec, Stretch
 from revolume.errors import Damaged, NoSpace
 from revolume.host import JobFailed
+from revolume.log.columns import LIVED_NS
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
 from revolume.volume.core import Core
@@ -70,14 +71,13 @@ class Folder:
         """What to do now."""
         core, pool = self._core, self._core.pool
         held = holders(core)
-        keep_before = core.host.clock.wall_ns() - int(core.options.keep_s * 1e9)
         in_use = (len(pool.by_use) - len(pool.ready)) * pool.segment_blocks * BLOCK
         return plan_fold(
             core.points,
             horizon_address=self.horizon.address,
             retired_write=self.retired_write,
             held_write=held[0].write if held else None,
-            keep_before_ns=keep_before,
+            keep_before_ms=core.lived.now_ns() // LIVED_NS - int(core.options.keep_s * 1000),
             log_bytes=in_use + 2 * pool.segment_blocks * BLOCK,
             budget_bytes=pool.limits.budget_bytes,
             segment_bytes=pool.segment_blocks * BLOCK,

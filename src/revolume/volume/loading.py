@@ -6,11 +6,11 @@ What does not fit in the memory given to the map goes into a base map first (``f
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from revolume.blocks.overlay import Overlay, OverlayFull
 from revolume.chain.mapfile import MapFile
 from revolume.errors import Damaged
-from revolume.host.disk import File
 from revolume.log.appender import Appender
 from revolume.log.columns import Columns
 from revolume.log.commit import Commit
@@ -21,13 +21,22 @@ from revolume.volume.cover import COPIES, Cover
 from revolume.volume.ending import Tail
 from revolume.volume.first_base import FirstBase, too_small
 from revolume.volume.ground import Ground
+from revolume.volume.label_clock import ClockStep, LabelClock, SourceClock
 from revolume.volume.live import LiveMap
 from revolume.volume.live_source import LiveSource
+from revolume.volume.lived import LivedTime, reached_ns
 from revolume.volume.manifest import EditKind, Role, State
 from revolume.volume.partials import Partials
 from revolume.volume.reader import Reader, Store
-from revolume.volume.replay import replay
+from revolume.volume.replay import read_steps, replay
 from revolume.volume.sums import Sums
+
+
+class _Times(NamedTuple):
+    lived: LivedTime
+    labels: LabelClock
+    source_clock: SourceClock
+    steps: list[ClockStep]
 
 
 class Loading:
@@ -88,9 +97,13 @@ class Loading:
         number = 1 + max(known, default=0)
         reign = self._ground.host.entropy.token(16)
         host = self._ground.host
-        appender = Appender(state.volume, reign, number, tail.end, self._ground.stated, host.clock.wall_ns)
+        steps = await host.work.call(read_steps, state.volume, tail.columns, state.horizon, self._agreed(state))
+        times = self._times(tail, steps)
+        appender = Appender(
+            state.volume, reign, number, tail.end, self._ground.stated, times.labels.now_ns, times.lived.now_ns
+        )
         commit = Commit(host.work, lambda: appender.whole, tail.end.position)
-        core = self._assemble(appender, commit, live, self._ground.image, sums)
+        core = self._assemble(appender, commit, live, sums, times)
         last = await replay(core, tail.columns, state.horizon, self._agreed(state))
         core.last.number, core.last.root = last.number, last.root
         core.last.partial_blocks, core.last.partial_digests = last.partial_blocks, last.partial_digests
@@ -116,10 +129,16 @@ class Loading:
             return None
         return base
 
-    def _assemble(self, appender: Appender, commit: Commit, live: LiveMap, image: File, sums: Sums) -> Core:
+    def _times(self, tail: Tail, steps: list[ClockStep]) -> _Times:
+        clock, mark, newest_ns = self._ground.host.clock, self._ground.state.clock, tail.end.time_ns
+        lived_ns = max(mark.lived_ns, reached_ns(columns for _, columns in tail.columns))
+        labels = LabelClock.opened(clock, mark, steps, newest_ns)
+        return _Times(LivedTime(clock, lived_ns), labels, SourceClock(clock, newest_ns), steps)
+
+    def _assemble(self, appender: Appender, commit: Commit, live: LiveMap, sums: Sums, times: _Times) -> Core:
         ground = self._ground
         host, state, pool = ground.host, ground.state, ground.pool
-        store = Store(pool, image)
+        store = Store(pool, ground.image)
         source = LiveSource(live)
         reader = Reader(store, source, host.work)
         partials = Partials(source.base_of, reader.version_now)
@@ -136,6 +155,7 @@ class Loading:
             host, ground.options, ground.directory, ground.log, ground.maps, state.volume, state.name,
             state.horizon.size, ground.recorder, ground.reserve, pool, appender, commit, live, partials, writer,
             store, reader, sums, [], LastPoint(), ground.events, admission, [(0, state.horizon.size)], cover,
+            *times,
         )  # fmt: skip
         source.core = core
         core.unsynced_bytes_max = ground.reserve.unsynced_max(ground.options.unsynced_bytes_max)

@@ -31,6 +31,7 @@ import xxhash
 from revolume.errors import Damaged, NotFound
 from revolume.host.disk import Directory, File
 from revolume.log.transfer import volume_seed
+from revolume.volume.clock_mark import NEVER, ClockMark, pack_clock, unpack_clock
 
 HEADER = struct.Struct("<8sII16sQ16xQ")
 MAGIC = b"RVMANIF1"
@@ -68,6 +69,7 @@ class EditKind(IntEnum):
     MEMBER = 38  # a mirror of this volume: mode, whether it has joined, what is kept for it, which copy it is
     SOURCE = 39  # a mirror's: the certificate name that its source must show
     OWES = 40  # a mirror's: it had acknowledged the log up to this position, and may hold less
+    CLOCK = 48  # what this copy knew of time when it was opened or closed last
 
 
 _KINDS = frozenset(EditKind)
@@ -194,6 +196,7 @@ class State:
     mirrors: tuple[MirrorState, ...] = ()
     source_name: str = ""  # the certificate name that a mirror's source must show; "" = any
     owes: int = 0  # a mirror had acknowledged the log up to this position as durable, its source says
+    clock: ClockMark = NEVER
 
     def epoch_at(self, position: int) -> tuple[int, bytes]:
         """Number and reign id of the epoch in which a position was made; zeroes before the first."""
@@ -372,6 +375,8 @@ def _apply_mirroring(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, owes=_NUMBER.unpack(body)[0])
         case EditKind.SOURCE:
             return replace(state, source_name=_unpack_source(body))
+        case EditKind.CLOCK:
+            return replace(state, clock=unpack_clock(body))
         case EditKind.MIRROR | EditKind.MEMBER:
             mirror = _unpack_mirror(body) if kind == EditKind.MIRROR else _unpack_member(body)
             return replace(state, mirrors=(*_others(state, mirror.name), mirror))
@@ -402,6 +407,7 @@ def state_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     yield EditKind.BASE_MAP, state.base_map.encode()
     if state.budget:
         yield EditKind.BUDGET, pack_number(state.budget)
+    yield EditKind.CLOCK, pack_clock(state.clock)
     yield EditKind.CLEAN, pack_mark(state.clean)
     yield from _mirroring_edits(state)
     yield EditKind.STATE_END, b""

@@ -19,6 +19,8 @@ from revolume.host.disk import Directory
 from revolume.log.segment import Segment
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts
+from revolume.volume.clock_mark import pack_clock
+from revolume.volume.clock_step import follow_clock
 from revolume.volume.core import Core
 from revolume.volume.creating import Birth, check_budget, create, create_copy
 from revolume.volume.cutter import Cutter
@@ -203,7 +205,10 @@ class Opening:
 
     async def run_secondary(self) -> Secondary:
         tail, core = await self.recovered()
-        await self._ground.recorder.record((EditKind.CLEAN, pack_mark(None)), *self._ground.budget_edits())
+        await self._ground.recorder.record(
+            (EditKind.CLEAN, pack_mark(None)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
+            *self._ground.budget_edits(),
+        )  # fmt: skip
         agreed = core.points[-1] if core.points else point_of(self._ground.state.horizon)
         secondary = Secondary(core, Folder(core), agreed)
         await self.take_up_epoch(secondary)
@@ -226,11 +231,13 @@ class Opening:
         reserved = max(self._ground.state.reserved, appender.write) + RESERVE_STEP
         await self._ground.recorder.record(
             *self._primary_edits(), (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
-            (EditKind.CLEAN, pack_mark(None)), *self._ground.budget_edits(),
+            (EditKind.CLEAN, pack_mark(None)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
+            *self._ground.budget_edits(),
         )  # fmt: skip
-        if not core.writer.holds(4, 0):
+        if not core.writer.holds(8, 0):
             core.pool.ready.appendleft(await self._first_segment())  # it is the oldest: uses must ascend
         core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
+        follow_clock(core)
         await core.commit.wait_durable(appender.position)
 
     def _primary_edits(self) -> list[tuple[EditKind, bytes]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from revolume.chain.point import Point
 from revolume.volume.core import Core
 from revolume.volume.folder import Folder
-from revolume.volume.status import Snapshot
+from revolume.volume.oldest import oldest_moment
+from revolume.volume.status import OldestMoment, Snapshot
 
 
 class Remembered:
@@ -34,6 +35,11 @@ class Remembered:
     def newest(self) -> tuple[int, int]:
         """The newest moment: write number and label time."""
         return self.core.appender.write, self.core.appender.time_ns
+
+    @property
+    def oldest(self) -> OldestMoment:
+        """The first moment that can be opened."""
+        return oldest_moment(self.folder.horizon, self.folder.retired_write, self.core.points)
 
     def points(self) -> list[Point]:
         """The retained points, oldest first."""

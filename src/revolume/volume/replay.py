@@ -24,11 +24,13 @@ from revolume.chain.point import Part, Point, changed_blocks, unpack_part
 from revolume.chain.received import zeroed_elsewhere
 from revolume.chain.versions import Span, newest, under_ranges
 from revolume.errors import Damaged
-from revolume.log.columns import Columns, Versions, only, resizes
+from revolume.log.columns import Columns, Versions, lived_ms, only, resizes
 from revolume.log.scan import SegmentReader
 from revolume.log.segment import Segment
 from revolume.log.transfer import BLOCK, Flag, Kind
+from revolume.volume import facts
 from revolume.volume.core import Core, LastPoint
+from revolume.volume.label_clock import ClockStep
 from revolume.volume.manifest import Horizon
 from revolume.volume.stretches import agreed_span, position_below
 
@@ -165,7 +167,8 @@ def read_points(
             if not sealing or len(parts) != part.parts:
                 continue
             cut = cuts.address(part.position)
-            point = _point([each for each, _ in parts], epoch, cut, addresses(columns)[row])
+            lived = int(lived_ms(columns.rows[row : row + 1])[0])
+            point = _point([each for each, _ in parts], epoch, cut, addresses(columns)[row], lived)
             if point.number >= horizon.point and point.address >= horizon.address:
                 points.append(point)
                 records.append(_record(point, [v for _, v in parts]))
@@ -209,6 +212,24 @@ def records_behind(pieces: Pieces, position: int) -> list[tuple[Kind, int, int]]
     return found
 
 
+def read_steps(
+    volume: bytes, pieces: Pieces, horizon: Horizon, upto: int | None = None
+) -> list[ClockStep]:
+    """The clock steps that facts of the log state, behind the horizon and up to position ``upto``."""
+    steps: list[ClockStep] = []
+    for segment, columns in pieces:
+        rows, reader = columns.rows, SegmentReader(segment, volume, BLOCK)
+        chosen = (rows["kind"] == Kind.FACT) & (rows["position"] > np.uint64(horizon.position))
+        if upto is not None:
+            chosen &= rows["position"] <= np.uint64(upto)
+        for block in rows["block"][chosen].tolist():
+            found = reader.at(block)
+            fact = facts.unpack(found.transfer.body) if found is not None else None
+            if found is not None and isinstance(fact, facts.ClockStepped):
+                steps.append(ClockStep(found.transfer.write, found.transfer.position, fact.from_ns, fact.to_ns))
+    return steps
+
+
 class _CutPlaces:
     """Where in this node's log a position's successor lies: the address of a cut."""
 
@@ -241,11 +262,11 @@ def _part(reader: SegmentReader, columns: Columns, row: int) -> tuple[Part, Vers
     return part, versions, found.transfer.epoch, bool(found.transfer.flags & Flag.SEALS)
 
 
-def _point(parts: Sequence[Part], epoch: int, address: int, record: int) -> Point:
+def _point(parts: Sequence[Part], epoch: int, address: int, record: int, lived: int) -> Point:
     part = parts[0]
     return Point(
         part.number, part.previous, part.position, part.write, part.time_ns, epoch, part.digest, part.root,
-        part.chain, changed_blocks(parts), address, int(record),
+        part.chain, changed_blocks(parts), address, int(record), lived,
     )  # fmt: skip
 
 
@@ -359,4 +380,4 @@ def _last(points: list[Point], records: list[Record], horizon: Horizon) -> LastP
     )
 
 
-__all__ = ["records_behind", "replay"]
+__all__ = ["read_steps", "records_behind", "replay"]

@@ -6,6 +6,9 @@ itself, so it never takes anything younger, however few points there are and whe
 because of the budget, or of a writer that waits for room, may go to a younger point, but not beyond the first
 one that gives back as much as is wanted: the rest of that segment's history costs nothing and stays.
 
+How old something is, this copy's own lived time says (``lived.py``): no clock makes it older, and a mirror counts
+for itself.
+
 Points are the unit. The state that a point cuts answers every moment from its last write on, so the horizon may
 stand at any point whose own time is not younger than ``keep``.
 """
@@ -41,14 +44,15 @@ def plan_fold(
     horizon_address: int,
     retired_write: int,
     held_write: int | None,
-    keep_before_ns: int,
+    keep_before_ms: int,
     log_bytes: int,
     budget_bytes: int,
     segment_bytes: int,
     pressed: bool,
     room_bytes: int,
 ) -> FoldPlan | None:
-    """How far to fold now, or None. ``points`` are in the log's order; nothing behind ``held_write`` is taken.
+    """How far to fold now, or None. ``points`` are in the log's order, those up to ``keep_before_ms`` of this
+    copy's lived time are older than what is kept; nothing behind ``held_write`` is taken.
     A step takes at least an eighth of the budget where it can, so that folds are few and sorted; ``pressed``
     (a writer waits for room), anything that gives back a segment will do. The image may grow by as much as is
     folded, so a step stays within ``room_bytes`` if any can."""
@@ -76,8 +80,8 @@ def plan_fold(
         return None
     step = min(budget_bytes // 8, STEP_BYTES_MAX)
     full = pressed or log_bytes >= budget_bytes - step
-    # As far as everything is older: behind a point that is younger nothing is, whatever its label says.
-    expired = list(takewhile(lambda point: point.time_ns <= keep_before_ns, free_to))
+    # As far as everything is older: behind a point that is younger nothing is.
+    expired = list(takewhile(lambda point: point.lived_ms <= keep_before_ms, free_to))
     worth = segment_bytes if full else max(segment_bytes, min(step, STEP_SEGMENTS_MAX * segment_bytes))
     if expired and frees(expired[-1]) >= worth:
         target = within_room(expired, step)

@@ -24,7 +24,7 @@ from revolume.chain.point import Part, Point, changed_blocks
 from revolume.chain.received import Received, received, zeroed_elsewhere
 from revolume.errors import Refused
 from revolume.log.appender import Draft
-from revolume.log.columns import RANGE_BLOCKS, Columns, ramp
+from revolume.log.columns import LIVED_NS, RANGE_BLOCKS, Columns, ramp
 from revolume.log.scan import SegmentReader
 from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Kind
 from revolume.volume.compose import Below, delta_digest, moved_root
@@ -41,12 +41,14 @@ MASK = np.uint64(ADDRESS_MASK)
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A record that has arrived: its parts, their positions, the epoch, the address of the sealing transfer."""
+    """A record that has arrived: its parts, their positions, the epoch; of its last transfer the address and the
+    lived time."""
 
     parts: Sequence[Part]
     positions: Sequence[int]
     epoch: int
     record: int
+    lived_ns: int
 
 
 @dataclass(slots=True)
@@ -223,6 +225,7 @@ def _point(arrived: Arrived, address: int, record: int | None = None) -> Point:
     return Point(
         part.number, part.previous, part.position, part.write, part.time_ns, arrived.epoch, part.digest, part.root,
         part.chain, changed_blocks(arrived.parts), address, arrived.record if record is None else record,
+        -(-arrived.lived_ns // LIVED_NS),
     )  # fmt: skip
 
 

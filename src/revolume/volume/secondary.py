@@ -33,6 +33,7 @@ from revolume.log.transfer import BLOCK, Flag, Kind
 from revolume.volume import facts
 from revolume.volume.basefill import BaseFill
 from revolume.volume.bound import Bound
+from revolume.volume.clock_mark import pack_clock
 from revolume.volume.core import Core
 from revolume.volume.end import End
 from revolume.volume.events import EventKind
@@ -40,6 +41,7 @@ from revolume.volume.feed import Feed
 from revolume.volume.first_base import MAP_SLACK
 from revolume.volume.folder import Folder
 from revolume.volume.forecast import Outlook
+from revolume.volume.label_clock import ClockStep
 from revolume.volume.manifest import (
     Agreed,
     EditKind,
@@ -156,6 +158,7 @@ class Secondary(Remembered):
         if not core.writer.holds(need, 0) or not core.cover.covers(need, True):
             raise NoRoomNow
         addresses = core.writer.keep(carried)
+        core.source_clock.heard(core.appender.time_ns)
         for each, payload in zip(carried, addresses, strict=True):
             transfer = each.transfer
             if transfer.kind in (Kind.POINT, Kind.FACT):
@@ -303,7 +306,11 @@ class Secondary(Remembered):
             raise _bad(f"point cp{number} does not follow on cp{self.agreed.number}")
         await self._map_room(parts)
         arrived = Arrived(
-            [part for part, _ in parts], [f.transfer.position for _, f in parts], last.transfer.epoch, last.address
+            [part for part, _ in parts],
+            [f.transfer.position for _, f in parts],
+            last.transfer.epoch,
+            last.address,
+            last.local.lived_ns,
         )
         point = await self.sealing.seal(arrived, self.agreed, self._ask)
         await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(point, position))))
@@ -374,6 +381,10 @@ class Secondary(Remembered):
                     await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
             case facts.SnapshotDropped(name):
                 await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
+            case facts.ClockStepped(from_ns, to_ns):
+                step = ClockStep(found.transfer.write, found.transfer.position, from_ns, to_ns)
+                self.core.steps.append(step)
+                self.core.source_clock.stepped(step.by_ns)
             case _:
                 raise _bad(f"the fact at position {found.transfer.position} is not one that is known")
 
@@ -468,7 +479,10 @@ class Secondary(Remembered):
         if appender.whole != appender.position:  # a write is half there: the next opening cuts it off
             return
         mark = Mark(appender.position, self._end_address(), appender.chain, appender.write, appender.time_ns)
-        await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
+        await core.recorder.record(
+            (EditKind.DURABLE, pack_mark(mark)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
+            (EditKind.CLEAN, pack_mark(mark)),
+        )  # fmt: skip
         await core.recorder.close_clean()
 
     def _end_address(self) -> int:

@@ -13,7 +13,7 @@ from revolume.volume.status import VolumeStatus
 
 def secondary_status(secondary: Secondary) -> VolumeStatus:
     """Plain values, now."""
-    core, state = secondary.core, secondary.core.manifest.state
+    core = secondary.core
     pool = core.pool
     per_segment = pool.segment_blocks * BLOCK
     write, time_ns = secondary.newest
@@ -22,7 +22,7 @@ def secondary_status(secondary: Secondary) -> VolumeStatus:
     return VolumeStatus(
         core.name, core.directory.path, core.volume_id.hex(), secondary.size, core.appender.epoch, word, reason,
         secondary.received, secondary.durable, write, time_ns,
-        secondary.agreed.number, len(core.points), secondary.folder.retired_write, state.horizon.time_ns,
+        secondary.agreed.number, len(core.points), secondary.oldest.write, secondary.oldest.time_ns,
         (len(pool.by_use) - len(pool.ready)) * per_segment, pool.limits.budget_bytes,
         (len(pool.ready) + len(pool.free)) * per_segment, core.image_bytes(), 0,
         len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),

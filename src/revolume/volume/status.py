@@ -18,6 +18,16 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class OldestMoment:
+    """The first moment that can be opened: position of its cut, last write, and that write's label time. They are
+    one value, so that write and time are never those of two moments."""
+
+    position: int
+    write: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """Who keeps log from being recycled, and from which write on; whether it is ended when there is no other room,
     and what it holds of the disk besides (a throw-away overlay)."""

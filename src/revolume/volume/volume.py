@@ -21,6 +21,8 @@ from revolume.host.clock import within
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
+from revolume.volume.clock_mark import pack_clock
+from revolume.volume.clock_step import follow_clock
 from revolume.volume.condition import Condition, state_of
 from revolume.volume.core import Core, lost_sentence
 from revolume.volume.cutter import Cutter
@@ -287,7 +289,7 @@ class Volume(Remembered):
 
     def status(self, replies_wait: str = "") -> VolumeStatus:
         """Plain values, now. ``replies_wait``: why answers wait for a mirror, if they do."""
-        core, manifest = self.core, self.core.manifest.state
+        core, oldest = self.core, self.oldest
         pool = core.pool
         per_segment = pool.segment_blocks * BLOCK
         damaged = ranges(block for block in core.damage.blocks if block not in core.lost)
@@ -295,7 +297,7 @@ class Volume(Remembered):
         return VolumeStatus(
             core.name, core.directory.path, core.volume_id.hex(), core.size, self.epoch, state, reason,
             self.position, core.commit.durable, self.write, core.appender.time_ns,
-            core.last.number, len(core.points), self.folder.retired_write, manifest.horizon.time_ns,
+            core.last.number, len(core.points), oldest.write, oldest.time_ns,
             (len(pool.by_use) - len(pool.ready)) * per_segment, pool.limits.budget_bytes,
             (len(pool.ready) + len(pool.free)) * per_segment, core.image_bytes(), len(core.partials),
             len(core.live.overlay), core.live.overlay.used_bytes, tuple(holders(core)),
@@ -350,6 +352,8 @@ class Volume(Remembered):
     async def _sync_on_time(self) -> None:
         while not self._closing:
             await self._rest(self.core.options.sync_interval_s)
+            with contextlib.suppress(RevolumeError):  # what it meets has poisoned the volume
+                follow_clock(self.core)
             if self.core.commit.unsynced_bytes:
                 self.core.commit.start()
             else:
@@ -460,7 +464,10 @@ class Volume(Remembered):
             await core.commit.wait_durable(self.position)
         appender = core.appender
         mark = Mark(appender.position, appender.address, appender.chain, appender.write, appender.time_ns)
-        await core.recorder.record((EditKind.DURABLE, pack_mark(mark)), (EditKind.CLEAN, pack_mark(mark)))
+        await core.recorder.record(
+            (EditKind.DURABLE, pack_mark(mark)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
+            (EditKind.CLEAN, pack_mark(mark)),
+        )  # fmt: skip
         if core.directory.free_bytes() < MANIFEST_BYTES:
             await core.host.work.call_sync(core.reserve.take)
         await core.recorder.close_clean()

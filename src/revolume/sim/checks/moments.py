@@ -61,7 +61,8 @@ async def _check_pruned(volume: Remembered, model: Model, chance: Chance, who: s
     """What lies behind the horizon, asked for in each way: it is never answered with something else."""
     timeline = Timeline(volume)
     behind = [n for n in model.numbers if 0 < n < volume.folder.retired_write]
-    asked: list[Moment] = [AtTime(timeline.oldest.time_ns - 1)]
+    first_ns = min(stretch.begin_ns for stretch in timeline.stretches())
+    asked: list[Moment] = [AtTime(first_ns - 1)] if first_ns else []
     if behind:
         asked += map(AtWrite, {behind[0], behind[-1], chance.choice(behind)})
     if points := [point.number for point in volume.points() if point.write >= volume.folder.retired_write]:
