@@ -196,16 +196,6 @@ def test_what_cannot_be_served_is_said_in_a_sentence(place: Path) -> None:
         pass
 
 
-def test_an_address_in_use_is_said_and_leaves_the_volume_whole(place: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        said = revolume(
-            "serve", place / "v", "--size", "16M", *SMALL, "--nbd", f"127.0.0.1:{port}", status=1
-        ).stderr
-    assert str(port) in said and "Traceback" not in said
-    revolume("check", place / "v")
-
-
 def test_the_control_socket_and_the_name_with_a_space(place: Path) -> None:
     directory = place / "a b"
     assert "error[bad-volume-name]" in revolume("serve", directory, "--size", "16M", status=2).stderr

@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from revolume.api.bounds import LIMITS, Bounded, ControlLimits, patient
+from revolume.host.owner import like_directory
 
 SOCKET_NAME: Final = "control.sock"
 QUEUE_LENGTH: Final = 16
@@ -89,6 +90,7 @@ def _listener(directory: str) -> socket.socket:
             os.unlink(path)
         listener.bind(path)
         os.chmod(path, 0o600)
+        like_directory(descriptor, SOCKET_NAME)
         listener.listen(QUEUE_LENGTH)
         listener.setblocking(False)
     except OSError:

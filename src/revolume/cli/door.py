@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from revolume.cli.addresses import own_address
 from revolume.cli.remote import NbdRemote, connected
 from revolume.cli.serving import Serving
-from revolume.cli.target import holds_volume, wanted_name
+from revolume.cli.target import holds_volume, trusted, wanted_name
 from revolume.history.moments import SPAN_SECONDS_MAX
 from revolume.host import Host, real_host
 from revolume.nbd.uri import uri
@@ -69,6 +69,7 @@ async def open_door(directory: str, *, create_size: int | None = None) -> AsyncI
     """The volume in ``directory``; with ``create_size``, a new one of that size if there is none."""
     from revolume.api.client import connect
 
+    trusted(directory)
     async with AsyncExitStack() as ends:
         host = real_host()
         ends.push_async_callback(host.work.close)

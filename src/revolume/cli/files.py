@@ -1,7 +1,8 @@
 """The file at the other end of a copy: never overwritten by accident, never left half written.
 
-A new file is written under a passing name beside its own and takes its own only when it is whole and
-synced, so an interrupted copy leaves nothing that looks like a result. A block device is written in place.
+What is copied out of a volume is for its owner alone (mode 0600): it holds what the disk held. A new file is
+written under a passing name beside its own and takes its own only when it is whole and synced, so an interrupted
+copy leaves nothing that looks like a result. A block device is written in place.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _device(path: str, size: int) -> Iterator[int]:
 def _new_file(path: str) -> Iterator[int]:
     with passing_name(path) as passing:
         try:
-            descriptor = os.open(passing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(passing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except (FileNotFoundError, NotADirectoryError):
             parent = os.path.dirname(passing)
             raise NotFound("no-directory", f"{parent} is not a directory.", "Name a file in one.") from None

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 
 from revolume.host.log_sink import LogSink
+from revolume.host.text import one_line
 
 _FLUSH_S: Final = 1.0
 _REPEATS_MAX: Final = 20
@@ -36,6 +37,7 @@ def configure() -> None:
             structlog.processors.add_log_level,
             Repeats(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _harmless,
             *_renderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -60,6 +62,11 @@ def _renderer() -> list[structlog.typing.Processor]:
     if not sys.stderr.isatty():
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))]
+
+
+def _harmless(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Peers and clients choose some of the text."""
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 class Repeats:

@@ -6,7 +6,6 @@ The directory may be empty: then there is no volume until a source has come. Ass
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -236,10 +235,9 @@ class _Shelf(DirectoryShelf):
 def _held(host: Host, path: str) -> Directory:
     """A new or empty directory, locked. Refused: it is not empty, or somebody else holds it."""
     try:
-        os.makedirs(path, exist_ok=True)
-    except FileExistsError:
+        directory = host.disk.open(path, create=True)
+    except (FileExistsError, NotADirectoryError):
         raise Refused("not-a-directory", f"{path} is not a directory.", "Name a directory.") from None
-    directory = host.disk.open(path)
     try:
         directory.lock()
         strange = sorted(set(directory.names()) - OURS)

@@ -1,5 +1,7 @@
 """What a verb prints: results on stdout, everything else on stderr.
 
+No text leaves here with control characters in it, whoever it came from; only our own colours do.
+
 Text is for people and may change; ``--json`` is for programs: one document on stdout, and on stderr one
 JSON object a line for progress and errors. Tables are aligned, never cut to a width: a pipe loses nothing.
 """
@@ -9,13 +11,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 from revolume.errors import RevolumeError
+from revolume.host.text import one_line
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
+_OURS = re.compile("(\x1b\\[(?:0|1|31|32|33)m)")
 _STATE_COLOURS = {"online": _GREEN, "degraded": _YELLOW, "waiting": _YELLOW, "full": _RED, "poisoned": _RED}
 
 
@@ -30,19 +35,20 @@ def print_json_line(value: Any) -> None:
 
 
 def print_line(text: str = "") -> None:
-    print(text, flush=True)
+    print("\n".join(map(shown, text.split("\n"))), flush=True)
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     """Aligned ``name: value`` lines."""
     width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
-        print(f"{name.rjust(width)}: {value}")
+        print(f"{name.rjust(width)}: {shown(value)}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns under their names; a column's name in capitals and ending in '>' is set right."""
     heads = [column.rstrip(">") for column in columns]
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(columns))]
     for row in (heads, *rows):
         cells = [
@@ -54,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_note(text: str) -> None:
     """A remark that is not the result."""
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def print_error(error: RevolumeError, *, as_json: bool) -> None:
@@ -69,10 +75,15 @@ def print_error(error: RevolumeError, *, as_json: bool) -> None:
         print(json.dumps({"error": parts}, ensure_ascii=False), file=sys.stderr, flush=True)
         return
     head = paint(f"error[{error.code}]", _RED, sys.stderr)
-    print(f"{head}: {error.cause}", file=sys.stderr)
+    print(f"{head}: {one_line(error.cause)}", file=sys.stderr)
     if error.hint:
-        print(f"{paint('try', _BOLD, sys.stderr)}: {error.hint}", file=sys.stderr)
+        print(f"{paint('try', _BOLD, sys.stderr)}: {one_line(error.hint)}", file=sys.stderr)
     sys.stderr.flush()
+
+
+def shown(text: str) -> str:
+    """``text`` on one line and without control characters, but for the colours of ``paint``."""
+    return "".join(part if _OURS.fullmatch(part) else one_line(part) for part in _OURS.split(text))
 
 
 def paint_state(state: str) -> str:

@@ -10,6 +10,7 @@ line for each address, flushed, and nothing else; the log goes to stderr.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from revolume.cli.mirror_to import (
 from revolume.cli.options import VolumeArgument
 from revolume.cli.output import print_json_line, print_line
 from revolume.cli.serving import Serving
-from revolume.cli.target import wanted_name
+from revolume.cli.target import trusted, wanted_name
 from revolume.cli.values import parse_seconds, parse_size
 from revolume.errors import UsageError
 
@@ -67,6 +68,9 @@ TlsOption = Annotated[
 ]
 PlainOption = Annotated[bool, typer.Option("--allow-plaintext", help="Serve other machines without TLS.")]
 ConnectionsOption = Annotated[int, typer.Option("--max-connections", min=1, max=10000, help="Clients at once.")]
+SocketModeOption = Annotated[
+    str, typer.Option("--socket-mode", metavar="OCTAL", help="Mode of unix sockets: who may connect.")
+]
 ListenOption = Annotated[
     str | None,
     typer.Option(
@@ -123,6 +127,7 @@ def serve(
     tls_dir: TlsOption = None,
     allow_plaintext: PlainOption = False,
     max_connections: ConnectionsOption = 100,
+    socket_mode: SocketModeOption = "0600",
     mirror_listen: ListenOption = None,
     source_name: SourceNameOption = None,
     mirror_to: MirrorOption = None,
@@ -143,7 +148,7 @@ def serve(
     if mirror_listen is not None:
         _refuse_of_source(name=name, size=size, mirror_to=mirror_to, alone=alone)
     asked = Serving(
-        directory=volume,
+        directory=trusted(volume),
         name=wanted_name(volume, name) if mirror_listen is None else None,
         size=None if size is None else parse_size(size),
         addresses=_addresses(volume, nbd or []),
@@ -157,6 +162,7 @@ def serve(
         tls_dir=tls_dir,
         plaintext_allowed=tls_dir is not None or allow_plaintext,
         connections_max=max_connections,
+        socket_mode=_mode(socket_mode),
         mirror_listen=None if mirror_listen is None else mirror_address(mirror_listen),
         source_name=source_name,
         mirrors=parse_mirrors(mirror_to or [], mode),
@@ -195,6 +201,12 @@ def _check_source_name(asked: Serving) -> None:
     fit = asked.source_name.isprintable() and len(asked.source_name.encode()) <= NAME_BYTES_MAX
     if not fit or not asked.source_name:
         raise UsageError("source-name", f"{asked.source_name[:80]!a} is no name of a certificate.")
+
+
+def _mode(text: str) -> int:
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise UsageError("bad-mode", f"{text[:80]!a} is no mode.", "Write it in octal: 0600, 0660 or 0666.")
+    return int(text, 8)
 
 
 def _interval(text: str) -> float:

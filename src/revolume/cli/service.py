@@ -18,7 +18,7 @@ import gc
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -27,9 +27,9 @@ from typing import Any
 import structlog
 
 from revolume.api.control import Control
-from revolume.cli.addresses import is_tcp, own_address, refuse_plaintext
 from revolume.cli.alarm import Alarm
 from revolume.cli.heard import Heard
+from revolume.cli.listening import Listening
 from revolume.cli.logs import configure, tell_of_loop
 from revolume.cli.mirror import SecondaryRole, open_mirror
 from revolume.cli.offered import Offered
@@ -44,7 +44,7 @@ from revolume.host.tidy import Tidy
 from revolume.nbd.limits import limits_for
 from revolume.nbd.server import Server
 from revolume.nbd.session import Connection
-from revolume.nbd.uri import parse_uri, uri
+from revolume.nbd.uri import Place, parse_uri, uri
 
 _GRACE_S = 10.0
 log = structlog.get_logger("revolume")
@@ -60,8 +60,8 @@ class Service:
         self._heard = heard
         self._offered = offered
         self._server = server
-        self.announced: tuple[str, ...] = ()  # the URIs of the addresses that were asked for
-        promotion = Promotion(host, asked, server, offered, self._become, self._announce, _tell)
+        self._places: list[Place] = []  # the addresses that were asked for
+        promotion = Promotion(host, asked, server, offered, self._become, self.announce, _tell)
         promote = partial(promotion.promote, lambda: self.role)
         self.control = Control(role, role.resolve, self._serving, promote)
         self._become(role)
@@ -72,8 +72,14 @@ class Service:
         role.follow(self._heard)
         self.control.follow(role, role.resolve)
 
-    def _announce(self, uris: tuple[str, ...]) -> None:
-        self.announced += uris
+    def announce(self, uris: Sequence[str]) -> None:
+        """It is served there too."""
+        self._places += map(parse_uri, uris)
+
+    @property
+    def announced(self) -> tuple[str, ...]:
+        """The URIs of the addresses that were asked for, with the name that the volume has now."""
+        return tuple(uri(place.address, self.role.name, tls=place.tls) for place in self._places)
 
     async def close(self) -> None:
         """A clean stop."""
@@ -138,13 +144,15 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
     """The service, for the time of the context."""
     async with AsyncExitStack() as ends:
         context = _tls_context(asked)
-        host = real_host()
+        host = real_host(socket_mode=asked.socket_mode)
         ends.push_async_callback(host.work.close)
         offered = Offered()
         limits = limits_for(asked.connections_max)
         tidy = Tidy(host.clock, host.work)
         ends.push_async_callback(tidy.close)
         server = Server(host, offered, limits, context, tls_required=context is not None, left=tidy.note)
+        listening = await Listening.bind(host, server, asked)
+        ends.callback(listening.close)
         opening = open_primary if asked.mirror_listen is None else open_mirror
         alarm = Alarm(asked.on_event, run_command) if asked.on_event else None
         if alarm is not None:
@@ -152,7 +160,7 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
         service = Service(host, asked, server, offered, await opening(host, asked, _tell), Heard(alarm))
         ends.push_async_callback(service.close)
         ends.push_async_callback(server.stop, _GRACE_S)
-        service.announced = await _listen(host, server, asked, service.role.name)
+        service.announce(await listening.open())
         if asked.control:
             await _serve_control(service.control, asked.directory, ends)
         yield service
@@ -164,34 +172,6 @@ def _tls_context(asked: Serving) -> ssl.SSLContext | None:
     from revolume.host.tls import server_context
 
     return server_context(asked.tls_dir, verify_peer=True)
-
-
-async def _listen(host: Host, server: Server, asked: Serving, name: str) -> tuple[str, ...]:
-    """Listen wherever it was asked for, and on the directory's own socket; the URIs of the former."""
-    own = own_address(asked.directory)
-    announced = _adopt(host, server, asked, name) if asked.addresses == (own,) else []
-    if announced:
-        await _listen_at(server, own, asked, name)
-    else:
-        announced = [await _listen_at(server, address, asked, name) for address in asked.addresses]
-        if own not in asked.addresses:
-            await _listen_at(server, own, asked, name)
-    return tuple(announced)
-
-
-async def _listen_at(server: Server, address: str, asked: Serving, name: str) -> str:
-    place = parse_uri(await server.listen(address, tls_required=asked.tls_dir is not None and is_tcp(address)))
-    return uri(place.address, name, tls=place.tls)
-
-
-def _adopt(host: Host, server: Server, asked: Serving, name: str) -> list[str]:
-    """Sockets that a service manager opened for us take the place of the default address."""
-    announced = []
-    for activated in host.network.activated():
-        refuse_plaintext([activated.address], allowed=asked.plaintext_allowed)
-        server.adopt(host.network.adopt(activated, server.accept))
-        announced.append(uri(activated.address, name, tls=asked.tls_dir is not None))
-    return announced
 
 
 async def _serve_control(control: Control, directory: str, ends: AsyncExitStack) -> None:

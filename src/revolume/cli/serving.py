@@ -25,6 +25,7 @@ class Serving:
     tls_dir: str | None = None
     plaintext_allowed: bool = False
     connections_max: int = 100
+    socket_mode: int = 0o600  # of unix sockets that it makes
     control: bool = True  # whether the control socket is served
     mirror_listen: str | None = None  # be a mirror, whose source comes to this address
     source_name: str | None = None  # the name that its source's certificate must have

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from revolume.errors import NotFound, UsageError
+from revolume.errors import NotFound, Refused, UsageError
 from revolume.history.moments import Moment, check_volume_name, parse_moment
 
 
@@ -33,13 +33,28 @@ def parse_target(text: str) -> Target:
 
 
 def existing(directory: str) -> str:
-    """``directory`` if there is one. Raises NotFound, UsageError."""
+    """``directory`` if there is one, and it may be trusted. Raises NotFound, UsageError, Refused."""
     if os.path.isdir(directory):
-        return directory
+        return trusted(directory)
     if os.path.lexists(directory):
         raise UsageError("not-a-volume", f"{directory} is no directory, so it is no volume.")
     hint = f"revolume serve {directory} --size SIZE makes one."
     raise NotFound("no-such-volume", f"There is no volume {directory}.", hint)
+
+
+def trusted(directory: str) -> str:
+    """``directory``, unless it is another user's: what lies there would be taken for a volume, a socket there for
+    its server. Root works for anybody, and everybody trusts root."""
+    try:
+        owner = os.stat(directory).st_uid
+    except (FileNotFoundError, NotADirectoryError):
+        return directory
+    if os.geteuid() not in (0, owner) and owner != 0:
+        raise Refused(
+            "not-ours", f"{directory} belongs to another user (uid {owner}).",
+            "Work on it as that user; or, if you trust what is in it, make it yours with chown.",
+        )  # fmt: skip
+    return directory
 
 
 def holds_volume(directory: str) -> bool:

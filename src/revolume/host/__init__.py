@@ -8,17 +8,32 @@ Each seam is a protocol in a file of its own (``disk.py``); the real one is besi
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from revolume.host.clock import Clock, RealClock
-from revolume.host.disk import Buffer, Directory, Disk, File
-from revolume.host.entropy import Entropy, RealEntropy
-from revolume.host.network import Listener, Network, Peer, Receiver, Wire
-from revolume.host.real_disk import RealDisk
-from revolume.host.real_network import RealNetwork
-from revolume.host.real_work import RealWork
-from revolume.host.work import JobFailed, Work
+if TYPE_CHECKING:
+    from revolume.host.clock import Clock
+    from revolume.host.disk import Buffer, Directory, Disk, File
+    from revolume.host.entropy import Entropy
+    from revolume.host.network import Listener, Network, Peer, Receiver, Wire
+    from revolume.host.work import JobFailed, Work
 
+_HOMES = {
+    "Buffer": "disk",
+    "Clock": "clock",
+    "Directory": "disk",
+    "Disk": "disk",
+    "Entropy": "entropy",
+    "File": "disk",
+    "JobFailed": "work",
+    "Listener": "network",
+    "Network": "network",
+    "Peer": "network",
+    "Receiver": "network",
+    "Wire": "network",
+    "Work": "work",
+}
 __all__ = [
     "Buffer",
     "Clock",
@@ -38,6 +53,13 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    """Imported when they are asked for: a verb that only asks a running volume needs none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"revolume.host.{_HOMES[name]}"), name)
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     clock: Clock
@@ -47,6 +69,12 @@ class Host:
     network: Network
 
 
-def real_host() -> Host:
-    """This machine. ``work.close()`` when done."""
-    return Host(RealClock(), RealEntropy(), RealDisk(), RealWork(), RealNetwork())
+def real_host(*, socket_mode: int = 0o600) -> Host:
+    """This machine. ``socket_mode``: of unix sockets that are listened on. ``work.close()`` when done."""
+    from revolume.host.clock import RealClock
+    from revolume.host.entropy import RealEntropy
+    from revolume.host.real_disk import RealDisk
+    from revolume.host.real_network import RealNetwork
+    from revolume.host.real_work import RealWork
+
+    return Host(RealClock(), RealEntropy(), RealDisk(), RealWork(), RealNetwork(socket_mode=socket_mode))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from revolume.host import descriptors, libc
 from revolume.host.disk import Buffer
+from revolume.host.owner import like_directory
 
 VECTORS_MAX = 1024
 """IOV_MAX of Linux: the kernel refuses more buffers in one call."""
@@ -190,15 +191,24 @@ class RealDirectory:
 
     def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> RealFile:
         flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR if write else os.O_RDONLY)
-        if create or exclusive:
-            flags |= os.O_CREAT
-        if exclusive:
-            flags |= os.O_EXCL
-        fd = os.open(_component(name), flags, 0o600, dir_fd=self._fd)
+        fd = self._made(_component(name), flags, exclusive) if create or exclusive else -1
+        if fd < 0:
+            fd = os.open(_component(name), flags, dir_fd=self._fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "not a regular file", name)
         return RealFile(fd, name)
+
+    def _made(self, name: str, flags: int, exclusive: bool) -> int:
+        """A new file, for its owner alone; -1 if there was one already, unless it had to be new."""
+        try:
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd)
+        except FileExistsError:
+            if exclusive:
+                raise
+            return -1
+        like_directory(self._fd, name)
+        return fd
 
     def child(self, name: str, *, create: bool = False) -> RealDirectory:
         if create:
@@ -210,6 +220,7 @@ class RealDirectory:
         """Synced even if it was there: whoever made it may have crashed before the sync."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=self._fd)
+            like_directory(self._fd, name)
         self.sync()
 
     def names(self) -> list[str]:

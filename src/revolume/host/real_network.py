@@ -40,11 +40,12 @@ _FAMILY_MISSING = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 class RealNetwork:
-    """``rounds`` and ``low_water`` are passed to every wire."""
+    """``rounds`` and ``low_water`` are passed to every wire; ``socket_mode``: of unix sockets that are made."""
 
-    __slots__ = ("_low_water", "_rounds")
+    __slots__ = ("_low_water", "_rounds", "_socket_mode")
 
-    def __init__(self, *, rounds: int = 4, low_water: int = LOW_WATER) -> None:
+    def __init__(self, *, rounds: int = 4, low_water: int = LOW_WATER, socket_mode: int = 0o600) -> None:
+        self._socket_mode = socket_mode
         self._rounds = rounds
         self._low_water = low_water
 
@@ -63,6 +64,7 @@ class RealNetwork:
         try:
             place.clear_stale()
             sock.bind(place.short)
+            place.hand_over(self._socket_mode)  # before anybody can connect
             sock.listen(QUEUE_LENGTH)
         except BaseException:
             sock.close()

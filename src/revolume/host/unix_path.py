@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 
 from revolume.errors import RevolumeError
+from revolume.host.owner import like_directory
 
 PATH_MAX = 107
 
@@ -71,6 +72,11 @@ class UnixPlace:
     def _unlink(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.name, dir_fd=self.directory_fd)
+
+    def hand_over(self, mode: int) -> None:
+        """Give the socket that was made here this mode, whatever the umask, and the directory's owner."""
+        os.chmod(f"/proc/self/fd/{self.directory_fd}/{self.name}", mode)
+        like_directory(self.directory_fd, self.name)
 
     def remove(self, identity: tuple[int, int] | None) -> None:
         """Removes it if it is still what we made."""
