@@ -10,6 +10,7 @@ import pytest
 
 import revolume
 from tests.support.pki import make_pki
+from tests.support.programs import skipped_for_the_kernel
 from tests.support.servers import TRANSPORTS, Serve, Server, short_folder
 
 MiB = 1 << 20
@@ -20,6 +21,20 @@ def pytest_configure(config: pytest.Config) -> None:
     compiled (which some environments forbid) while its system calls are counted."""
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(revolume.__file__).parent, quiet=2)
+
+
+_last_line = pytest.StashKey[str]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What a run did not prove must not vanish among the dots."""
+    config.stash[_last_line] = skipped_for_the_kernel(terminalreporter.stats.get("skipped", []))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _last_line in config.stash:
+        print(config.stash[_last_line])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import disk, export_as_file, mounted, sync, tree_digest, write_tree
-from tests.support.programs import need, need_kernel, run
+from tests.support.programs import kernel_lacks, need, need_kernel, run
 from tests.support.servers import Serve, Server, revolume, revolume_only
 from tests.support.wire import digest
 
@@ -41,7 +41,7 @@ def ready(system: FileSystem) -> None:
         system.name not in Path("/proc/filesystems").read_text()
         and run("modprobe", system.name, check=False).returncode
     ):
-        pytest.skip(f"this kernel has no {system.name}")
+        kernel_lacks(f"it has no {system.name}")
 
 
 def fresh_kernel_state(system: FileSystem) -> None:

@@ -17,9 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.support.programs import need, run
+from tests.support.programs import kernel_lacks, need, run
 
 _SHUTDOWN = 0x8004587D
 _WITHOUT_LOG_FLUSH = 2
@@ -32,12 +30,12 @@ def need_grounds(kind: str) -> None:
     """Skip where this machine cannot give us such a file system."""
     need("losetup", f"mkfs.{kind}")
     if os.geteuid() != 0:
-        pytest.skip("mounting takes root")
+        kernel_lacks("mounting takes root")
     with contextlib.suppress(OSError):
         os.close(os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC))
         if run("losetup", "-f", check=False).returncode == 0:
             return
-    pytest.skip("this kernel gives us no loop device")
+    kernel_lacks("it gives us no loop device")
 
 
 def _room(folder: Path, size: int) -> Path:
@@ -70,7 +68,7 @@ class Ground:
     def _mount(self) -> None:
         mounting = run("mount", "-o", "loop", self.image, self.place, check=False)
         if mounting.returncode and not self.cuts:
-            pytest.skip(f"this kernel does not mount {self.kind} on a loop device: {mounting.stderr.strip()}")
+            kernel_lacks(f"it does not mount {self.kind} on a loop device: {mounting.stderr.strip()}")
         assert mounting.returncode == 0, f"after {self.cuts} cuts: {mounting.stderr}"
 
     def cut(self) -> None:

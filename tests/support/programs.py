@@ -2,7 +2,8 @@
 
 A test that needs a program says so with `need(...)`. Where it is missing the test is skipped with the
 package's name; with CI=true that is a failure, because a suite that quietly skips its judges proves
-nothing. What the *kernel* lacks (`need_kernel`) is skipped everywhere: no package could bring it.
+nothing. What the *kernel* lacks (`kernel_lacks`) is skipped everywhere, since no package could bring it; the last
+line of a run names each such test.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -44,6 +46,21 @@ def missing(reason: str) -> None:
     pytest.skip(reason)
 
 
+KERNEL_LACKS = "the kernel: "
+
+
+def kernel_lacks(reason: str) -> NoReturn:
+    """Skip the running test: this kernel, or what we may do with it, has not what it takes."""
+    pytest.skip(KERNEL_LACKS + reason)
+
+
+def skipped_for_the_kernel(skipped: Iterable[Any]) -> str:
+    """One line that names the tests among these reports that the kernel did not let run."""
+    names = {report.nodeid.partition("[")[0] for report in skipped if KERNEL_LACKS in str(report.longrepr)}
+    told = ", ".join(sorted(name.removeprefix("tests/") for name in names)) or "none"
+    return f"proofs skipped for want of the kernel: {told}"
+
+
 def find(program: str) -> str | None:
     return shutil.which(program, path=SYSTEM_PATH)
 
@@ -57,15 +74,15 @@ def need(*programs: str) -> None:
 def need_kernel() -> None:
     """A mounted file system on an NBD export takes root, fuse and loop devices."""
     if os.geteuid() != 0:
-        pytest.skip("mounting takes root")
+        kernel_lacks("mounting takes root")
     for device in ("/dev/fuse", "/dev/loop-control"):
         try:
             os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
-            pytest.skip(f"this kernel gives us no {device}: {error.strerror}")
+            kernel_lacks(f"it gives us no {device}: {error.strerror}")
     free = run("losetup", "-f", check=False)
     if free.returncode != 0:
-        pytest.skip(f"this kernel gives us no loop device: {free.stderr.strip()}")
+        kernel_lacks(f"it gives us no loop device: {free.stderr.strip()}")
 
 
 def libnbd_python() -> str:

@@ -11,9 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.support.programs import need, run
+from tests.support.programs import kernel_lacks, need, run
 
 WRITES = "pwritev2,pwritev,pwrite64"
 RENAMES = "rename,renameat,renameat2"
@@ -22,7 +20,7 @@ RENAMES = "rename,renameat,renameat2"
 def need_strace() -> None:
     need("strace")
     if run("strace", "-qq", "-e", "trace=none", "true", check=False).returncode != 0:
-        pytest.skip("this kernel does not let strace trace")
+        kernel_lacks("it does not let strace trace")
 
 
 def _injection(told: Path, calls: str, what: str, when: str) -> list[str]:

@@ -27,6 +27,7 @@ from revolume.offline.check import check
 from revolume.volume.admission import ATTEMPTS, PATIENCE_S
 from revolume.volume.manifest import MirrorMode
 from revolume.volume.options import OpenOptions
+from tests.support.programs import kernel_lacks
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
 from .mirrored import Mirrored
@@ -116,7 +117,7 @@ def small_disk(place: Path) -> Iterator[Path]:
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if done.returncode:
-        pytest.skip(f"a tmpfs may not be mounted here: {done.stderr.strip()}")
+        kernel_lacks(f"a tmpfs may not be mounted here: {done.stderr.strip()}")
     yield mounted
     subprocess.run(["umount", "-l", str(mounted)], check=True)
 
