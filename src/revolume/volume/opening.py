@@ -47,7 +47,7 @@ from revolume.volume.options import OpenOptions
 from revolume.volume.replay import records_behind
 from revolume.volume.sealer import watch
 from revolume.volume.secondary import Secondary
-from revolume.volume.volume import RESERVE_STEP, Volume
+from revolume.volume.volume import Volume
 
 
 async def open_volume(host: Host, path: str, options: OpenOptions) -> Volume:
@@ -228,7 +228,7 @@ class Opening:
         appender = core.appender
         number, reign = appender.epoch, appender.reign
         epoch = Epoch(number, reign, appender.position, appender.write)
-        reserved = max(self._ground.state.reserved, appender.write) + RESERVE_STEP
+        reserved = max(self._ground.state.reserved, appender.write) + self._ground.options.reserve_writes
         await self._ground.recorder.record(
             *self._primary_edits(), (EditKind.EPOCH, pack_epoch(epoch)), (EditKind.RESERVE, pack_number(reserved)),
             (EditKind.CLEAN, pack_mark(None)), (EditKind.CLOCK, pack_clock(core.clock_mark())),

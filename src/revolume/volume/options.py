@@ -13,7 +13,8 @@ class OpenOptions:
     ``segment_bytes``: of a new volume's log files; None = as its size asks for. ``spare_bytes``: made ready ahead,
     but no more than the volume's size. ``promote``: a mirror becomes a primary. ``mirrors``: the names of those
     that will be served; a required one that is missing is refused. ``overlay_quota_bytes``: what a throw-away
-    overlay may take of the disk; None = a tenth of what is free when it is opened."""
+    overlay may take of the disk; None = a tenth of what is free when it is opened. ``reserve_writes``: write
+    numbers that the manifest reserves at a time; a crash skips at most twice as many, no batch may have more."""
 
     name: str | None = None
     size: int | None = None
@@ -30,3 +31,4 @@ class OpenOptions:
     promote: bool = False
     mirrors: tuple[str, ...] = ()
     overlay_quota_bytes: int | None = None
+    reserve_writes: int = 1 << 24

@@ -38,7 +38,6 @@ from revolume.volume.remembered import Remembered
 from revolume.volume.room import Room, refusal
 from revolume.volume.status import Snapshot, VolumeStatus
 
-RESERVE_STEP = 1 << 24
 CUT_BLOCKS = 1 << 19
 CUT_RANGES = 4096
 PARTIALS_MAX = 4096
@@ -130,7 +129,7 @@ class Volume(Remembered):
         interval = core.live.interval
         if interval.count > CUT_BLOCKS or len(interval.ranges) > CUT_RANGES or self._interval_fills_the_reserve():
             self.cutter.request()
-        if core.appender.write > self._reserved - RESERVE_STEP // 2 and self._reserving is None:
+        if core.appender.write > self._reserved - core.options.reserve_writes // 2 and self._reserving is None:
             self._reserving = asyncio.create_task(self._reserve())
         if not core.live.digest:
             self._tight = core.live.overlay.room() < MAP_SLACK
@@ -158,7 +157,7 @@ class Volume(Remembered):
     async def _reserve(self) -> None:
         """Give out no write number that a crash might give out again."""
         try:
-            upto = self.core.appender.write + RESERVE_STEP
+            upto = self.core.appender.write + self.core.options.reserve_writes
             await self.core.recorder.record((EditKind.RESERVE, pack_number(upto)))
             self._reserved = upto
             self._unreserved = None
