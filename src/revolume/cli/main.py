@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -31,6 +31,7 @@ from revolume.cli import (
     snapshot,
     status,
     version,
+    wait,
 )
 from revolume.cli.output import print_error
 from revolume.errors import RevolumeError, UsageError
@@ -39,8 +40,15 @@ from revolume.host.log_sink import open_missing_streams
 
 INTERRUPTED: Final = 130
 _VERBS: Final = (
-    serve, status, points, snapshot, grow, promote, detach, mirror_replace, check, copy, salvage, bisect, version,
+    serve, status, wait, points, snapshot, grow, promote, detach, mirror_replace, check, copy, salvage, bisect,
+    version,
 )  # fmt: skip
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        version.version()
+        raise typer.Exit
 
 
 def _application() -> typer.Typer:
@@ -52,9 +60,18 @@ def _application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_no_verb)
     for verb in _VERBS:
         verb.register(app)
     return app
+
+
+def _no_verb(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which revolume this is.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Block volumes over NBD that remember every write."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
