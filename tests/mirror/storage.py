@@ -20,7 +20,8 @@ from revolume.host.real_disk import RealDisk
 from revolume.log.carried import Carried, Shipment
 from revolume.log.ops import NoRoomNow
 from revolume.log.transfer import BLOCK, Flag, Kind, pack_proper, unpack_proper
-from revolume.mirror.messages import Opening, Start
+from revolume.mirror.base_plan import BasePlan
+from revolume.mirror.messages import Named, Need, Opening, Room, Start
 from revolume.volume.end import End
 
 VOLUME = bytes(range(16))
@@ -203,6 +204,9 @@ class Reader:
         found = np.array(blocks, np.uint64)
         return found, await self.digests(found), behind
 
+    async def count(self) -> int:
+        return len(self.content)
+
     async def digests(self, blocks: U64) -> U64:
         found = [self.content.get(block) for block in blocks.tolist()]
         return np.array([block_digests(memoryview(c), 1)[0] if c else 0 for c in found], np.uint64)
@@ -229,6 +233,8 @@ class Origin:
         self.readers: list[Reader] = []
         self.passed_points: list[int] = []
         self.waited_for = 0
+        self.names: tuple[Named, ...] = ()
+        self.kept_log = 0
 
     @property
     def epoch(self) -> int:
@@ -261,6 +267,16 @@ class Origin:
             mirror.pin = Point(7, 0, last.position, last.write, last.time_ns, last.epoch, 1, (2, 3), last.chain, 0)
             self.points[7] = mirror.pin
         return mirror.pin
+
+    async def plan_base(self, mirror: MirrorRecord) -> BasePlan:
+        point = await self.pin_base(mirror)
+        behind = self.log.address_behind(point.position)
+        assert behind is not None
+        log = (self.log.end_address - behind) * BLOCK
+        return BasePlan(point, self.names, point.position, Need(BLOCK * len(self.content), self.kept_log), log)
+
+    async def unpin_base(self, mirror: MirrorRecord) -> None:
+        mirror.pin = None
 
     def base_point(self, mirror: MirrorRecord) -> Point | None:
         return mirror.pin
@@ -337,6 +353,10 @@ class Secondary:
     @property
     def end(self) -> End:
         return self.log.last
+
+    @property
+    def known_epoch(self) -> tuple[int, bytes]:
+        return self.end.epoch, self.end.reign
 
     @property
     def received(self) -> int:
@@ -420,6 +440,10 @@ class Shelf:
         self.node = b"t" * 16
         self.created: list[Start] = []
         self.wrong_root = False
+        self.budget, self.free = 1 << 30, 1 << 40
+
+    def room(self) -> Room:
+        return Room(self.budget, 0, self.free)
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         await asyncio.sleep(0.001)

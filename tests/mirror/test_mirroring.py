@@ -262,7 +262,7 @@ class TestBase:
         return {block: os.urandom(BLOCK) for block in chance.sample(range(16000), count)}
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_an_empty_target_gets_the_log_at_once_and_the_base_behind_it(
+    def test_an_empty_target_gets_the_base_and_then_the_log(
         self, transport: str, folder: Path
     ) -> None:
         async def scenario() -> None:
@@ -271,9 +271,12 @@ class TestBase:
                 w.origin.content = self.content(3000)
                 w.source.start()
                 await until(lambda: w.shelf.secondary is not None)
-                while w.source.status().state != MirrorState.IN_SYNC:
+                began = w.secondary.log.start.position
+                while not w.origin.joined_mirrors:
+                    assert w.secondary.base is None or w.secondary.received == began, "log before the base"
                     fill(w.log, 2, 1)
                     await asyncio.sleep(0.001)
+                assert w.source.status().state in (MirrorState.IN_SYNC, MirrorState.CATCHING_UP)
                 await w.arrived()
                 assert w.same()
                 assert w.secondary.blocks == w.origin.content

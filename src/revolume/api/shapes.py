@@ -133,6 +133,12 @@ class MirrorShape:
     level_at: int = 0
     refusals: int = 0
     warning: str = ""
+    lacks: tuple[str, ...] = ()
+    """Snapshots of the volume that are older than this mirror's history, and not on it."""
+    left_bytes: int = 0
+    """Until it has joined: what has to be sent, of its base and of the log, as far as it is known."""
+    left_seconds: float | None = None
+    """How long that takes at the rate of now; None: nothing flows yet."""
 
 
 @dataclass(frozen=True, slots=True)

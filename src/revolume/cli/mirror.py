@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from revolume.chain.point import Point
 from revolume.cli.heard import Heard
-from revolume.cli.mirror_shapes import base_sentence, source_shape, why_not_promotable
+from revolume.cli.mirror_shapes import base_sentence, lacks, source_shape, why_not_promotable
 from revolume.cli.role import open_options
 from revolume.cli.serving import Serving
 from revolume.cli.target import holds_volume
@@ -141,7 +141,9 @@ class SecondaryRole:
 
     def mirroring(self) -> dict[str, Any]:
         """See ``role.Role``."""
-        return {"role": "secondary", "source": source_shape(self._target, self.secondary, self.listening)}
+        names = lacks(self.secondary.core.manifest.state) if self.secondary is not None else []
+        source = source_shape(self._target, self.secondary, self.listening)
+        return {"role": "secondary", "source": source, "lacks": names}
 
     def points(self) -> list[Point]:
         """The agreed ones that are retained."""

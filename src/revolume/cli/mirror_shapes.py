@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from revolume.api.shapes import BaseShape, MirrorShape, SourceShape
@@ -10,8 +11,9 @@ from revolume.log.transfer import BLOCK
 from revolume.mirror.status import MirrorState as LinkState
 from revolume.mirror.status import MirrorStatus
 from revolume.mirror.target import Target
+from revolume.volume.base_start import held_by
 from revolume.volume.lacking import base_words, lacking
-from revolume.volume.manifest import MirrorMode, MirrorState, Role, State
+from revolume.volume.manifest import MirrorMode, MirrorState, PinnedSnapshot, Role, State
 from revolume.volume.mirrors import Mirror
 from revolume.volume.secondary import Secondary
 
@@ -19,10 +21,12 @@ NOT_SERVED = "not served"
 WAIT_TOLD_S = 1.0
 
 
-def mirror_shape(mirror: Mirror, link: MirrorStatus | None, position: int) -> MirrorShape:
+def mirror_shape(
+    mirror: Mirror, link: MirrorStatus | None, position: int, snapshots: Sequence[PinnedSnapshot]
+) -> MirrorShape:
     """``link`` is None for a mirror that is known and was not named with --mirror-to."""
     if link is None:
-        return stopped_shape(mirror.state, NOT_SERVED, "It was not named with --mirror-to.")
+        return stopped_shape(mirror.state, NOT_SERVED, "It was not named with --mirror-to.", snapshots)
     return MirrorShape(
         name=mirror.name,
         address=link.address,
@@ -51,6 +55,9 @@ def mirror_shape(mirror: Mirror, link: MirrorStatus | None, position: int) -> Mi
         level_at=mirror.level_at,
         refusals=link.refusals,
         warning=link.warning,
+        lacks=lacked_by(mirror.state, snapshots),
+        left_bytes=link.left_bytes,
+        left_seconds=link.left_seconds,
     )
 
 
@@ -67,24 +74,33 @@ def _waits(mirror: Mirror, link: MirrorStatus, position: int) -> str:
     return ""
 
 
-def stopped_shape(state: MirrorState, word: str, reason: str) -> MirrorShape:
+def lacked_by(state: MirrorState, snapshots: Sequence[PinnedSnapshot]) -> tuple[str, ...]:
+    """Names of the snapshots that are older than a mirror's history, as far as it is known where that begins."""
+    return () if state.since is None else tuple(s.name for s in held_by(state.since, snapshots)[1])
+
+
+def stopped_shape(
+    state: MirrorState, word: str, reason: str, snapshots: Sequence[PinnedSnapshot]
+) -> MirrorShape:
     """A mirror of which only the manifest tells."""
     mode = state.mode.name.lower()
     required = state.joined and state.mode == MirrorMode.SYNC
     return MirrorShape(
         state.name, "", mode, word, reason, "", required, state.joined, 0.0, 0.0, 0, 0, 0, 0, 0, state.point,
         float(state.joined), 0, 0, 0, 0, 0, 0, node=state.node.hex() if any(state.node) else "",
+        lacks=lacked_by(state, snapshots),
     )  # fmt: skip
 
 
 def stopped_mirroring(state: State) -> dict[str, Any]:
     """What a stopped volume's manifest tells of it."""
     if state.role == Role.PRIMARY:
-        return {"role": "primary", "mirrors": [stopped_shape(m, "stopped", "") for m in state.mirrors]}
+        mirrors = [stopped_shape(m, "stopped", "", state.snapshots) for m in state.mirrors]
+        return {"role": "primary", "mirrors": mirrors, "lacks": lacks(state)}
     base = None
     if state.base is not None:
         base = BaseShape(state.horizon.point, state.base, -(-state.horizon.size // BLOCK))
-    return {"role": "secondary", "source": SourceShape(
+    return {"role": "secondary", "lacks": lacks(state), "source": SourceShape(
         "", False, "", 0, "", 0, "stopped", state.durable.position, state.durable.position,
         state.agreed.point, state.agreed.position, base, "", base is None,
         lacking(state), source_name=state.source_name,
@@ -116,6 +132,11 @@ def source_shape(target: Target | None, secondary: Secondary | None, address: st
         refusals=target.refusals if target is not None else 0,
         level_at=secondary.bound.owes if secondary is not None else 0,
     )
+
+
+def lacks(state: State) -> list[str]:
+    """Names of snapshots of the volume that this copy does not hold: they are older than it."""
+    return [snapshot.name for snapshot in state.lacking]
 
 
 def base_shape(secondary: Secondary | None) -> BaseShape | None:

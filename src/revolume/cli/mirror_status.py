@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from revolume.cli.values import show_size
+from revolume.cli.values import show_seconds, show_size
+from revolume.mirror.wording import lacking_words
 
 Answer = Mapping[str, Any]
 Field = tuple[str, str]
@@ -23,7 +24,9 @@ def mirroring(answer: Answer) -> Iterator[Field]:
     for mirror in answer.get("mirrors", ()):
         yield from _mirror(mirror)
     if answer.get("source") is not None:
-        yield from _source(answer["source"])
+        yield from _source(answer["source"], answer)
+    elif answer.get("lacks"):
+        yield "not here", lacking_words(answer["lacks"], "this copy")
 
 
 def _mirror(mirror: Answer) -> Iterator[Field]:
@@ -39,10 +42,19 @@ def _mirror(mirror: Answer) -> Iterator[Field]:
         yield "", f"holds less than it had acknowledged: level again at position {mirror['level_at']}"
     if mirror["warning"]:
         yield "", mirror["warning"]
+    if mirror["left_bytes"]:
+        yield "", _left(mirror)
+    if mirror["lacks"]:
+        yield "", lacking_words(mirror["lacks"])
     if mirror["received"]:
         yield "", _positions(mirror)
     if mirror["log_bytes"]:
         yield "", _sent(mirror)
+
+
+def _left(mirror: Answer) -> str:
+    took = "" if mirror["left_seconds"] is None else f", about {show_seconds(mirror['left_seconds'])}"
+    return f"protects nothing yet: {show_size(mirror['left_bytes'])} of base and log have to be sent{took}"
 
 
 def _positions(mirror: Answer) -> str:
@@ -63,7 +75,7 @@ def _sent(mirror: Answer) -> str:
     )
 
 
-def _source(source: Answer) -> Iterator[Field]:
+def _source(source: Answer, answer: Answer) -> Iterator[Field]:
     since = f" since {source['since']}" if source["since"] else ""
     if source["connected"]:
         yield "source", f"{source['peer']}, epoch {source['source_epoch']}, connected{since}"
@@ -77,6 +89,8 @@ def _source(source: Answer) -> Iterator[Field]:
         )
     if source["refusals"]:
         yield "", f"{source['refusals']} connections were refused"
+    if answer.get("lacks"):
+        yield "", lacking_words(answer["lacks"], "this copy")
     if source["failure"]:
         yield "", source["failure"]
     yield "promotable", "yes" if source["promotable"] else f"no: {source['why_not']}"

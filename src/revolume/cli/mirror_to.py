@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from revolume.errors import Refused, UsageError
+from revolume.volume.base_start import History
 
 PORT: Final = 10810
 MODES: Final = ("sync", "async")
@@ -25,6 +26,7 @@ class MirrorTo:
     name: str
     peer: str | None = None
     """The name for which its certificate must be valid, instead of the address's host. None: as it was before."""
+    history: History = History.NAMED
 
 
 def mirror_address(text: str) -> str:
@@ -37,10 +39,11 @@ def mirror_address(text: str) -> str:
     return normalised(f"{text}:{PORT}" if bare else text)
 
 
-def parse_mirrors(texts: list[str], mode: str) -> tuple[MirrorTo, ...]:
-    """All of them; ``mode`` for those that name none. UsageError, also where two are the same."""
+def parse_mirrors(texts: list[str], mode: str, history: str = "named") -> tuple[MirrorTo, ...]:
+    """All of them; ``mode`` and ``history`` for those that name none. UsageError, also where two are the same."""
     _known_mode(mode, "--mode")
-    mirrors = tuple(parse_mirror(text, mode) for text in texts)
+    _known_history(history, "--history")
+    mirrors = tuple(parse_mirror(text, mode, history) for text in texts)
     for what, values in (("address", [m.address for m in mirrors]), ("name", [m.name for m in mirrors])):
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
@@ -48,16 +51,16 @@ def parse_mirrors(texts: list[str], mode: str) -> tuple[MirrorTo, ...]:
     return mirrors
 
 
-def parse_mirror(text: str, mode: str) -> MirrorTo:
+def parse_mirror(text: str, mode: str, history: str = "named") -> MirrorTo:
     """One of them."""
     address, *options = text.split(",")
     given: dict[str, str] = {}
     for option in options:
         found = _OPTION.fullmatch(option)
-        if found is None or found[1] not in ("mode", "name", "peer") or found[1] in given:
+        if found is None or found[1] not in ("mode", "name", "peer", "history") or found[1] in given:
             raise UsageError(
                 "mirror-syntax", f"{text[:200]!a} is no mirror: {option[:80]!a} is not understood.",
-                "Write ADDR, ADDR,mode=async or ADDR,mode=sync,name=NAME,peer=CERTIFICATE; ADDR holds no comma.",
+                "Write ADDR, and behind commas mode=sync|async, name=NAME, history=named|all|none, peer=NAME.",
             )  # fmt: skip
         given[found[1]] = found[2]
     place = mirror_address(address)
@@ -66,7 +69,17 @@ def parse_mirror(text: str, mode: str) -> MirrorTo:
         _known_mode(given.get("mode", mode), text) == "sync",
         _fit_name(given.get("name", place)),
         given.get("peer"),
+        _known_history(given.get("history", history), text),
     )
+
+
+def _known_history(history: str, where: str) -> History:
+    try:
+        return History(history)
+    except ValueError:
+        raise UsageError(
+            "mirror-history", f"{where[:200]!a}: {history[:80]!a} is no history.", "It is named, all or none."
+        ) from None
 
 
 def _known_mode(mode: str, where: str) -> str:

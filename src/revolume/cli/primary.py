@@ -15,7 +15,7 @@ from typing import Any, Final
 from revolume.api.shapes import MirrorShape
 from revolume.chain.point import Point
 from revolume.cli.heard import Heard
-from revolume.cli.mirror_shapes import mirror_shape
+from revolume.cli.mirror_shapes import lacks, mirror_shape
 from revolume.cli.mirror_to import MirrorTo
 from revolume.cli.role import open_options
 from revolume.cli.serving import Serving
@@ -114,8 +114,9 @@ class PrimaryRole:
             known = await self._registered(asked)
             encrypted = None if asked.address.startswith("unix:") else context
             node = self._volume.core.manifest.state.node
+            origin = VolumeOrigin(self._volume, asked.history)
             source = MirrorSource(
-                self._host, VolumeOrigin(self._volume), known, asked.address, node, encrypted, self._tell,
+                self._host, origin, known, asked.address, node, encrypted, self._tell,
                 self._volume.core.events.tell,
             )  # fmt: skip
             self._sources[asked.name] = source
@@ -158,11 +159,15 @@ class PrimaryRole:
 
     def mirroring(self) -> dict[str, Any]:
         """See ``role.Role``."""
-        return {"role": "primary", "mirrors": [self._shape(mirror) for mirror in self._volume.mirrors]}
+        mirrors = [self._shape(mirror) for mirror in self._volume.mirrors]
+        return {"role": "primary", "mirrors": mirrors, "lacks": lacks(self._volume.core.manifest.state)}
 
     def _shape(self, mirror: Mirror) -> MirrorShape:
         source = self._sources.get(mirror.name)
-        return mirror_shape(mirror, None if source is None else source.status(), self._volume.position)
+        return mirror_shape(
+            mirror, None if source is None else source.status(), self._volume.position,
+            self._volume.core.manifest.state.snapshots,
+        )  # fmt: skip
 
     # The end
 

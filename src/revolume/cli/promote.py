@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
-from revolume.cli.output import print_json, print_line
+from revolume.cli.output import print_json, print_line, print_note
 from revolume.cli.target import existing
 from revolume.errors import UsageError
 
@@ -31,10 +31,15 @@ def promote(volume: VolumeArgument, nbd: NbdOption = None, json: JsonOption = Fa
     """
     from revolume.api.client import connect
     from revolume.cli.addresses import absolute
+    from revolume.cli.reach import reach
+    from revolume.mirror.wording import lacking_words
 
     addresses = [absolute(text) for text in nbd or []]
     if len(set(addresses)) < len(addresses):
         raise UsageError("address-twice", "An --nbd address is given twice.", "Leave one out.")
+    with reach(volume) as reached:
+        if lacks := reached.status().get("lacks"):
+            print_note(lacking_words(lacks, "this copy"))
     client = connect(existing(volume))
     if client is not None:
         with client:

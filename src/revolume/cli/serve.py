@@ -87,12 +87,18 @@ MirrorOption = Annotated[
     list[str] | None,
     typer.Option(
         "--mirror-to",
-        metavar="ADDR[,mode=M][,name=N][,peer=C]",
+        metavar="ADDR[,mode=M][,name=N][,history=H][,peer=C]",
         help="Mirror to this address (HOST[:10810]); repeatable.",
     ),
 ]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="sync: a write is answered when the mirror has it too; async: before.")
+]
+HistoryOption = Annotated[
+    str,
+    typer.Option(
+        "--history", help="What a new mirror gets of the past: named (from the oldest snapshot on), all, none."
+    ),
 ]
 LostOption = Annotated[str, typer.Option("--on-lost", help="A lost sync mirror means: replies wait (block).")]
 AloneOption = Annotated[
@@ -132,6 +138,7 @@ def serve(
     source_name: SourceNameOption = None,
     mirror_to: MirrorOption = None,
     mode: ModeOption = "sync",
+    history: HistoryOption = "named",
     on_lost: LostOption = "block",
     alone: AloneOption = False,
     on_event: EventOption = None,
@@ -165,7 +172,7 @@ def serve(
         socket_mode=_mode(socket_mode),
         mirror_listen=None if mirror_listen is None else mirror_address(mirror_listen),
         source_name=source_name,
-        mirrors=parse_mirrors(mirror_to or [], mode),
+        mirrors=parse_mirrors(mirror_to or [], mode, history),
         alone=alone,
         on_event=() if on_event is None else parse_command(on_event),
     )

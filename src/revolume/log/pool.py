@@ -70,6 +70,8 @@ class SegmentPool:
         """Bytes of the disk that are somebody else's before a file is made."""
         self._demand = 0
         self.stuck = False
+        self.over_budget = False
+        """Files are made beyond the budget, as far as the disk has room."""
         self.disk_short = False
         """It is the disk that has no room for another file, not the budget."""
         self._wake = asyncio.Event()
@@ -163,6 +165,13 @@ class SegmentPool:
         self.failure = None
         self._wake.set()
 
+    async def shrink(self) -> None:
+        """Free files that lie beyond the budget go from the disk; once all of the log is within it, it stays
+        so."""
+        while self.free and self.bytes > self.limits.budget_bytes:
+            await self._work.call(self.remove, [self.free.pop()])
+        self.over_budget = self.over_budget and self.bytes > self.limits.budget_bytes
+
     def remove(self, indexes: list[int]) -> None:
         """Files that are free, and known to be so, go from the disk. In a thread."""
         for index in indexes:
@@ -252,7 +261,7 @@ class SegmentPool:
         size = self.segment_blocks * BLOCK
         if not beyond_budget:
             slack, self.disk_short = 0 if self.ready else 2 * size, False
-            if self.bytes + size > self.limits.budget_bytes + slack:
+            if self.bytes + size > self.limits.budget_bytes + slack and not self.over_budget:
                 return None
             self.disk_short = self._directory.free_bytes() < size + self.limits.reserve_bytes + self.owed_bytes()
             if self.disk_short:

@@ -1,17 +1,17 @@
-"""The base of a new mirror, behind its log: blocks of a pinned point, as the log leaves room for them.
+"""The base of a new mirror: blocks of a pinned point, as fast as the target stores them.
 
-A piece goes out when the log is on its way and little is queued; under a load that never pauses one goes out now
-and then all the same, so that it comes to an end. So many pieces are under way at most as the target is ready to
-hold.
+The log waits until the base is complete (``Pump.held``). A copy without its base protects nothing, however much
+log it has, and can't fold any: log that was sent first would fill the target's room, and the base would wait
+behind it. So many pieces are under way at most as ``BasePace`` says, and as the target is ready to hold.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from revolume.chain.point import Point
+from revolume.errors import GaveWay, Refused
 from revolume.log.transfer import BLOCK
 from revolume.mirror.base_intake import FRAMES_AHEAD
 from revolume.mirror.base_pace import BasePace
@@ -20,12 +20,9 @@ from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link
 from revolume.mirror.messages import BASE_END
 from revolume.mirror.parts import Origin, PointReader
-from revolume.mirror.pump import HIGH_WATER, Pump
 from revolume.mirror.rows import ROWS_MAX, pack_base
 
-QUIET_BYTES: Final = 1 << 20
-PATIENCE_NS: Final = 200_000_000
-LOOK_SECONDS: Final = 0.005
+GAVE_WAY = "base-gave-way"
 
 
 class BaseSender:
@@ -35,7 +32,6 @@ class BaseSender:
         self,
         link: Link,
         origin: Origin,
-        pump: Pump,
         point: Point,
         next_block: int,
         counters: Counters,
@@ -43,7 +39,6 @@ class BaseSender:
     ) -> None:
         self._link = link
         self._origin = origin
-        self._pump = pump
         self._point = point
         self._counters = counters
         self._done = done
@@ -62,7 +57,13 @@ class BaseSender:
         return min(1.0, self.stored_to / self._blocks)
 
     async def run(self) -> None:
-        """Send all of it."""
+        """Send all of it. Refused: the volume needs the room that is kept for it."""
+        try:
+            await self._send_all()
+        except GaveWay as error:
+            raise gave_way() from error
+
+    async def _send_all(self) -> None:
         reader = await self._origin.open_point(self._point)
         try:
             while self._next < self._blocks:
@@ -85,17 +86,9 @@ class BaseSender:
         self._next = behind
 
     async def _wait_for_turn(self) -> None:
-        clock = self._link.host.clock
         while len(self._sent_to) >= FRAMES_AHEAD or not self.pace.open:
             self._acknowledged.clear()
             await self._acknowledged.wait()
-        since = clock.monotonic_ns()
-        while not self._quiet(clock.monotonic_ns() - since > PATIENCE_NS):
-            await clock.sleep(LOOK_SECONDS)
-
-    def _quiet(self, impatient: bool) -> bool:
-        backlog = self._link.backlog
-        return (self._pump.caught_up and backlog < QUIET_BYTES) or (impatient and backlog < HIGH_WATER)
 
     def stored(self, next_block: int) -> None:
         """BASE_AT."""
@@ -111,3 +104,12 @@ class BaseSender:
         if not self._ended or self._sent_to or point != self._point.number:
             raise Broken("It says that the base is complete, which it cannot be.")
         self._done()
+
+
+def gave_way() -> Refused:
+    """What a base's session ends with when the volume needs the room that is kept for it."""
+    return Refused(
+        GAVE_WAY,
+        "The base of the mirror was given up: the volume's log needed the room that was kept for it.",
+        "It begins anew by itself; raise --budget at the primary, or mirror when less is written.",
+    )

@@ -8,7 +8,8 @@ checksum of the transfer there are equal, because each chain checksum contains a
 
     refused     another volume; an opening older than one that the target knows, or a rival of the same number;
                 segments too small for a transfer of the source's; another copy than the one that has joined as
-                this mirror: an empty directory, an unfinished base, another volume or another node's copy
+                this mirror: an empty directory, an unfinished base, another volume or another node's copy; no room
+                for a base
     base        the target is empty; or its unfinished base cannot go on: nothing was ever promised of that
     resume base its log is continued by the source's, and the source still holds the base's point
     nothing     both logs end with the same transfer
@@ -21,9 +22,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
-from revolume.mirror.messages import Hello, Identity, Pin, TargetState, Welcome
+from revolume.mirror.base_plan import budget_for, disk_for
+from revolume.mirror.messages import Hello, Identity, Need, Pin, TargetState, Welcome
+from revolume.mirror.wording import size_words
 from revolume.volume.end import End
+
+MIB: Final = 1 << 20
 
 
 class Rule(IntEnum):
@@ -41,6 +47,7 @@ class Rule(IntEnum):
     TARGET_AHEAD = 21
     DIVERGED = 22
     MEMBER_REPLACED = 23
+    TARGET_TOO_SMALL = 24
 
     @property
     def refuses(self) -> bool:
@@ -65,11 +72,13 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Source:
     """What is known of the source. ``at_target_end``: its transfer at the position where the target's log ends;
-    ``pin``: the base point that it holds for this mirror."""
+    ``pin``: the base point that it holds for this mirror; ``need``: what a base would take, None: not worked
+    out."""
 
     hello: Hello
     at_target_end: Identity | None
     pin: Pin | None
+    need: Need | None = None
 
 
 def identity(end: End) -> Identity:
@@ -137,7 +146,7 @@ def _outdated(hello: Hello, target: Welcome) -> Decision | None:
 
 def _fit(source: Source, target: Welcome) -> Decision:
     if target.state == TargetState.EMPTY:
-        return Decision(Rule.BASE, "The target is empty.")
+        return _too_small(source, target) or Decision(Rule.BASE, "The target is empty.")
     broken = _discontinuity(source, target)
     if target.state == TargetState.BASE:
         return _base(source, target, broken)
@@ -151,12 +160,39 @@ def _fit(source: Source, target: Welcome) -> Decision:
 def _base(source: Source, target: Welcome, broken: Decision | None) -> Decision:
     """Nothing was ever promised of an unfinished base: it may begin anew."""
     if broken is not None:
-        return Decision(Rule.BASE, f"The unfinished base begins anew: {broken.reason}")
+        anew = Decision(Rule.BASE, f"The unfinished base begins anew: {broken.reason}")
+        return _too_small(source, target) or anew
     if source.pin is None or source.pin != target.base:
-        return Decision(Rule.BASE, "The unfinished base begins anew: its point is not held any more.")
+        anew = Decision(Rule.BASE, "The unfinished base begins anew: its point is not held any more.")
+        return _too_small(source, target) or anew
     return Decision(
         Rule.RESUME_BASE, f"The base of point {source.pin.number} goes on at block {target.next_block}."
     )
+
+
+def _too_small(source: Source, target: Welcome) -> Decision | None:
+    """A base that would not fit is not begun. What an unfinished one takes of the disk now is not known: there
+    only the budget is looked at."""
+    need, room = source.need, target.room
+    if need is None or not room.budget:
+        return None
+    budget, disk = budget_for(need, target.segment_blocks), disk_for(need, target.segment_blocks)
+    needs = f"The mirror needs {size_words(need.base)} for the base"
+    if room.budget < budget:
+        return Decision(
+            Rule.TARGET_TOO_SMALL,
+            f"{needs} and {size_words(budget)} for the log that the oldest snapshot keeps; its log may take "
+            f"{size_words(room.budget)}.",
+            f"Serve the mirror with --budget {-(-budget // MIB)}MiB or more; or begin it without the past, with "
+            "--history none.",
+        )
+    if target.state == TargetState.EMPTY and room.free < disk:
+        return Decision(
+            Rule.TARGET_TOO_SMALL,
+            f"{needs} and {size_words(disk - need.base)} for its log; its disk has {size_words(room.free)} free.",
+            "Make room there, or name a directory on a larger disk.",
+        )
+    return None
 
 
 def _discontinuity(source: Source, target: Welcome) -> Decision | None:

@@ -25,18 +25,22 @@ WELCOME (target -> source); its frame carries the session id that holds from her
               position where the source's log ends
    208  Q  base: number of its point     216 Q its position     224 16s its chain checksum
    240  Q  base: first block that is not there
+   248  Q  budget of its log, bytes     256 Q bytes that its log takes now     264 Q bytes free on its disk
 
 BEGIN (source -> target)
-     0  H  rule (``decide.Rule``)     2 B 1: the identity at 8 is known, 2: the point at 64 is, 4: a birth follows
+     0  H  rule (``decide.Rule``)
+     2  B  1: the identity at 8 is known, 2: the point at 64 is, 4: a birth follows, 8: the sizes at 48 are known
      3 5x  zero
      8  Q  epoch     16 16s reign id     32 16s chain checksum: of the transfer in the source's log at the
               position where the target's log ends
-    48 16x zero
+    48  Q  bytes of the base     56 Q bytes of log that can't be folded, because of a snapshot
     64  Q  pinned point F: number     72 Q position     80 16s chain checksum
     96     birth, only of a base that begins: END of the log at F (the target's log continues it)
    160  Q  number of F     168 Q write of F     176 Q time of F     184 Q size of the volume at F
-   192  Q  root, low     200 Q high     208 I epochs     212 I zero
-   216     epochs x (Q number, 16s reign id, Q position, Q write)
+   192  Q  root, low     200 Q high     208 I epochs     212 I names
+   216  Q  position as of which the names are stated: what the log up to there says of names is in them
+   224     epochs x (Q number, 16s reign id, Q position, Q write): all that the source knows, until now
+           names x (Q write, Q point, Q time, H 1: the copy will hold it, H bytes of the name, the name in UTF-8)
 
 REFUSED (both)
      0  H  bytes of the code     2 H bytes of the cause     4 H bytes of the hint     6 the three, UTF-8
@@ -74,10 +78,11 @@ from revolume.volume.end import End
 
 END = struct.Struct("<QQ16s16sQQ")
 HELLO = struct.Struct("<HBBIIHH16s16s16sQQQ64s16sQB7x")
-WELCOME = struct.Struct("<HBBIQ16s16s16s64sQQQQQQ16s16sQQ16sQ")
-BEGIN = struct.Struct("<HB5xQ16s16s16xQQ16s")
-BIRTH = struct.Struct("<64sQQQQQQII")
+WELCOME = struct.Struct("<HBBIQ16s16s16s64sQQQQQQ16s16sQQ16sQQQQ")
+BEGIN = struct.Struct("<HB5xQ16s16sQQQQ16s")
+BIRTH = struct.Struct("<64sQQQQQQIIQ")
 BIRTH_EPOCH = struct.Struct("<Q16sQQ")
+BIRTH_NAME = struct.Struct("<QQQHH")
 REFUSED = struct.Struct("<HHH")
 EPOCH = struct.Struct("<Q16s")
 POSITIONS = struct.Struct("<QQQQ")
@@ -87,7 +92,7 @@ FETCH = struct.Struct("<HBB4x16s16s64s16s")
 TAIL = struct.Struct("<64sHB5x16s")
 TAIL_END = struct.Struct("<Q16s")
 
-assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 184, 248, 96, 120)
+assert (END.size, HELLO.size, WELCOME.size, BEGIN.size, BIRTH.size) == (64, 184, 272, 96, 128)
 assert (FETCH.size, TAIL.size) == (120, 88)
 
 NOWHERE: Final = End(0, 0, bytes(16), bytes(16), 0, 0)
@@ -145,6 +150,26 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What a target has room for, in bytes: its log's budget, what its log takes now, what is free on its disk."""
+
+    budget: int
+    log: int
+    free: int
+
+
+NO_ROOM: Final = Room(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a base will take at its target, in bytes: the blocks themselves, and the log that a snapshot keeps."""
+
+    base: int
+    kept_log: int
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """What the target has."""
 
@@ -162,6 +187,7 @@ class Welcome:
     at_source_end: Identity | None
     base: Pin | None
     next_block: int
+    room: Room = NO_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +201,20 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A snapshot, as a new mirror is told of it. ``held``: the mirror's history reaches back to it."""
+
+    name: str
+    write: int
+    point: int
+    time_ns: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
-    """What a new mirror begins from: the point F of its base, ``end`` the log's transfer at F's position."""
+    """What a new mirror begins from: the point F of its base, ``end`` the log's transfer at F's position.
+    ``names``: of snapshots, with all that the log up to ``names_position`` says of them."""
 
     end: End
     number: int
@@ -185,6 +223,8 @@ class Start:
     size: int
     root: tuple[int, int]
     epochs: tuple[Opening, ...]
+    names: tuple[Named, ...] = ()
+    names_position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +235,7 @@ class Begin:
     at_target_end: Identity | None
     pin: Pin | None
     start: Start | None
+    need: Need | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +354,7 @@ def pack_welcome(w: Welcome) -> bytes:
         OURS.highest, w.state, w.at_source_end is not None, w.segment_blocks, w.known_epoch, w.known_reign,
         w.node, w.volume, pack_end(w.end), w.durable, w.agreed_point, w.agreed_position, *w.agreed_root,
         found.epoch, found.reign, found.chain, base.number, base.position, base.chain, w.next_block,
+        w.room.budget, w.room.log, w.room.free,
     )  # fmt: skip
 
 
@@ -327,16 +369,17 @@ def unpack_welcome(body: memoryview) -> Welcome:
     _exact(body, WELCOME.size)
     (
         _, state, known, segment_blocks, epoch, reign, node, volume, end, durable, point, position, low, high,
-        found_epoch, found_reign, found_chain, base, base_position, base_chain, next_block,
+        found_epoch, found_reign, found_chain, base, base_position, base_chain, next_block, *room,
     ) = WELCOME.unpack(body)  # fmt: skip
     return Welcome(
         TargetState(state), segment_blocks, epoch, reign, node, volume, unpack_end(end), durable, point, position,
         (low, high), Identity(found_epoch, found_reign, found_chain) if known & 1 else None,
-        Pin(base, base_position, base_chain) if state == TargetState.BASE else None, next_block,
+        Pin(base, base_position, base_chain) if state == TargetState.BASE else None, next_block, Room(*room),
     )  # fmt: skip
 
 
-_FOUND, _PINNED, _BORN = 1, 2, 4
+_FOUND, _PINNED, _BORN, _SIZED = 1, 2, 4, 8
+_NO_NEED: Final = Need(0, 0)
 
 
 def pack_begin(begin: Begin) -> bytes:
@@ -345,27 +388,34 @@ def pack_begin(begin: Begin) -> bytes:
         _FOUND * (begin.at_target_end is not None)
         | _PINNED * (begin.pin is not None)
         | _BORN * (begin.start is not None)
+        | _SIZED * (begin.need is not None)
     )
-    found, pin = begin.at_target_end or NOBODY, begin.pin or NO_PIN
+    found, pin, need = begin.at_target_end or NOBODY, begin.pin or NO_PIN, begin.need or _NO_NEED
     head = BEGIN.pack(
-        begin.rule, flags, found.epoch, found.reign, found.chain, pin.number, pin.position, pin.chain
-    )
+        begin.rule, flags, found.epoch, found.reign, found.chain, need.base, need.kept_log, pin.number,
+        pin.position, pin.chain,
+    )  # fmt: skip
     return head if begin.start is None else head + _pack_start(begin.start)
 
 
 def _pack_start(start: Start) -> bytes:
     head = BIRTH.pack(
         pack_end(start.end), start.number, start.write, start.time_ns, start.size, *start.root,
-        len(start.epochs), 0,
+        len(start.epochs), len(start.names), start.names_position,
     )  # fmt: skip
-    rows = (BIRTH_EPOCH.pack(e.number, e.reign, e.position, e.write) for e in start.epochs)
-    return head + b"".join(rows)
+    epochs = (BIRTH_EPOCH.pack(e.number, e.reign, e.position, e.write) for e in start.epochs)
+    return head + b"".join((*epochs, *map(_pack_named, start.names)))
+
+
+def _pack_named(named: Named) -> bytes:
+    name = named.name.encode()
+    return BIRTH_NAME.pack(named.write, named.point, named.time_ns, named.held, len(name)) + name
 
 
 @_strict
 def unpack_begin(body: memoryview) -> Begin:
     """BEGIN."""
-    rule, flags, epoch, reign, chain, number, position, pin_chain = BEGIN.unpack_from(body)
+    rule, flags, epoch, reign, chain, base, kept_log, number, position, pin_chain = BEGIN.unpack_from(body)
     rest = body[BEGIN.size :]
     if not flags & _BORN:
         _exact(rest, 0)
@@ -374,14 +424,33 @@ def unpack_begin(body: memoryview) -> Begin:
         Identity(epoch, reign, chain) if flags & _FOUND else None,
         Pin(number, position, pin_chain) if flags & _PINNED else None,
         _unpack_start(rest) if flags & _BORN else None,
+        Need(base, kept_log) if flags & _SIZED else None,
     )
 
 
 def _unpack_start(body: memoryview) -> Start:
-    end, number, write, time_ns, size, low, high, count, _ = BIRTH.unpack_from(body)
-    _exact(body, BIRTH.size + count * BIRTH_EPOCH.size)
-    epochs = tuple(Opening(*row) for row in BIRTH_EPOCH.iter_unpack(body[BIRTH.size :]))
-    return Start(unpack_end(end), number, write, time_ns, size, (low, high), epochs)
+    end, number, write, time_ns, size, low, high, count, names, names_position = BIRTH.unpack_from(body)
+    behind = BIRTH.size + count * BIRTH_EPOCH.size
+    if len(body) < behind:
+        raise ValueError(f"{len(body)} bytes instead of {behind}")
+    epochs = tuple(Opening(*row) for row in BIRTH_EPOCH.iter_unpack(body[BIRTH.size : behind]))
+    named = _unpack_names(body[behind:], names)
+    return Start(
+        unpack_end(end), number, write, time_ns, size, (low, high), epochs, named, names_position
+    )
+
+
+def _unpack_names(body: memoryview, count: int) -> tuple[Named, ...]:
+    found, at = list[Named](), 0
+    while len(found) < count:
+        write, point, time_ns, held, size = BIRTH_NAME.unpack_from(body, at)
+        at += BIRTH_NAME.size + size
+        name = bytes(body[at - size : at])
+        if len(name) != size:
+            raise ValueError("a name is cut off")
+        found.append(Named(name.decode(), write, point, time_ns, bool(held & 1)))
+    _exact(body, at)
+    return tuple(found)
 
 
 _TEXT_MAX = 1000

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from revolume.chain.point import Point
 from revolume.log.transfer import BLOCK
-from revolume.mirror.messages import Opening
+from revolume.mirror.base_plan import BasePlan
+from revolume.mirror.messages import Named, Need, Opening
 from revolume.mirror.parts import Feed, Mirror, PointReader
 from revolume.mirror.reading import open_point
+from revolume.volume.base_start import History, held_by, point_of
 from revolume.volume.end import End
+from revolume.volume.manifest import PinnedSnapshot
 from revolume.volume.mirrors import Mirror as Known
 from revolume.volume.volume import Volume
 
@@ -15,8 +20,11 @@ from revolume.volume.volume import Volume
 class VolumeOrigin:
     """See the module's text."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, history: History = History.NAMED) -> None:
         self._volume = volume
+        self._history = history
+        self._counted: tuple[int, int] | None = None
+        """A point's number, and how many blocks of it hold anything."""
 
     @property
     def feed(self) -> Feed:
@@ -66,19 +74,48 @@ class VolumeOrigin:
 
     def point(self, number: int) -> Point | None:
         """See ``parts.Origin``."""
-        return next((point for point in self._volume.points() if point.number == number), None)
+        found = next((point for point in self._volume.points() if point.number == number), None)
+        horizon = self._volume.folder.horizon
+        return point_of(horizon) if found is None and number == horizon.point else found
 
     def _known(self, mirror: Mirror) -> Known:
         return self._volume.mirrors.get(mirror.name)
 
     def base_point(self, mirror: Mirror) -> Point | None:
         """See ``parts.Origin``."""
-        known = self._known(mirror)
-        return None if known.joined or not known.state.point else self.point(known.state.point)
+        state = self._known(mirror).state
+        moved = state.since is not None and state.write != state.since
+        return None if state.joined or not state.kept or moved else self.point(state.point)
 
-    async def pin_base(self, mirror: Mirror) -> Point:
+    async def plan_base(self, mirror: Mirror) -> BasePlan:
         """See ``parts.Origin``."""
-        return await self._volume.mirrors.pin_base(self._known(mirror))
+        volume = self._volume
+        point = self.base_point(mirror)
+        if point is None:
+            point = await volume.mirrors.pin_base(self._known(mirror), volume.base_start(self._history))
+        snapshots, position = await volume.named()
+        held, lacking = held_by(point.write, snapshots)
+        names = [Named(s.name, s.write, s.point, s.time_ns, here) for s, here in _with(held, lacking)]
+        need = Need(BLOCK * await self._count(point), self._log_behind(held[0].point) if held else 0)
+        return BasePlan(point, tuple(names), position, need, self._log_behind(point.number))
+
+    async def _count(self, point: Point) -> int:
+        if self._counted is None or self._counted[0] != point.number:
+            reader = await self.open_point(point)
+            try:
+                self._counted = point.number, await reader.count()
+            finally:
+                reader.close()
+        return self._counted[1]
+
+    def _log_behind(self, number: int) -> int:
+        """Bytes of this node's log behind a point's cut."""
+        point = self.point(number)
+        return 0 if point is None else max(0, self.feed.end_address - point.address) * BLOCK
+
+    async def unpin_base(self, mirror: Mirror) -> None:
+        """See ``parts.Origin``."""
+        await self._volume.mirrors.unpin_base(self._known(mirror))
 
     async def joined(self, mirror: Mirror, node: bytes) -> None:
         """See ``parts.Origin``."""
@@ -109,3 +146,11 @@ class VolumeOrigin:
     async def open_point(self, point: Point) -> PointReader:
         """See ``parts.Origin``."""
         return await open_point(self._volume, point)
+
+
+def _with(
+    held: Sequence[PinnedSnapshot], lacking: Sequence[PinnedSnapshot]
+) -> Iterator[tuple[PinnedSnapshot, bool]]:
+    """Each with whether it is held."""
+    yield from ((snapshot, True) for snapshot in held)
+    yield from ((snapshot, False) for snapshot in lacking)

@@ -16,7 +16,8 @@ from revolume.chain.point import Point
 from revolume.errors import RevolumeError
 from revolume.host.disk import Buffer
 from revolume.log.carried import Carried, Shipment
-from revolume.mirror.messages import Opening, Start
+from revolume.mirror.base_plan import BasePlan
+from revolume.mirror.messages import Opening, Room, Start
 from revolume.volume.end import End
 
 U64 = npt.NDArray[np.uint64]
@@ -111,6 +112,9 @@ class PointReader(Protocol):
         """At most ``count`` blocks from ``first`` on that hold anything but zeroes, with their digests, ascending;
         and the block up to which that is all of them (the volume's end, at the end)."""
 
+    async def count(self) -> int:
+        """Of the blocks that hold anything but zeroes."""
+
     async def digests(self, blocks: U64) -> U64:
         """Of these blocks; 0 for zeroes."""
 
@@ -163,8 +167,11 @@ class Origin(Protocol):
     def base_point(self, mirror: Mirror) -> Point | None:
         """The point that is held for its base, while that is not complete."""
 
-    async def pin_base(self, mirror: Mirror) -> Point:
-        """A point that is held until the mirror has joined: the same again while it is."""
+    async def plan_base(self, mirror: Mirror) -> BasePlan:
+        """What its base will take. Its point is held until the mirror has joined: the same again while it is."""
+
+    async def unpin_base(self, mirror: Mirror) -> None:
+        """The base is not begun: nothing is held for it any more."""
 
     async def joined(self, mirror: Mirror, node: bytes) -> None:
         """Base and log have met in the copy of this node; durable, and none but this copy is the mirror from then
@@ -278,6 +285,10 @@ class Secondary(Keeper, Protocol):
     def base(self) -> BaseState | None: ...
 
     @property
+    def known_epoch(self) -> tuple[int, bytes]:
+        """The newest opening that it knows."""
+
+    @property
     def feed(self) -> Feed: ...
 
     async def make_durable(self, position: int) -> None:
@@ -307,6 +318,9 @@ class Shelf(Protocol):
     @property
     def segment_blocks(self) -> int:
         """Of the segments that an empty one will get."""
+
+    def room(self) -> Room:
+        """What there is room for."""
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """Begin a base here; an unfinished one gives way. Refused: what is here may not be replaced."""

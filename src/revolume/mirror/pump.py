@@ -59,6 +59,8 @@ class Pump:
         self._lag = lag
         self._reading: asyncio.Task[None] | None = None
         self._pumping = False
+        self.held = False
+        """Nothing goes out for now."""
         self.begun = start.position
         self.sent = start.position
         """The mirror was sent the log up to here: references up to here are valid for it."""
@@ -71,7 +73,7 @@ class Pump:
     def pump(self) -> None:
         """Send what is there and fits. Never raises: it is called from within an append, and trouble with a mirror
         is not the writer's."""
-        if self._reading is not None or self._pumping or not self._link.open:
+        if self._reading is not None or self._pumping or self.held or not self._link.open:
             return
         self._pumping = True
         before = self.sent
@@ -103,7 +105,8 @@ class Pump:
     @property
     def _idle(self) -> bool:
         link = self._link
-        return self._reading is None and not self._pumping and link.open and not link.backlog
+        busy = self._reading is not None or self._pumping or self.held
+        return not busy and link.open and not link.backlog
 
     def _pump(self) -> None:
         while not self.caught_up and self._link.backlog < HIGH_WATER:

@@ -44,6 +44,14 @@ class ViewReader:
             first = behind
         return np.zeros(0, np.uint64), np.zeros(0, np.uint64), self._blocks
 
+    async def count(self) -> int:
+        """See ``parts.PointReader``."""
+        first, found = 0, 0
+        while first < self._blocks:
+            first, blocks, _ = await self._filled_from(first)
+            found += len(blocks)
+        return found
+
     async def _filled_from(self, first: int) -> tuple[int, U64, U64]:
         """The blocks from ``first`` on that hold anything, up to the end of a stretch that is looked at once."""
         begin, behind, blocks, digests = self._looked

@@ -12,9 +12,9 @@ from revolume.errors import Refused
 from revolume.host import Host
 from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
-from revolume.mirror.messages import Start
-from revolume.volume.creating import Birth, segment_of
-from revolume.volume.manifest import NAMES, Epoch, Horizon
+from revolume.mirror.messages import NO_ROOM, Room, Start
+from revolume.volume.creating import Birth, default_budget, segment_of
+from revolume.volume.manifest import NAMES, Epoch, Horizon, PinnedSnapshot
 from revolume.volume.opening import open_secondary
 from revolume.volume.options import OpenOptions
 from revolume.volume.secondary import Secondary
@@ -48,6 +48,21 @@ class DirectoryShelf:
     def segment_blocks(self) -> int:
         """See ``parts.Shelf``."""
         return segment_of(self._options) // BLOCK
+
+    def room(self) -> Room:
+        """See ``parts.Shelf``."""
+        if self.secondary is not None:
+            pool, directory = self.secondary.core.pool, self.secondary.core.directory
+            return Room(pool.limits.budget_bytes, pool.bytes, directory.free_bytes())
+        try:
+            directory = self._host.disk.open(self._path)
+        except OSError:
+            return NO_ROOM
+        try:
+            budget = self._options.budget_bytes or default_budget(directory, 0, segment_of(self._options))
+            return Room(budget, 0, directory.free_bytes())
+        finally:
+            directory.close()
 
     async def create(self, volume: bytes, name: str, start: Start) -> Secondary:
         """See ``parts.Shelf``."""
@@ -114,4 +129,8 @@ def birth(volume: bytes, name: str, node: bytes, start: Start) -> Birth:
         chain=start.end.chain,
     )
     epochs = tuple(Epoch(e.number, e.reign, e.position, e.write) for e in start.epochs)
-    return Birth(volume, name, node, horizon, epochs)
+    held, lacking = (
+        tuple(PinnedSnapshot(n.name, n.write, n.point, n.time_ns) for n in start.names if n.held == here)
+        for here in (True, False)
+    )
+    return Birth(volume, name, node, horizon, epochs, held, lacking, start.names_position)

@@ -17,6 +17,7 @@ from revolume.host.clock import within
 from revolume.host.network import Wire
 from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
+from revolume.mirror.base_plan import BasePlan
 from revolume.mirror.counters import Counters
 from revolume.mirror.decide import Decision
 from revolume.mirror.messages import Welcome
@@ -66,6 +67,10 @@ class MirrorSource:
         self._lost_ns = host.clock.monotonic_ns()
         self._session: SourceSession | None = None
         self._task: asyncio.Task[None] | None = None
+        self.plan: BasePlan | None = None
+        """Of the base that is, or was, sent since this node was started."""
+        self._base_stored = 0
+        """Bytes of it that sessions before this one brought over."""
         self._lag_address: int | None = None
         """In this log, behind what the mirror had when it was last connected."""
         self.counters = Counters()
@@ -126,6 +131,7 @@ class MirrorSource:
         reason = await session.ended_because
         await session.link.finished()
         self._session = None
+        self._base_stored += session.base_stored
         if session.pump is not None:
             self._lag_address = session.lag.address
             self._lost_ns = self._host.clock.monotonic_ns()
@@ -137,11 +143,14 @@ class MirrorSource:
         self._say(f"Mirror {self._mirror.name} at {self._address} {verb}: {reason}", kind)
         return session.progressed
 
-    def _decided(self, decision: Decision, welcome: Welcome) -> None:
+    def _decided(self, decision: Decision, plan: BasePlan | None, welcome: Welcome) -> None:
         self._decision = decision
         if not decision.rule.refuses:
             self._warn(welcome)
             self._refused = False
+            if plan is not None:
+                self.plan, self._base_stored = plan, 0
+                self._note(plan.sentence(self._mirror.name, welcome.room), EventKind.NOTE)
             sentence = f"Mirror {self._mirror.name} at {self._address}: {decision.rule.spoken}. {decision.reason}"
             self._say(sentence, EventKind.MIRROR_BACK)
 
@@ -182,7 +191,19 @@ class MirrorSource:
             mirror.received, mirror.durable, mirror.agreed_point, mirror.agreed_position,
             counters.client_bytes, counters.log_bytes, counters.point_bytes, counters.saved_bytes,
             counters.base_bytes, counters.whole_bytes, self._lost_seconds(), self._refusals, self._warning,
+            *self._left(),
         )  # fmt: skip
+
+    def _left(self) -> tuple[int, float | None]:
+        """What has to be sent until it has joined, and how long that will take; the rate is the one of now."""
+        session = self._session
+        if self._mirror.joined or session is None or session.pump is None:
+            return 0, None
+        base = 0
+        if session.base is not None and self.plan is not None:
+            base = max(0, self.plan.need.base - self._base_stored - session.base.pace.stored_bytes)
+        left, rate = base + self._lag_bytes(), session.rate
+        return left, left / rate if rate else None
 
     @property
     def connected(self) -> bool:

@@ -2,8 +2,11 @@
 
     greeting    HELLO is out; WELCOME says what the target has
     deciding    by which rule it is brought up to date (``decide``): BEGIN, or REFUSED
-    mirroring   ``Pump`` ships the log, ``BaseSender`` a base behind it, ``Answers`` blocks asked for whole;
+    mirroring   ``BaseSender`` sends a base, then ``Pump`` ships the log; ``Answers`` sends blocks asked for whole;
                 positions come back and are handed to the storage, which releases clients' answers by them
+
+A new mirror has joined when its base is complete and the log has caught up with it: until then no answer waits for
+it, however long that takes.
 
 A target's word is believed only within what it can know: it has not received more than was sent, it has not made
 durable more than it received, and nothing goes back.
@@ -18,8 +21,10 @@ from typing import Final
 from revolume.errors import RevolumeError
 from revolume.host import Host
 from revolume.host.network import Wire
+from revolume.log.transfer import BLOCK
 from revolume.mirror.answers import Answers
 from revolume.mirror.base import BaseSender
+from revolume.mirror.base_plan import BasePlan
 from revolume.mirror.counters import Counters, Lag
 from revolume.mirror.decide import Decision, Rule, Source, decide
 from revolume.mirror.frames import CHECK_SIZE, Broken, Type, body_of
@@ -66,6 +71,8 @@ WITH_BASE: Final[dict[int, int]] = {
     Type.BASE_DONE: NUMBER.size + CHECK_SIZE,
 }
 BUFFER: Final = 64 << 10
+MET_BYTES: Final = 8 << 20
+"""A mirror that lacks no more of the log than this has caught up: answers that wait for it wait for a moment."""
 UNANSWERED: Final = (
     f"It had not answered the greeting; a node whose release of Revolume does not know {OURS} of the mirror "
     "protocol ends so: see its log."
@@ -85,7 +92,7 @@ class SourceSession:
         mirror: Mirror,
         node: bytes,
         counters: Counters,
-        told: Callable[[Decision, Welcome], None],
+        told: Callable[[Decision, BasePlan | None, Welcome], None],
     ) -> None:
         self.link = Link(host, wire, GREETING)
         self.link.naming = Type.WELCOME
@@ -109,6 +116,12 @@ class SourceSession:
         self._durable_asked = 0
         self._welcomed = False
         self._node_there = bytes(16)
+        self._sender: BaseSender | None = None
+        self._log_since_ns = 0
+        self._log_from = 0
+        """When the log began to flow, and from which address of it on."""
+        self._meeting = False
+        """It is a whole copy that has not joined: base and log are about to meet."""
         self._stop_listening: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -170,33 +183,43 @@ class SourceSession:
         at_end = Identity(*found) if found else None
         pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
         decision = decide(Source(hello, at_end, pin), welcome)
-        self._told(decision, welcome)
-        if decision.rule.refuses:
-            raise RevolumeError(decision.rule.spoken, decision.reason, decision.hint)
         self._node_there = welcome.node
+        plan = None
         if decision.rule == Rule.BASE:
-            await self._begin_base(at_end, pin)
+            plan = await self._origin.plan_base(self._mirror)
+            decision = decide(Source(hello, at_end, pin, plan.need), welcome)
+        self._told(decision, plan, welcome)
+        if decision.rule.refuses:
+            if plan is not None:
+                await self._origin.unpin_base(self._mirror)
+            raise RevolumeError(decision.rule.spoken, decision.reason, decision.hint)
+        if plan is not None:
+            await self._begin_base(at_end, pin, plan)
         else:
             durable, agreed = welcome.durable, welcome.agreed_point
             there = Positions(durable, durable, agreed, min(welcome.agreed_position, durable))
-            self._begin(Begin(decision.rule, at_end, pin, None), welcome.end, there)
+            resumed = decision.rule == Rule.RESUME_BASE
+            self._begin(Begin(decision.rule, at_end, pin, None), welcome.end, there, with_base=resumed)
             self._settle_base(decision, welcome)
 
-    async def _begin_base(self, at_end: Identity | None, pin: Pin | None) -> None:
-        """What both ends decided by is what was known then: the point that is cut now comes with the birth."""
-        origin = self._origin
-        point = await origin.pin_base(self._mirror)
+    async def _begin_base(self, at_end: Identity | None, pin: Pin | None, plan: BasePlan) -> None:
+        """What both ends decided by is what was known then: the point where it begins comes with the birth."""
+        origin, point = self._origin, plan.point
         found = await origin.feed.identity_at(point.position)
         if found is None:
             raise RevolumeError("log-gone", f"The log at point cp{point.number} is not there.", "Try again.")
         end = End(point.position, *found, point.write, point.time_ns)
         size = origin.size_at(point.write)
-        openings = origin.openings(point.position)
-        start = Start(end, point.number, point.write, point.time_ns, size, point.root, openings)
-        self._begin(Begin(Rule.BASE, at_end, pin, start), end, Positions(0, 0, 0, 0))
+        openings = origin.openings(origin.end().position)
+        start = Start(
+            end, point.number, point.write, point.time_ns, size, point.root, openings, plan.names,
+            plan.names_position,
+        )  # fmt: skip
+        begin = Begin(Rule.BASE, at_end, pin, start, plan.need)
+        self._begin(begin, end, Positions(0, 0, 0, 0), with_base=True)
         self._send_base(0)
 
-    def _begin(self, begin: Begin, end: End, there: Positions) -> None:
+    def _begin(self, begin: Begin, end: End, there: Positions, *, with_base: bool) -> None:
         """``there``: what the copy has at least; its first report says the rest."""
         self._origin.connected(
             self._mirror, there.received, there.durable, there.agreed_point, there.agreed_position
@@ -207,6 +230,8 @@ class SourceSession:
         address = feed.address_behind(end.position)
         self.lag = Lag(feed.end_address if address is None else address)
         self.pump = Pump(self.link, feed, end, self._counters, advanced=self._advanced, lag=self.lag)
+        self.pump.held = with_base
+        self._log_flows()
         self._mirror.ask_durable = self.ask_durable
         self._stop_listening = feed.listen(self._wake, self.pump.leaving)
         self._wake()
@@ -215,10 +240,12 @@ class SourceSession:
     def _settle_base(self, decision: Decision, welcome: Welcome) -> None:
         if decision.rule == Rule.RESUME_BASE:
             self._send_base(welcome.next_block)
-        elif not self._mirror.joined or self._mirror.lost or self._mirror.node != welcome.node:
-            # It is whole and that was not noted (the link was lost at that moment, or an older release noted no
-            # node), or what was kept for it had been given up.
+        elif self._mirror.joined and (self._mirror.lost or self._mirror.node != welcome.node):
+            # What was kept for it had been given up, or an older release noted no node.
             self.link.spawn(self._origin.joined(self._mirror, welcome.node))
+        else:
+            self._meeting = not self._mirror.joined
+            self._meet()
 
     def _send_base(self, next_block: int) -> None:
         point = self._origin.base_point(self._mirror)
@@ -226,14 +253,44 @@ class SourceSession:
         assert self.pump is not None
         self.link.expected = MIRRORING | WITH_BASE
         self.base = BaseSender(
-            self.link, self._origin, self.pump, point, next_block, self._counters, self._base_done
+            self.link, self._origin, point, next_block, self._counters, self._base_done
         )
+        self._sender = self.base
         self.link.spawn(self.base.run())
 
+    def _log_flows(self) -> None:
+        self._log_since_ns, self._log_from = self.link.host.clock.monotonic_ns(), self.lag.address
+
     def _base_done(self) -> None:
+        assert self.pump is not None
         self.base = None
         self.link.expected = MIRRORING
-        self.link.spawn(self._origin.joined(self._mirror, self._node_there))
+        self._meeting = True
+        self.pump.held = False
+        self._log_flows()
+        self._wake()
+        self._meet()
+
+    @property
+    def base_stored(self) -> int:
+        """Bytes of the base that this session brought over."""
+        return self._sender.pace.stored_bytes if self._sender is not None else 0
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that the target takes: of the base, and then of the log. 0: nothing is known yet."""
+        if self.base is not None:
+            return self.base.pace.rate
+        seconds = (self.link.host.clock.monotonic_ns() - self._log_since_ns) / 1e9
+        return (self.lag.address - self._log_from) * BLOCK / seconds if seconds > 0 else 0.0
+
+    def _meet(self) -> None:
+        """Once the log that it lacks is a moment's, the mirror has joined."""
+        assert self.pump is not None
+        behind = (self._origin.feed.end_address - self.lag.address) * BLOCK
+        if self._meeting and self.pump.caught_up and behind <= MET_BYTES:
+            self._meeting = False
+            self.link.spawn(self._origin.joined(self._mirror, self._node_there))
 
     # Mirroring
 
@@ -278,6 +335,8 @@ class SourceSession:
         self._last = now
         self.lag.received(now.received)
         self._origin.acknowledged(self._mirror, now.received, now.durable, now.agreed_point, now.agreed_position)
+        if self._meeting:
+            self._meet()
         if now.agreed_point > self._passed and now.durable >= now.agreed_position:
             self._passed = now.agreed_point
             if self._passing is None:

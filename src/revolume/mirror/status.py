@@ -43,3 +43,5 @@ class MirrorStatus:
     lost_seconds: float
     refusals: int = 0
     warning: str = ""
+    left_bytes: int = 0
+    left_seconds: float | None = None

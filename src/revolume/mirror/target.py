@@ -192,12 +192,10 @@ class Target:
         return link.open and link.bytes_in != heard
 
     def _known_epoch(self) -> tuple[int, bytes]:
-        """The newest opening of which a transfer has been stored here: what a source merely says of itself, also
-        of the base that it begins, is nothing that is known."""
+        """The newest opening of which a transfer has been stored here, or that was named when the base began:
+        what a source merely says of itself otherwise is nothing that is known."""
         secondary = self._shelf.secondary
-        if secondary is None or (secondary.base is not None and secondary.base.position == secondary.end.position):
-            return NOWHERE.epoch, NOWHERE.reign
-        return secondary.end.epoch, secondary.end.reign
+        return (NOWHERE.epoch, NOWHERE.reign) if secondary is None else secondary.known_epoch
 
     async def _fence(self) -> None:
         """The session before: what it has sent is stored, what it sends from now on is not."""
@@ -223,7 +221,7 @@ class Target:
         if secondary is None:
             return Welcome(
                 TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._shelf.node, bytes(16),
-                NOWHERE, 0, 0, 0, (0, 0), None, None, 0,
+                NOWHERE, 0, 0, 0, (0, 0), None, None, 0, self._shelf.room(),
             )  # fmt: skip
         found = None
         if hello.volume == secondary.volume_id:
@@ -236,7 +234,7 @@ class Target:
             agreed.number if agreed else 0, agreed.position if agreed else 0, agreed.root if agreed else (0, 0),
             Identity(*found) if found else None,
             Pin(base.point, base.position, base.chain) if base else None,
-            base.next_block if base else 0,
+            base.next_block if base else 0, self._shelf.room(),
         )  # fmt: skip
 
     async def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:

@@ -2,7 +2,7 @@
 
     greeting    HELLO, FETCH or EXAMINE; nothing else, and not for long
     deciding    WELCOME was sent; BEGIN says by which rule it goes on, and the same facts must give that rule here
-    mirroring   the log, and while there is none a base beside it; positions go back
+    mirroring   a base, if there is none, and then the log; positions go back
     tail        the other way round: our log is sent to a primary that opens
 
 It owns no algorithm: ``Intake`` stores the log, ``BaseIntake`` the base, ``Reporter`` says how far we are,
@@ -195,7 +195,7 @@ class TargetSession:
         hello, welcome = self.hello, self._welcome
         assert hello is not None
         assert welcome is not None
-        decision = decide(Source(hello, begin.at_target_end, begin.pin), welcome)
+        decision = decide(Source(hello, begin.at_target_end, begin.pin, begin.need), welcome)
         if decision.rule != begin.rule or decision.rule.refuses:
             raise RevolumeError(
                 "mirror-disagreement",

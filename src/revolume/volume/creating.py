@@ -9,7 +9,7 @@ from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.transfer import BLOCK
 from revolume.volume import layout
-from revolume.volume.manifest import NAMES, Agreed, Epoch, Horizon, Manifest, Role, State
+from revolume.volume.manifest import NAMES, Agreed, Epoch, Horizon, Manifest, PinnedSnapshot, Role, State
 from revolume.volume.options import OpenOptions
 from revolume.volume.sums import Sums
 
@@ -77,14 +77,18 @@ def create(host: Host, directory: Directory, options: OpenOptions, name: str) ->
 @dataclass(frozen=True, slots=True)
 class Birth:
     """What a mirror's source says of the volume when it brings up a new copy: the point at which the shipped log
-    begins (``horizon``; its address is the copy's own), and the epochs until then. ``node``: the new copy's own
-    id, which its source has been told."""
+    begins (``horizon``; its address is the copy's own), and the epochs until now. ``node``: the new copy's own
+    id, which its source has been told. ``snapshots`` are those that it will hold, ``lacking`` those that it won't,
+    by what the log says of them up to ``names_position``."""
 
     volume: bytes
     name: str
     node: bytes
     horizon: Horizon
     epochs: tuple[Epoch, ...]
+    snapshots: tuple[PinnedSnapshot, ...] = ()
+    lacking: tuple[PinnedSnapshot, ...] = ()
+    names_position: int = 0
 
 
 def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: Birth) -> Manifest:
@@ -102,6 +106,9 @@ def create_copy(host: Host, directory: Directory, options: OpenOptions, birth: B
         created_ns=host.clock.wall_ns(),
         horizon=replace(birth.horizon, address=begin, pages_generation=0),
         epochs=birth.epochs,
+        snapshots=birth.snapshots,
+        lacking=birth.lacking,
+        names_position=birth.names_position,
         agreed=Agreed(birth.horizon.point, birth.horizon.position, birth.horizon.write),
         base=0,
     )

@@ -16,9 +16,10 @@ from contextlib import ExitStack
 from revolume.errors import NotFound, Refused
 from revolume.host import Host
 from revolume.log.carried import Carried
+from revolume.volume.base_start import point_of
 from revolume.volume.folder import Folder
 from revolume.volume.manifest import EditKind, Manifest, Mark, Role, State, load, pack_mark
-from revolume.volume.opening import Opening, locked, point_of
+from revolume.volume.opening import Opening, locked
 from revolume.volume.options import OpenOptions
 from revolume.volume.secondary import Secondary
 

@@ -70,6 +70,8 @@ class EditKind(IntEnum):
     SOURCE = 39  # a mirror's: the certificate name that its source must show
     OWES = 40  # a mirror's: it had acknowledged the log up to this position, and may hold less
     CLOCK = 48  # what this copy knew of time when it was opened or closed last
+    LACKING = 49  # a snapshot of the source that lies before this copy's history began: it is not here
+    NAMES = 50  # a mirror's: what the log up to this position says of names is in this state already
 
 
 _KINDS = frozenset(EditKind)
@@ -152,7 +154,9 @@ class MirrorState:
     ``write``: the point from which the log is kept for it; 0 = nothing is kept. ``node``: the node id of the copy
     that the mirror is, zero until one has joined (or where a store of before MEMBER knew none). ``durable``: a
     position that it has acknowledged as durable; what it holds may be more. ``peer``: the name that its
-    certificate must have, "" for any."""
+    certificate must have, "" for any. ``since``: the write at which its history begins, None: not known (no base
+    has begun, or it was made by an older release). ``from_creation``: the point from which the log is kept is
+    number 0, the volume as it was made."""
 
     name: str
     mode: MirrorMode
@@ -162,6 +166,13 @@ class MirrorState:
     node: bytes = bytes(16)
     durable: int = 0
     peer: str = ""
+    since: int | None = None
+    from_creation: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Something of the log is kept for it."""
+        return self.point > 0 or self.from_creation
 
     @property
     def required(self) -> bool:
@@ -194,6 +205,8 @@ class State:
     agreed: Agreed = Agreed()
     base: int | None = None  # blocks of the image that have arrived, while a mirror is brought up
     mirrors: tuple[MirrorState, ...] = ()
+    lacking: tuple[PinnedSnapshot, ...] = ()  # snapshots of the volume that this copy does not hold
+    names_position: int = 0  # a mirror's: the log up to here says nothing new of names
     source_name: str = ""  # the certificate name that a mirror's source must show; "" = any
     owes: int = 0  # a mirror had acknowledged the log up to this position as durable, its source says
     clock: ClockMark = NEVER
@@ -213,7 +226,8 @@ _SNAPSHOT = struct.Struct("<QQQ")
 _NUMBER = struct.Struct("<Q")
 _AGREED = struct.Struct("<QQQ")
 _MIRROR = struct.Struct("<BB6xQQ")
-_MEMBER = struct.Struct("<BBHIQQQ16sHHHH")
+_MEMBER = struct.Struct("<BBHIQQQ16sHHHHQ")
+_FROM_CREATION, _SINCE = 1, 2
 _SOURCE = struct.Struct("<HHI")
 
 
@@ -233,7 +247,7 @@ def pack_pairs(pairs: dict[int, int]) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """RESERVE, FOLDING, BUDGET, NEXT_USE, OWES."""
+    """RESERVE, FOLDING, BUDGET, NEXT_USE, OWES, NAMES."""
     return _NUMBER.pack(number)
 
 
@@ -253,7 +267,7 @@ def pack_mark(mark: Mark | None) -> bytes:
 
 
 def pack_snapshot(snapshot: PinnedSnapshot) -> bytes:
-    """SNAPSHOT: write number, point, time, name in UTF-8."""
+    """SNAPSHOT, LACKING: write number, point, time, name in UTF-8."""
     return _SNAPSHOT.pack(snapshot.write, snapshot.point, snapshot.time_ns) + snapshot.name.encode()
 
 
@@ -268,14 +282,16 @@ def pack_base(blocks: int | None) -> bytes:
 
 
 def pack_member(mirror: MirrorState) -> bytes:
-    """MEMBER, 56 bytes and three texts in UTF-8: B mode, B joined, H flags (none yet), I zero, Q point, Q write
-    number, Q durable position, 16s node id, H bytes of the name, H bytes of the certificate name, H bytes of an
-    address (none yet), H zero; name, certificate name, address."""
+    """MEMBER, 64 bytes and three texts in UTF-8: B mode, B joined, H flags (1: the log is kept from point 0 on,
+    2: the last number is known), I zero, Q point, Q write number, Q durable position, 16s node id, H bytes of the
+    name, H bytes of the certificate name, H bytes of an address (none yet), H zero, Q write number at which its
+    history begins; name, certificate name, address."""
+    flags = _FROM_CREATION * mirror.from_creation | _SINCE * (mirror.since is not None)
     name, peer = mirror.name.encode(), mirror.peer.encode()
     return (
         _MEMBER.pack(
-            mirror.mode, mirror.joined, 0, 0, mirror.point, mirror.write, mirror.durable, mirror.node,
-            len(name), len(peer), 0, 0,
+            mirror.mode, mirror.joined, flags, 0, mirror.point, mirror.write, mirror.durable, mirror.node,
+            len(name), len(peer), 0, 0, mirror.since or 0,
         )
         + name
         + peer
@@ -283,12 +299,17 @@ def pack_member(mirror: MirrorState) -> bytes:
 
 
 def _unpack_member(body: bytes) -> MirrorState:
-    mode, joined, flags, _, point, write, durable, node, name_size, peer_size, _, _ = _MEMBER.unpack_from(body)
-    if flags:
+    (
+        mode, joined, flags, _, point, write, durable, node, name_size, peer_size, _, _, since,
+    ) = _MEMBER.unpack_from(body)  # fmt: skip
+    if flags & ~(_FROM_CREATION | _SINCE):
         raise _newer(f"A mirror has flags {flags:#x}, which this version does not know.")
     texts = body[_MEMBER.size :]
     name, peer = texts[:name_size].decode(), texts[name_size : name_size + peer_size].decode()
-    return MirrorState(name, MirrorMode(mode), bool(joined), point, write, node, durable, peer)
+    return MirrorState(
+        name, MirrorMode(mode), bool(joined), point, write, node, durable, peer,
+        since if flags & _SINCE else None, bool(flags & _FROM_CREATION),
+    )  # fmt: skip
 
 
 def _unpack_mirror(body: bytes) -> MirrorState:
@@ -305,6 +326,10 @@ def pack_source(name: str) -> bytes:
 def _unpack_source(body: bytes) -> str:
     size, _, _ = _SOURCE.unpack_from(body)
     return body[_SOURCE.size : _SOURCE.size + size].decode()
+
+
+def _unnamed(snapshots: tuple[PinnedSnapshot, ...], name: bytes) -> tuple[PinnedSnapshot, ...]:
+    return tuple(snapshot for snapshot in snapshots if snapshot.name.encode() != name)
 
 
 def _others(state: State, name: str) -> tuple[MirrorState, ...]:
@@ -347,8 +372,8 @@ def apply(state: State, kind: EditKind, body: bytes) -> State:
             pin = PinnedSnapshot(body[_SNAPSHOT.size :].decode(), *_SNAPSHOT.unpack_from(body))
             return replace(state, snapshots=(*state.snapshots, pin))
         case EditKind.DROP_SNAPSHOT:
-            name = body.decode()
-            return replace(state, snapshots=tuple(s for s in state.snapshots if s.name != name))
+            snapshots, lacking = _unnamed(state.snapshots, body), _unnamed(state.lacking, body)
+            return replace(state, snapshots=snapshots, lacking=lacking)
         case EditKind.BASE_MAP:
             return replace(state, base_map=body.decode())
         case EditKind.BUDGET:
@@ -377,6 +402,11 @@ def _apply_mirroring(state: State, kind: EditKind, body: bytes) -> State:
             return replace(state, source_name=_unpack_source(body))
         case EditKind.CLOCK:
             return replace(state, clock=unpack_clock(body))
+        case EditKind.LACKING:
+            pin = PinnedSnapshot(body[_SNAPSHOT.size :].decode(), *_SNAPSHOT.unpack_from(body))
+            return replace(state, lacking=(*_unnamed(state.lacking, pin.name.encode()), pin))
+        case EditKind.NAMES:
+            return replace(state, names_position=_NUMBER.unpack(body)[0])
         case EditKind.MIRROR | EditKind.MEMBER:
             mirror = _unpack_mirror(body) if kind == EditKind.MIRROR else _unpack_member(body)
             return replace(state, mirrors=(*_others(state, mirror.name), mirror))
@@ -418,6 +448,10 @@ def _mirroring_edits(state: State) -> Iterator[tuple[EditKind, bytes]]:
     yield EditKind.ROLE, bytes([state.role])
     yield EditKind.AGREED, pack_agreed(state.agreed)
     yield EditKind.BASE, pack_base(state.base)
+    for snapshot in state.lacking:
+        yield EditKind.LACKING, pack_snapshot(snapshot)
+    if state.names_position:
+        yield EditKind.NAMES, pack_number(state.names_position)
     if state.source_name:
         yield EditKind.SOURCE, pack_source(state.source_name)
     if state.owes > state.durable.position:

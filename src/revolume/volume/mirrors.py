@@ -8,8 +8,8 @@ durable order, ``detach`` or ``replace``; a plain write is answered once it is i
 mirror, a flush once it is durable there.
 
 For each mirror the log is kept behind the newest point that it holds durably (while its base is under way: the
-point at which the shipped log began). What is recorded of that lags behind what is known, never the reverse. An
-async mirror's hold is dropped when the log has no other room: it is then *lost*, and must be resynchronised.
+point at which the shipped log will begin). What is recorded of that lags behind what is known, never the reverse.
+An async mirror's hold is dropped when the log has no other room: it is then *lost*, and must be resynchronised.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Mirror:
     @property
     def lost(self) -> bool:
         """Nothing of the log is kept for it any more."""
-        return self.joined and not self.state.point
+        return self.joined and not self.state.kept
 
     def settle(self) -> None:
         """Release who waited for what is durable there now."""
@@ -141,29 +141,34 @@ class Mirrors:
             await self._change(mirror, lambda state: replace(state, mode=wanted.mode, peer=wanted.peer))
         return mirror
 
-    async def pin_base(self, mirror: Mirror) -> Point:
-        """The point at which a new mirror begins, kept until it has joined; the same again after a break. Refused
-        once a copy has joined: answers may rest on it."""
+    async def pin_base(self, mirror: Mirror, start: Point | None = None) -> Point:
+        """The point at which a new mirror begins, kept for it from now on: ``start``, or one that is made now.
+        Refused once a copy has joined: answers may rest on it."""
         if mirror.joined:
             raise Refused(
                 "member-replaced", f"A copy has joined as mirror {mirror.name}; no other begins in its place.",
                 f"Give it up first: 'revolume mirror replace DIR {mirror.name}'.",
             )  # fmt: skip
-        for point in self._core.points:
-            if point.number == mirror.state.point:
-                return point
-        point = await self._begin()
-        await self._change(mirror, lambda state: replace(state, point=point.number, write=point.write))
-        return point
+        let_go = self._core.lease(f"{HOLDER}{mirror.name} beginning", start.write) if start else lambda: None
+        try:
+            point = start or await self._begin()
+            await self._change(mirror, lambda state: _kept_from(replace(state, since=point.write), point))
+            return point
+        finally:
+            let_go()
+
+    async def unpin_base(self, mirror: Mirror) -> None:
+        """A base is not begun after all."""
+        await self._change(mirror, lambda state: replace(_kept_from(state, None), since=None))
 
     async def joined(self, mirror: Mirror, node: bytes) -> None:
         """Base and log have met in the copy of this node, which the mirror is from now on. A sync mirror is
         required from now on. If nothing of the log was kept for it any more, it is kept again from here."""
-        point = None if mirror.state.point else await self._begin()
+        point = None if mirror.state.kept else await self._begin()
 
         def join(state: MirrorState) -> MirrorState:
-            if point is not None and not state.point:
-                state = replace(state, point=point.number, write=point.write)
+            if point is not None and not state.kept:
+                state = _kept_from(state, point)
             return replace(state, joined=True, node=node)
 
         await self._change(mirror, join)
@@ -212,7 +217,7 @@ class Mirrors:
         """Exchange the hold; the new one begins before the old one ends."""
         before = mirror.let_go
         mirror.let_go = lambda: None
-        if mirror.state.point:
+        if mirror.state.kept:
             kind = HoldKind.KEPT if mirror.required else HoldKind.MIRROR
             mirror.let_go = self._core.lease(HOLDER + mirror.name, mirror.state.write, kind)
         before()
@@ -220,30 +225,30 @@ class Mirrors:
     async def passed(self, mirror: Mirror) -> None:
         """Record that the log is needed only behind the newest point that the mirror holds durably."""
         held = [p for p in self._core.points if p.position <= min(mirror.durable, mirror.agreed_position)]
-        if not mirror.joined or not held:
+        if not mirror.state.kept or not held:
             return
         newest, durable = held[-1], min(mirror.durable, self._core.commit.durable)
 
         def passed(state: MirrorState) -> MirrorState:
-            if not state.joined or not newest.number > state.point > 0:
+            if not state.kept or newest.number <= state.point:
                 return state
-            return replace(
-                state, point=newest.number, write=newest.write, durable=max(state.durable, durable)
-            )
+            return replace(_kept_from(state, newest), durable=max(state.durable, durable))
 
         if passed(mirror.state) is not mirror.state:
             await self._change(mirror, passed)
 
     async def drop_hold(self) -> bool:
         """There is no other room: give up what is kept longest for an async mirror. Whether there was one."""
-        held = [m for m in self if m.state.point and not m.required]
+        held = [m for m in self if m.state.kept and not m.required]
         if not held:
             return False
         mirror = min(held, key=lambda m: m.state.write)
         self._core.events.tell(
             f"the log has no more room for what mirror {mirror.name} lacks: it must be resynchronised"
+            if mirror.joined
+            else f"the log has no more room for the base of mirror {mirror.name}: it will begin anew"
         )
-        await self._change(mirror, lambda state: replace(state, point=0, write=0))
+        await self._change(mirror, lambda state: _kept_from(state, None))
         return True
 
     def in_the_way(self) -> str:
@@ -329,6 +334,11 @@ def less_than_acknowledged(mirror: Mirror) -> str:
         f"position {mirror.durable}, and had acknowledged {mirror.level_at}. Its directory is an older state of "
         "itself, or its disk lost what it had synced. It proves nothing until it has caught up."
     )
+def _kept_from(state: MirrorState, point: Point | None) -> MirrorState:
+    """The log is kept for the mirror from a point on. None: nothing is."""
+    if point is None:
+        return replace(state, point=0, write=0, from_creation=False)
+    return replace(state, point=point.number, write=point.write, from_creation=not point.number)
 
 
 def missing(name: str) -> Refused:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from revolume.chain.point import Point
 from revolume.errors import NotFound, Refused
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.log.segment import Segment
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts
+from revolume.volume.base_start import point_of
 from revolume.volume.clock_mark import pack_clock
 from revolume.volume.clock_step import follow_clock
 from revolume.volume.core import Core
@@ -32,7 +32,6 @@ from revolume.volume.loading import Loading
 from revolume.volume.manifest import (
     EditKind,
     Epoch,
-    Horizon,
     Manifest,
     MirrorMode,
     Role,
@@ -259,9 +258,3 @@ class Opening:
         cutter = Cutter(core)
         core.partials.on_due = cutter.request
         return Volume(core, cutter, Folder(core))
-
-
-def point_of(h: Horizon) -> Point:
-    """The point that the image holds."""
-    root = (h.root_low, h.root_high)
-    return Point(h.point, 0, h.position, h.write, h.time_ns, 0, 0, root, h.chain, 0, h.address, 0)

@@ -58,6 +58,8 @@ from revolume.volume.sealing import Arrived, AskWhole, Contents, Sealing
 from revolume.volume.stretches import columns_between
 
 U64 = npt.NDArray[np.uint64]
+PATIENCE_NS = 2_000_000_000
+"""A point that is being dealt with may make room: so long is waited for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Secondary(Remembered):
         self.sealing = Sealing(core, lambda begin, end: columns_between(core, begin, end))
         self._fill = BaseFill(core) if core.manifest.state.base is not None else None
         self._queue: deque[_Queued] = deque()
+        self._dealt_ns = 0
+        self._keeper = ""
         self._queued = asyncio.Event()
         self._halted = asyncio.Event()
         self._parts: list[tuple[Part, Found]] = []
@@ -124,6 +128,15 @@ class Secondary(Remembered):
         return End(
             appender.position, appender.epoch, appender.reign, appender.chain, appender.write, appender.time_ns
         )
+
+    @property
+    def known_epoch(self) -> tuple[int, bytes]:
+        """The newest opening of which it has a transfer, or that was named by the source that brought its base:
+        until the log has come after the base, there is nothing else by which an old image of that source could be
+        told."""
+        epochs, appender = self.core.manifest.state.epochs, self.core.appender
+        named = [(epoch.number, epoch.reign) for epoch in epochs[-1:]]
+        return max([*named, (appender.epoch, appender.reign)], key=lambda known: known[0])
 
     @property
     def received(self) -> int:
@@ -240,6 +253,7 @@ class Secondary(Remembered):
                 if not await self._dealt_with(self._queue[0]):
                     break
                 self._queue.popleft()
+                self._dealt_ns = self.core.host.clock.monotonic_ns()
             self._halted.set()
 
     async def prove(self) -> None:
@@ -366,19 +380,22 @@ class Secondary(Remembered):
         return await self.ask_whole(point, blocks)
 
     async def _fact(self, found: Found) -> None:
-        state = self.core.manifest.state
-        fact = facts.unpack(found.transfer.body)
+        state, t = self.core.manifest.state, found.transfer
+        fact = facts.unpack(t.body)
         match fact:
             case facts.EpochBegun(number, reign):
-                if (number, reign) != (found.transfer.epoch, found.transfer.reign):
-                    raise _bad(f"the epoch begun at position {found.transfer.position} is not the transfer's own")
+                if (number, reign) != (t.epoch, t.reign):
+                    raise _bad(f"the epoch begun at position {t.position} is not the transfer's own")
                 if all(e.number != number for e in state.epochs):
-                    t = found.transfer
                     epoch = Epoch(number, reign, t.position - 1, t.write)
                     await self.core.recorder.record((EditKind.EPOCH, pack_epoch(epoch)))
+            case facts.SnapshotTaken() | facts.SnapshotDropped() if t.position <= state.names_position:
+                pass  # this copy was told what became of that name when it began
             case facts.SnapshotTaken(pin):
-                if all(s.name != pin.name for s in state.snapshots):
-                    await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
+                if all(s.name != pin.name for s in (*state.snapshots, *state.lacking)):
+                    held = pin.write >= state.horizon.write
+                    kind = EditKind.SNAPSHOT if held else EditKind.LACKING
+                    await self.core.recorder.record((kind, pack_snapshot(pin)))
             case facts.SnapshotDropped(name):
                 await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
             case facts.ClockStepped(from_ns, to_ns):
@@ -386,7 +403,7 @@ class Secondary(Remembered):
                 self.core.steps.append(step)
                 self.core.source_clock.stepped(step.by_ns)
             case _:
-                raise _bad(f"the fact at position {found.transfer.position} is not one that is known")
+                raise _bad(f"the fact at position {t.position} is not one that is known")
 
     # Its own clockwork
 
@@ -415,9 +432,30 @@ class Secondary(Remembered):
         if await self.folder.step(True) or self.folder.interrupted:
             return True
         if make_way(self.core, self.folder) is None:
-            return False
+            return self._exceed_budget()
         await self.folder.step(True)
         return True
+
+    def _exceed_budget(self) -> bool:
+        """A mirror does not hold its source up for its budget's sake, which is this node's alone: what snapshots
+        keep goes beyond it, as far as the disk has room. Whether there is more room now, or will be soon."""
+        pool, keeper, dealing = self.core.pool, refusal(self.core), self._dealing()
+        if pool.disk_short or pool.failure is not None or (dealing and not keeper):
+            return dealing
+        if not pool.over_budget or keeper != self._keeper:
+            pool.over_budget, self._keeper = True, keeper
+            why = keeper or "no point is agreed up to which it could be folded"
+            self.core.events.tell(
+                f"the log takes more than its budget of {pool.limits.budget_bytes} bytes, because {why}: the "
+                "mirror does not hold its source up for that",
+                EventKind.NEAR_FULL,
+            )
+        return True
+
+    def _dealing(self) -> bool:
+        """A point is being agreed, after which more may be folded."""
+        now_ns = self.core.host.clock.monotonic_ns()
+        return bool(self._queue) and self.failure is None and now_ns - self._dealt_ns < PATIENCE_NS
 
     async def _sync_on_time(self) -> None:
         while not self._closing:
@@ -439,6 +477,8 @@ class Secondary(Remembered):
                 await self.folder.step()
                 if self.core.reserve.missing:
                     await self.folder.tend_reserve()
+                if self.core.pool.over_budget:
+                    await self.core.pool.shrink()
             except Exception as error:  # told, not fatal; what poisons has poisoned by itself
                 if not isinstance(error, Poisoned):
                     self.core.events.tell(str(error), EventKind.TROUBLE)

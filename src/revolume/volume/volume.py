@@ -21,6 +21,7 @@ from revolume.host.clock import within
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
+from revolume.volume.base_start import History, base_start
 from revolume.volume.clock_mark import pack_clock
 from revolume.volume.clock_step import follow_clock
 from revolume.volume.condition import Condition, state_of
@@ -70,6 +71,8 @@ class Volume(Remembered):
         self._hint: asyncio.Future[None] | None = None
         self.feed = Feed(core)
         self.mirrors = Mirrors(core, cutter.begin)
+        self._facts = asyncio.Lock()
+        """Held from a fact about a name in the log to the same in the manifest."""
         self.outlook = Outlook(core)
 
     # What it is
@@ -232,8 +235,9 @@ class Volume(Remembered):
             point = await self.cutter.cut() or self.folder.horizon
             number = point.number if isinstance(point, Point) else point.point
             pin = PinnedSnapshot(name, point.write, number, point.time_ns)
-            await self.append_fact(facts.snapshot_taken(pin))
-            await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
+            async with self._facts:
+                await self.append_fact(facts.snapshot_taken(pin))
+                await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
             return Snapshot(name, pin.write, pin.point, pin.time_ns)
         finally:
             self._naming.discard(name)
@@ -248,8 +252,20 @@ class Volume(Remembered):
         """Forget a snapshot: its moment is kept only as long as any other."""
         if all(s.name != name for s in self.core.manifest.state.snapshots):
             raise NotFound("no-snapshot", f"{self.name} has no snapshot {name}.", "See 'revolume points'.")
-        await self.append_fact(facts.snapshot_dropped(name))
-        await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
+        async with self._facts:
+            await self.append_fact(facts.snapshot_dropped(name))
+            await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
+
+    async def named(self) -> tuple[tuple[PinnedSnapshot, ...], int]:
+        """The snapshots, with all that the log says of names up to the position that comes with them. What it says
+        behind that position is in none of them."""
+        async with self._facts:
+            return self.core.manifest.state.snapshots, self.core.commit.durable
+
+    def base_start(self, history: History) -> Point | None:
+        """The point at which the base of a new mirror begins. None: one that is made for it."""
+        snapshots, folder = self.core.manifest.state.snapshots, self.folder
+        return base_start(history, self.core.points, folder.horizon, folder.retired_write, snapshots)
 
     async def append_fact(self, body: bytes) -> None:
         """Append a fact to the log and make it durable."""
