@@ -20,6 +20,7 @@ from revolume.log import commit, tail
 from revolume.log.transfer import Kind
 from revolume.mirror import decide, reporter, target
 from revolume.mirror.messages import Positions
+from revolume.nbd import places, stalls, unanswered
 from revolume.offline import rebuilt, salvage
 from revolume.sim import disk
 from revolume.sim.campaign import one
@@ -346,6 +347,12 @@ PLANTED: Final = (
           ((target.Target, "_still_speaks", _never),), "copy"),
     Plant("pruned-answered", "a pruned moment is answered with the oldest that is retained", "primary", 20,
           ((timeline.Timeline, "_at_write", _nearest),), "point moments"),
+    Plant("no-deadline", "clients that hold up what others wait for are never ended", "primary", 6,
+          ((stalls.Stalls, "_is_late", lambda *_: False),), "greedy"),
+    Plant("unanswered-uncounted", "requests are taken however many wait for their answers", "pair", 10,
+          ((unanswered.Tally, "full", property(lambda self: False)),), "endless"),
+    Plant("strangers-stay", "connections without an export never give way", "primary", 10,
+          ((places.Places, "_who_goes", lambda *_: None),), "greedy"),
     Plant("salvage-silent", "salvage does not say which blocks are lost", "rot", 40,
           ((rebuilt.Rebuilt, "_elsewhere", _found_nowhere),)),
     Plant("salvage-takes-all", "salvage takes transfers too behind which the log went on elsewhere", "primary", 40,

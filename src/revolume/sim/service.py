@@ -30,7 +30,11 @@ from revolume.volume.volume import Volume
 PATH = "/vol"
 NBD_PORT, MIRROR_PORT = 10809, 10810
 GRACE_S = 5.0
-LIMITS = Limits(buffer_bytes=1 << 17)
+LIMITS = Limits(
+    base_bytes=1 << 14, buffer_bytes=1 << 17, payload_bytes_max=1 << 18, inflight_bytes=1 << 20,
+    connection_bytes=1 << 19, unanswered_max=256, all_unanswered_max=2048, strangers_max=16, stall_seconds=2.0,
+)  # fmt: skip
+"""As large in proportion to the little volumes of these worlds as the usual ones are to large volumes."""
 Tell = Callable[[str], None]
 
 

@@ -20,6 +20,7 @@ from revolume.sim.machine import Ended
 from revolume.sim.platter import NOTHING, PAGE, Cut, Platter, state_of
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, PrimaryService
+from revolume.sim.worlds.guests import Guests
 from revolume.sim.worlds.world import KiB, MiB, World
 
 
@@ -51,7 +52,7 @@ class PrimaryWorld(World):
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
             "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
-            "clock": 1, "fold_power": 1, "readers": 3,
+            "clock": 1, "fold_power": 1, "readers": 3, "greedy": 1,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -290,6 +291,10 @@ class PrimaryWorld(World):
         if self.service is not None:
             self._unplug()
         await self._back()
+
+    async def op_greedy(self) -> None:
+        """Clients come that do not do their part."""
+        await Guests(self, "a", lambda: None if self.service is None else self.service.server).greedy()
 
     async def op_slow(self) -> None:
         """The disk is slow for a while, or stuck."""

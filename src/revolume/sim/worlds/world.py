@@ -15,6 +15,7 @@ from typing import Any
 
 from revolume.errors import RevolumeError
 from revolume.history.exports import VolumeExports
+from revolume.host import Host
 from revolume.sim.chance import Chance
 from revolume.sim.checks.gave_way import check_refused
 from revolume.sim.checks.given_once import check_given_once
@@ -200,7 +201,7 @@ class World:
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""
         self.orders.enough = self.chance.choice((1500, 3000, 6000))
-        host = Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
+        host = self.client_host()
         for number in range(count):
             chance = self.chance.stream(f"client {number}")
             habits = Habits(
@@ -211,6 +212,10 @@ class World:
             client = SimClient(host, f"client {number}", self.register, self.orders, chance, habits)
             context = self._clients_process.context.copy()
             self.clients.append(self.loop.create_task(client.run(), context=context))
+
+    def client_host(self) -> Host:
+        """A client's machine."""
+        return Machine("c", self.loop, self.fabric, self.chance, self.trace, MiB).host_for(self._clients_process)
 
     def serve_at(self, machine: str) -> None:
         """Clients find their volume there from now on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from revolume.sim.worlds.guests import Guests
 from revolume.sim.worlds.pair.disks import PairDisks
 
 
@@ -38,6 +39,13 @@ class PairLink(PairDisks):
             [["a"], ["b", "c"]], [["b"], ["a", "c"]], [["c"], ["a", "b"]], [["a"], ["b"], ["c"]],
         )))  # fmt: skip
         await asyncio.sleep(self.chance.choice((0.3, 2.0, 12.0)))
+        await self._heal()
+
+    async def op_endless(self) -> None:
+        """The mirror is away, so answers may wait; clients go on asking."""
+        self.fabric.partition([["a", "c"], ["b"]] if self.first.name == "a" else [["b", "c"], ["a"]])
+        guests = Guests(self, self.first.name, lambda: None if self.primary is None else self.primary.server)
+        await guests.endless(self.chance.choice((2.0, 8.0)))
         await self._heal()
 
     async def op_slow_link(self) -> None:

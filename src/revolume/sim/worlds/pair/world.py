@@ -36,7 +36,7 @@ class PairWorld(PairTakeover):
             "cut_one_way": 1, "slow_link": 1, "moments": 2, "snapshot": 1, "point": 2, "slow": 1, "promote": 2,
             "both": 1, "wipe_mirror": 1, "half_base": 2, "bend": 1, "clock": 1, "stutter": 4, "partition": 1,
             "mode": 1, "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
-            "read_error": 2, "full": 1, "helper": 1, "readers": 2,
+            "read_error": 2, "full": 1, "helper": 1, "readers": 2, "endless": 1,
         }  # fmt: skip
 
     # Life
