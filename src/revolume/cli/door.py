@@ -1,20 +1,23 @@
 """The way into a volume's content for a verb: NBD on the volume's own socket, whoever serves it.
 
-If the volume runs, its socket is there. If not, it is opened and served here, on the same socket, for as
-long as the verb works; so copy and bisect have one way of reading and need not know which it was. A volume
-that is opened here keeps its whole history: nothing that its usual options would keep is let go, whatever
-they are.
+If the volume runs, its socket is there. If not, it is opened and served here for as long as the verb works; so
+copy and bisect have one way of reading and need not know which it was. A stopped volume is read without changing
+anything in it (``looking.py``). One that is written to keeps its whole history: nothing that its usual options
+would keep is let go, whatever they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
 
 from revolume.cli.addresses import own_address
 from revolume.cli.remote import NbdRemote, connected
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from revolume.api.client import ControlClient
     from revolume.cli.service import Service
 
-_ALL_ROOM: Final = 1 << 60
+ALL_ROOM: Final = 1 << 60
 _SOCKET_PATH_BYTES_MAX: Final = 107
 
 
@@ -78,11 +81,22 @@ async def open_door(directory: str, *, create_size: int | None = None) -> AsyncI
         if client is not None:
             ends.enter_context(client)
             yield Door(host, way, Running(client))
+            return
+        log_nothing()
+        if create_size is None:
+            from revolume.cli.looking import looked_into
+
+            yield await ends.enter_async_context(looked_into(directory))
         else:
             from revolume.cli.service import served
 
             service = await ends.enter_async_context(served(quiet(directory, create_size)))
             yield Door(host, way, Own(service))
+
+
+def log_nothing() -> None:
+    """What a service would log; a verb prints its result, or the error."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @contextmanager
@@ -107,7 +121,7 @@ def quiet(directory: str, create_size: int | None = None) -> Serving:
         name=wanted_name(directory) if new else None,
         size=create_size if new else None,
         keep_s=SPAN_SECONDS_MAX,
-        budget_bytes=_ALL_ROOM,
+        budget_bytes=ALL_ROOM,
         budget_once=True,
         spare_bytes=0,
         control=False,
