@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from revolume.api.client import connect
 from tests.support.programs import find, need, run
 from tests.support.servers import KIND, Serve, Server, revolume, revolume_only
 from tests.support.wire import Wire
@@ -161,3 +162,20 @@ def test_nbd_client_lists(used: Server) -> None:
     assert program is not None
     said = run(program, "-l", *arguments).stdout
     assert re.search(r"^vol(:|$)", said, re.MULTILINE), said  # a description may follow
+
+
+@revolume_only
+def test_many_snapshots_are_listed_by_either_tool(serve: Serve) -> None:
+    """Both ask about every export on one connection."""
+    need("nbdinfo", "qemu-nbd")
+    server = serve(size=MiB)
+    client = connect(str(server.directory))
+    assert client is not None
+    with client:
+        for number in range(40):
+            client.snapshot(f"s{number}")
+    listed = json.loads(run("nbdinfo", "--list", "--json", server.uri("")).stdout)
+    assert len(listed["exports"]) == 41
+    assert all(export["export-size"] == MiB for export in listed["exports"])
+    told = run("qemu-nbd", "--list", "-k", server.address).stdout
+    assert "exports available: 41" in told and "vol@s39" in told
