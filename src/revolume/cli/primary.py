@@ -43,7 +43,7 @@ async def open_primary(host: Host, asked: Serving, tell: Tell) -> PrimaryRole:
     """Open the volume and begin to feed its mirrors. Refused where that could lose what was answered."""
     context = _link_context(asked)
     options = open_options(asked, mirrors=tuple(mirror.name for mirror in asked.mirrors))
-    places = [Elsewhere(mirror.name, mirror.address) for mirror in asked.mirrors]
+    places = [Elsewhere(mirror.name, mirror.address, mirror.peer) for mirror in asked.mirrors]
     await fetch_longer_tail(host, asked.directory, options, places, context, asked.alone, tell)
     role = PrimaryRole(host, await open_volume(host, asked.directory, options), tell)
     try:

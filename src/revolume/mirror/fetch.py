@@ -42,10 +42,12 @@ ASKING: Final[dict[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where the mirror's log ends, and where ours does now."""
+    """Where the mirror's log ends, and where ours does now. ``short``: the mirror holds less than it had
+    acknowledged as durable, by its own word, so that its end proves nothing."""
 
     mirror: End
     position: int
+    short: bool = False
 
 
 class Fetching:
@@ -58,6 +60,7 @@ class Fetching:
         self._largest = largest_blocks
         self._intake: Intake | None = None
         self._mirror: End | None = None
+        self._short = False
         self._complete = False
         self.answered = asyncio.Event()
         self.outcome: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
@@ -83,7 +86,12 @@ class Fetching:
 
     def _begin(self, begin: TailBegin) -> None:
         end = self._fetch.end
-        self._mirror = begin.end
+        if end_of_another(self._fetch, begin):
+            raise RevolumeError(
+                "member-replaced", "The node that answers holds another copy of the volume than the one that has "
+                "joined as this mirror.", "Bring that copy back.",
+            )  # fmt: skip
+        self._mirror, self._short = begin.end, begin.short
         self._intake = Intake(self._link, self._keeper, self._fetch.volume, end, self._look)
         self._link.welcome()
         ending = {Type.TAIL_END: TAIL_END.size + CHECK_SIZE, Type.REFUSED: REFUSED_BODY_MAX, Type.PING: PING_BODY}
@@ -107,7 +115,7 @@ class Fetching:
         if not self._complete or intake is None or mirror is None or intake.stored < intake.position:
             return
         if not self.outcome.done():
-            self.outcome.set_result(Fetched(mirror, self._keeper.received))
+            self.outcome.set_result(Fetched(mirror, self._keeper.received, self._short))
         self._link.break_off("The tail is complete.")
 
     def writable(self) -> None:
@@ -120,6 +128,11 @@ class Fetching:
             self.outcome.set_exception(RevolumeError(refusal.code, refusal.cause, refusal.hint))
 
 
+def end_of_another(fetch: Fetch, begin: TailBegin) -> bool:
+    """Whether another copy answers than the one that was asked."""
+    return fetch.expected not in (bytes(16), begin.node)
+
+
 async def fetch_tail(
     host: Host,
     address: str,
@@ -128,11 +141,12 @@ async def fetch_tail(
     keeper: Keeper,
     largest_blocks: int,
     seconds: float | None = None,
+    peer: str | None = None,
 ) -> Fetched:
     """What the mirror has behind ``fetch.end``, stored with ``keeper``. With ``seconds``, TimeoutError when the
     mirror has not answered by then. RevolumeError: it refuses, or was lost; OSError: it is not there. What was
     stored until then is right, and stays."""
-    connecting = host.network.connect(address, tls=context)
+    connecting = host.network.connect(address, tls=context, server_hostname=peer)
     wire = await (connecting if seconds is None else within(host.clock, seconds, connecting))
     link = Link(host, wire, ASKING)
     fetching = Fetching(link, fetch, keeper, largest_blocks)

@@ -1,9 +1,11 @@
 """Before a primary opens after an unclean stop: its mirrors are asked for a longer end of its log.
 
 A write is answered in ``sync`` mode when it is in the log files of both nodes, and what a power cut took from
-this one's page cache it did not take from the mirror. So every required mirror is asked first, and as long as one
-of them can't be, the volume stays closed: or it is opened *alone*, and the bound of what may be missing is told.
-An async mirror is asked as well, if it answers soon; nothing was promised of it.
+this one's page cache it did not take from the mirror's. So every mirror that has joined is asked, whatever becomes
+of the others, and what any of them has is taken. As long as a required one can't be asked, or can't prove what it
+has, the volume stays closed: or it is opened *alone*, with what the others have, and it is told how far each
+mirror that was not asked is known to have been, and the bound of what may be missing. An async mirror is asked as
+well, if it answers soon; nothing was promised of it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from revolume.host.words import spoken
 from revolume.mirror.fetch import Fetched, fetch_tail
 from revolume.mirror.messages import Fetch
 from revolume.mirror.target import NODE_TWICE
-from revolume.volume.longer_tail import LongerTail, left_behind, open_longer_tail
-from revolume.volume.manifest import MirrorMode, MirrorState, State
+from revolume.volume.longer_tail import ANOTHER_PRIMARY, LongerTail, left_behind, open_longer_tail
+from revolume.volume.manifest import MirrorState, State
 from revolume.volume.mirrors import missing
 from revolume.volume.options import OpenOptions
+from revolume.volume.replacing import known_of
 
 REQUIRED_SECONDS: Final = 10.0
 ASYNC_SECONDS: Final = 5.0
+"""Also a required mirror's, when the volume is opened whether it answers or not."""
 PAUSE_SECONDS: Final = 0.25
 Tell = Callable[[str], None]
 
@@ -37,6 +41,25 @@ class Elsewhere:
 
     name: str
     address: str
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of asking one mirror: ``problem`` is a sentence, or empty where it has proved what it has."""
+
+    mirror: MirrorState
+    place: Elsewhere
+    problem: str = ""
+    code: str = ""
+
+    @property
+    def told(self) -> str:
+        """For a person: what is known of this mirror."""
+        if not self.problem:
+            return f"mirror {self.mirror.name} at {self.place.address} was asked, and what it has is here"
+        why = self.problem.rstrip(".")
+        return f"mirror {self.mirror.name} at {self.place.address}: {why}; {known_of(self.mirror)}"
 
 
 async def fetch_longer_tail(
@@ -54,34 +77,41 @@ async def fetch_longer_tail(
     _refuse_unnamed(joined, {place.name for place in places})
     if state is None or not joined:
         return
-    asked = [place for place in places if place.name in joined and not (alone and _required(joined[place.name]))]
     tail = await open_longer_tail(host, path, options)
     try:
-        for place in asked:
-            await _Asking(host, state, tail, context, tell).ask(place, _required(joined[place.name]))
-        if len(asked) < len(joined) and alone:
-            tell(_bound(tail, options, [name for name in joined if _required(joined[name])]))
+        asking = _Asking(host, state, tail, context, alone, tell)
+        asked = [await asking.ask(place, joined[place.name]) for place in places if place.name in joined]
+        unproved = [each for each in asked if each.problem and each.mirror.required]
+        if superseded := next((each for each in unproved if each.code == ANOTHER_PRIMARY), None):
+            raise _superseded(superseded)
+        if unproved and not alone:
+            raise _closed([each for each in asked if each.mirror.required])
+        if unproved:
+            tell(_bound(tail, options, asked))
     finally:
         await tail.close()
 
 
 def _refuse_unnamed(joined: dict[str, MirrorState], named: set[str]) -> None:
-    for mirror in filter(_required, joined.values()):
-        if mirror.name not in named:
+    for mirror in joined.values():
+        if mirror.required and mirror.name not in named:
             raise missing(mirror.name)
 
 
-def _required(mirror: MirrorState) -> bool:
-    return mirror.joined and mirror.mode == MirrorMode.SYNC
+def _sentence(asked: Sequence[Asked]) -> str:
+    text = ". ".join(each.told[0].upper() + each.told[1:] for each in asked)
+    return f"{text}."
 
 
-def _bound(tail: LongerTail, options: OpenOptions, names: list[str]) -> str:
+def _bound(tail: LongerTail, options: OpenOptions, asked: Sequence[Asked]) -> str:
     """What may be missing, said before it is gone for good."""
     end, mib = tail.end, options.unsynced_bytes_max >> 20
+    names = ", ".join(each.mirror.name for each in asked if each.problem and each.mirror.required)
     return (
-        f"Opened alone, without asking {', '.join(names)}. The log here ends with w{end.write} of "
-        f"{format_time(end.time_ns)}. If this machine lost power, what was answered after that may be missing: "
-        f"at most the writes of {options.sync_interval_s:g} s and of {mib} MiB, which were not on its disk yet."
+        f"Opened alone, without asking {names}. {_sentence(asked)} The log here ends with w{end.write} (position "
+        f"{end.position}) of {format_time(end.time_ns)}. If this machine lost power, what was answered after that "
+        f"may be missing: at most the writes of {options.sync_interval_s:g} s and of {mib} MiB, which were not on "
+        "its disk yet."
     )
 
 
@@ -89,53 +119,76 @@ class _Asking:
     """One opening that asks."""
 
     def __init__(
-        self, host: Host, state: State, tail: LongerTail, context: ssl.SSLContext | None, tell: Tell
+        self, host: Host, state: State, tail: LongerTail, context: ssl.SSLContext | None, alone: bool, tell: Tell
     ) -> None:
         self._host = host
         self._state = state
         self._tail = tail
         self._context = context
+        self._alone = alone
         self._tell = tell
 
-    async def ask(self, place: Elsewhere, required: bool) -> None:
+    async def ask(self, place: Elsewhere, mirror: MirrorState) -> Asked:
         """Take what this mirror has behind our end."""
         before = self._tail.received
         try:
-            await (self._insist(place) if required else self._fetch(place, ASYNC_SECONDS))
+            insists = mirror.required and not self._alone
+            fetched = await (self._insist(place, mirror) if insists else self._fetch(place, mirror, ASYNC_SECONDS))
         except (OSError, RevolumeError) as error:
-            if required:
-                raise _closed(place, error) from error
-            self._tell(f"Mirror {place.name} was not asked for a longer log: {spoken(error)}")
-            return
-        more = self._tail.received - before
+            if not mirror.required:
+                self._tell(f"Mirror {place.name} was not asked for a longer log: {spoken(error)}")
+            cause = error.cause if isinstance(error, RevolumeError) else spoken(error)
+            return Asked(mirror, place, f"it can't be asked: {cause}", getattr(error, "code", ""))
+        finally:
+            self._tell_more(place, self._tail.received - before)
+        if fetched.short or fetched.mirror.position < mirror.durable:
+            problem = f"it holds less than it had acknowledged, its log ends at position {fetched.mirror.position}"
+            return Asked(mirror, place, problem)
+        return Asked(mirror, place)
+
+    def _tell_more(self, place: Elsewhere, more: int) -> None:
         if more:
             self._tell(f"Mirror {place.name} had a longer log: {more} transfers were fetched from it.")
 
-    async def _insist(self, place: Elsewhere) -> None:
+    async def _insist(self, place: Elsewhere, mirror: MirrorState) -> Fetched:
         """It may be starting too; or what we sent before the stop is still arriving there."""
         clock = self._host.clock
         deadline = clock.monotonic_ns() + int(REQUIRED_SECONDS * 1e9)
         while True:
             try:
-                await self._fetch(place, REQUIRED_SECONDS)
-                return
+                return await self._fetch(place, mirror, REQUIRED_SECONDS)
             except (OSError, RevolumeError) as error:
                 passes = isinstance(error, OSError) or error.code == NODE_TWICE
                 if not passes or clock.monotonic_ns() >= deadline:
                     raise
             await clock.sleep(PAUSE_SECONDS)
 
-    async def _fetch(self, place: Elsewhere, seconds: float) -> Fetched:
+    async def _fetch(self, place: Elsewhere, mirror: MirrorState, seconds: float) -> Fetched:
         tail, state = self._tail, self._state
         context = None if place.address.startswith("unix:") else self._context
-        fetch = Fetch(state.volume, state.node, tail.end)
-        return await fetch_tail(self._host, place.address, context, fetch, tail, state.segment_blocks, seconds)
+        fetch = Fetch(state.volume, state.node, tail.end, mirror.node)
+        name = place.peer if place.peer is not None else mirror.peer
+        return await fetch_tail(
+            self._host, place.address, context, fetch, tail, state.segment_blocks, seconds, name or None
+        )
 
 
-def _closed(place: Elsewhere, error: Exception) -> Refused:
+def _closed(asked: Sequence[Asked]) -> Refused:
+    names = [each.mirror.name for each in asked if each.problem]
+    others = "with what the other mirrors have, " if len(asked) > len(names) else ""
     return Refused(
         "mirror-not-asked",
-        f"The volume was not closed cleanly, and mirror {place.name} at {place.address}, which may hold answered "
-        f"writes that are missing here, can't be asked: {spoken(error)}",
-        "Start the mirror; or open with --alone, which says what may be lost; or promote the mirror instead.",
+        "The volume was not closed cleanly, and answered writes that are missing here may live on a required "
+        f"mirror that does not prove what it has. {_sentence(asked)}",
+        f"Start mirror {names[0]}. If it is gone for good, give it up with 'revolume detach DIR {names[0]}'. "
+        f"Opening with --alone goes on {others}and says what may be lost. Or promote a mirror instead.",
+    )
+
+
+def _superseded(asked: Asked) -> Refused:
+    return Refused(
+        ANOTHER_PRIMARY,
+        f"Another node has been primary since: {_sentence([asked])}",
+        "Serve the one that is the primary; make this one its mirror, in an empty directory. If that mirror's log "
+        f"does not count, give it up with 'revolume detach DIR {asked.mirror.name}' first.",
     )

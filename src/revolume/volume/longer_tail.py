@@ -23,6 +23,8 @@ from revolume.volume.opening import Opening, locked
 from revolume.volume.options import OpenOptions
 from revolume.volume.secondary import Secondary
 
+ANOTHER_PRIMARY = "another-primary"
+
 
 class LongerTail(Secondary):
     """It keeps what it is sent like a secondary, which it is for the moment, and deals with nothing of it."""
@@ -32,7 +34,7 @@ class LongerTail(Secondary):
         for each in carried:
             if (each.transfer.epoch, each.transfer.reign) not in own:
                 raise Refused(
-                    "another-primary",
+                    ANOTHER_PRIMARY,
                     f"The log goes on in opening {each.transfer.epoch}, which is none of this directory's: "
                     "another node has become primary, or this is an old copy.",
                     "Serve the one that is the primary; make this one its mirror, in an empty directory.",

@@ -1,0 +1,96 @@
+"""A primary that opens after a crash asks every mirror that can be asked, also if another one can't be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from revolume.cli.main import main
+from revolume.mirror import recovery
+from tests.support.mirrors import SMALL, MiB, Node, read, until, write
+
+SIZE = 8 * MiB
+PRIMARY = ("--size", str(SIZE), "--cp-interval", "200ms", *SMALL)
+pytestmark = pytest.mark.timeout(180)
+
+
+class Trio:
+    """A primary and two required mirrors, ``m1`` and ``m2``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: list[Node] = []
+
+    def mirror(self, name: str) -> Node:
+        self.nodes.append(Node(self.folder / name, "--mirror-listen", f"unix:{self.folder}/{name}.link", *SMALL))
+        return self.nodes[-1]
+
+    @property
+    def to(self) -> list[str]:
+        both = [("--mirror-to", f"unix:{self.folder}/{name}.link,name={name}") for name in ("m1", "m2")]
+        return [word for words in both for word in words]
+
+    def primary(self, *more: str) -> Node:
+        self.nodes.append(Node(self.folder / "p", *PRIMARY, *self.to, *more))
+        return self.nodes[-1]
+
+    def close(self) -> None:
+        for node in self.nodes:
+            print(f"--- {node.directory.name}\n{node.log.read_text()}")  # shown with a failing test
+            if node.process.poll() is None:
+                node.thaw()
+                node.kill()
+
+
+@pytest.fixture
+def trio(folder: Path) -> Iterator[Trio]:
+    made = Trio(folder)
+    yield made
+    made.close()
+
+
+def all_joined(primary: Node) -> bool:
+    with primary.control as control:
+        return all(mirror["joined"] for mirror in control.status()["mirrors"])
+
+
+def test_with_one_of_two_mirrors_gone_the_other_is_asked(
+    trio: Trio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary's own end of the log is lost with its power, and one required mirror for good: what was answered
+    is at the other."""
+    monkeypatch.setattr(recovery, "REQUIRED_SECONDS", 1.0)
+    first, second = trio.mirror("m1"), trio.mirror("m2")
+    primary = trio.primary()
+    until("both join", lambda: all_joined(primary))
+    write(primary.uri(), (0, b"before" * 700))
+    until("both hold a point", lambda: all(m["held_from_point"] > 1 for m in primary.status["mirrors"]))
+    primary.freeze()
+    disk = shutil.copytree(primary.directory, trio.folder / "disk", ignore=shutil.ignore_patterns("*.sock"))
+    primary.thaw()
+    write(primary.uri(), (MiB, b"answered" * 512))
+    whole = read(primary.uri())
+    primary.kill()
+    first.kill()
+    shutil.rmtree(primary.directory)
+    shutil.copytree(disk, primary.directory)
+
+    words = ["serve", str(primary.directory), *PRIMARY, *trio.to]
+    assert main(words) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Mirror m1" in said and "can't be asked" in said and "it is known to hold cp" in said
+    assert "mirror m2" in said.lower() and "was asked, and what it has is here" in said
+    assert said.index("revolume detach DIR m1") < said.index("--alone")
+
+    shutil.rmtree(primary.directory)
+    shutil.copytree(disk, primary.directory)
+    again = trio.primary("--alone")
+    told = again.log.read_text()
+    assert "Mirror m2 had a longer log" in told
+    assert "Opened alone, without asking m1" in told
+    assert "it is known to hold cp" in told
+    assert read(again.uri()) == whole
+    second.kill()
