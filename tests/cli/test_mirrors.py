@@ -284,7 +284,7 @@ def test_what_a_power_cut_took_comes_back_from_the_mirror(serving: Serve, folder
 
     mirror.kill()
     assert "mirror-not-asked" in refused_serve(source.directory, "--mirror-to", f"unix:{folder}/link,name=m")
-    serving("m", "--mirror-listen", f"unix:{folder}/link", *SMALL)
+    mirror = serving("m", "--mirror-listen", f"unix:{folder}/link", *SMALL)
     again = primary(serving, folder)
     assert "were fetched from it" in again.log.read_text()
     assert read(again.uri()) == whole
@@ -294,6 +294,10 @@ def test_what_a_power_cut_took_comes_back_from_the_mirror(serving: Serve, folder
 
     shutil.rmtree(source.directory)
     shutil.copytree(folder / "disk", source.directory)
+    assert "another-primary" in refused_serve(  # the mirror answers, and knows what was answered since
+        source.directory, "--mirror-to", f"unix:{folder}/link,name=m", "--alone"
+    )
+    mirror.kill()
     alone = primary(serving, folder, "--alone")
     assert "Opened alone, without asking m" in alone.log.read_text()
     assert read(alone.uri())[MiB : MiB + 8] == bytes(8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from revolume.chain import received
@@ -272,6 +272,26 @@ def _without_points(log: Any) -> Any:
 _columns = salvage._columns
 
 
+async def _begun_anew(self: mirrors.Mirrors, mirror: mirrors.Mirror) -> Any:
+    """Also a mirror that has joined begins anew, and is not required meanwhile."""
+    point = await self._begin()
+    await self._change(
+        mirror, lambda state: replace(state, joined=False, node=bytes(16), point=point.number, write=point.write)
+    )
+    return point
+
+
+def _ever_acknowledged(
+    self: mirrors.Mirrors, mirror: mirrors.Mirror, received: int, durable: int, point: int, position: int
+) -> None:
+    """What a mirror has said once counts for good."""
+    mirror.received, mirror.durable = max(mirror.received, received), max(mirror.durable, durable)
+    mirror.agreed_point = max(mirror.agreed_point, point)
+    mirror.agreed_position = max(mirror.agreed_position, position)
+    mirror.settle()
+    self._release()
+
+
 PLANTED: Final = (
     Plant("names-not-synced", "no directory is ever synced", "cuts", 6,
           ((disk.SimDirectory, "begin_sync", lambda self: lambda: None),)),
@@ -359,5 +379,13 @@ PLANTED: Final = (
           ((salvage, "lineage", _all_that_lies_there),), "power"),
     Plant("salvage-without-points", "salvage leaves out what points carry", "primary", 40,
           ((salvage, "_columns", _without_points),), "fold_power power"),
+    Plant("mirror-from-nothing", "an empty directory takes the place of a copy that has joined", "pair", 30,
+          ((decide, "_replaced", lambda hello, what: None), (mirrors.Mirrors, "pin_base", _begun_anew)),
+          "stranger"),
+    Plant("copy-not-compared", "another copy of the volume takes the place of the one that has joined", "pair", 40,
+          ((mirrors.Mirror, "node", property(lambda self: bytes(16))),), "stranger replace"),
+    Plant("acknowledged-for-good", "what a mirror said counts although it comes back with less", "pair", 20,
+          ((mirrors.Mirrors, "connected", _ever_acknowledged),
+           (mirrors.Mirrors, "acknowledged", _ever_acknowledged)), "older"),
 )  # fmt: skip
 """Each was seen to be caught, well within its seeds."""

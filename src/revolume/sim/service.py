@@ -108,7 +108,9 @@ class MirrorService:
         self.target: Target
 
     @classmethod
-    async def open(cls, host: Host, machine: str, asked: Serving, tell: Tell) -> MirrorService:
+    async def open(
+        cls, host: Host, machine: str, asked: Serving, tell: Tell, *, port: int = MIRROR_PORT
+    ) -> MirrorService:
         """It is there, and listens for its source."""
         made, options = cls(host, asked, tell), open_options(asked)
         secondary = None
@@ -118,7 +120,7 @@ class MirrorService:
             host.disk.open(asked.directory, create=True).close()
         made.shelf = DirectoryShelf(host, asked.directory, options, secondary)
         made.target = Target(host, made.shelf, None, tell)
-        await made.target.listen(f"{machine}:{MIRROR_PORT}")
+        await made.target.listen(f"{machine}:{port}")
         return made
 
     @property

@@ -108,5 +108,6 @@ class PairBlows(PairRunning):
         if primary is not None:
             with contextlib.suppress(Ended, NotFound):
                 await self.first.run(primary.role.detach(self.second.name))
+            self._given_up()
             await self.op_stop()
             await self.start_mirror()

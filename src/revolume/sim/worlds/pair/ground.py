@@ -37,6 +37,11 @@ class PairGround(World):
         self._may_part: int | None = None
         """What had been told when the primary first lost its power while no answer rested on its mirror, which may
         have more of the log than the disk since."""
+        self._member = False
+        """Answers rest on the mirror: from when the primary said so until it is given up by order."""
+        self._retired: Platter | None = None
+        """The disk of a copy that was the mirror, until it was replaced by order; and that copy's node."""
+        self._retired_node = b""
         self._old: Platter | None = None
         """A primary's disk as it was when its mirror was promoted."""
         self._answering: tuple[PrimaryService, str, str]
@@ -62,8 +67,12 @@ class PairGround(World):
     def holders(self) -> tuple[str, ...]:
         """Who has a write that is answered now."""
         service, here, there = self._answering
-        required = any(mirror.required for mirror in service.volume.mirrors)
-        return (here, there) if required else (here,)
+        self._member = self._member or any(mirror.required for mirror in service.volume.mirrors)
+        return (here, there) if self._member else (here,)
+
+    def _given_up(self) -> None:
+        """By order: answers do not rest on the mirror any more."""
+        self._member = False
 
     def promised_by(self, *sources: Machine) -> Callable[[Written], bool]:
         """What must be there when the volume is put together from what these machines have."""

@@ -138,6 +138,7 @@ class PairRunning(PairGround):
         if self.primary is not None and self._required():
             with contextlib.suppress(Ended):
                 await self.first.run(self.primary.role.detach(self.second.name))
+                self._given_up()
                 self._forget_holder(self.second.name)
                 self._detached_at = len(self.told)
             if self.primary is None:

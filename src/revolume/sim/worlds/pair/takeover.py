@@ -12,7 +12,8 @@ import asyncio
 from dataclasses import replace
 
 from revolume.errors import RevolumeError
-from revolume.sim.platter import state_of
+from revolume.sim.platter import Platter, state_of
+from revolume.sim.process import Process
 from revolume.sim.service import MirrorService
 from revolume.sim.worlds.pair.intruders import PairIntruders
 
@@ -45,6 +46,8 @@ class PairTakeover(PairIntruders):
             self._lose(self.first, self.chance.choice(("killed", "lost power")))
         await self._take_over()
         if self.second.process is not None:  # the old one, cut off until now: it must not have answered
+            if self.chance.hit(0.5):
+                await self._continued()
             self._lose(self.second, "killed")
         self._old = self.second.platter.copy()
         await self._old_returns()
@@ -59,6 +62,20 @@ class PairTakeover(PairIntruders):
         await self.op_stop()
         if stale and await self.patiently("the new mirror begins", self._begun, 30):
             await self.op_stale()
+
+    async def _continued(self) -> None:
+        """The old primary is heard again, like one that was paused and goes on; an empty mirror stands where its
+        mirror was. What it was asked to write before waits, and must go on waiting."""
+        await self._heal()
+        beside = Process(self.first.name, f"{self.first.name}.beside")
+        host = self.first.host_for(beside, Platter(self.first.platter.capacity))
+        asked = replace(self._asked[self.first.name], size=None)
+        opening = MirrorService.open(host, self.first.name, asked, self.tell)
+        there = self.loop.create_task(opening, context=beside.context.copy())
+        await asyncio.sleep(self.chance.uniform(0.5, 8.0))
+        beside.die()
+        self.fabric.process_ended(beside, silently=False)
+        there.cancel()
 
     async def _old_returns(self) -> None:
         """The old primary is started as it is, to be a mirror: it is refused, and keeps what it has."""
@@ -77,6 +94,7 @@ class PairTakeover(PairIntruders):
     async def _take_over(self) -> None:
         service, self.mirror = self.mirror, None
         self.primary = None
+        self._given_up()
         self.orders.uri = "nbd://none:1/vm"
         if service is not None:
             await self._closed(service)

@@ -2,8 +2,9 @@
 
 It is built in storeys, a noun each: the two machines and what is promised (``ground``), how services are started
 and stopped (``running``), ``blows``, ``disks`` that fail, the ``link``, the ``advice`` of refusals, logs that part
-(``parting``), ``bases`` under way, ``intruders``, and who takes over (``takeover``). Each may use what lies below
-it. Here is how it all begins and ends, and what an operator does when he is only looking.
+(``parting``), ``bases`` under way, ``intruders``, who takes over (``takeover``), and ``strangers`` in the mirror's
+place. Each may use what lies below it. Here is how it all begins and ends, and what an operator does when he is
+only looking.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from revolume.sim.checks.equal import check_equal
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.salvaged import check_salvaged
 from revolume.sim.machine import Ended
-from revolume.sim.worlds.pair.takeover import PairTakeover
+from revolume.sim.worlds.pair.strangers import PairStrangers
 from revolume.volume.volume import Volume
 
 
-class PairWorld(PairTakeover):
+class PairWorld(PairStrangers):
     """See the module's text."""
 
     name = "pair"
@@ -37,6 +38,7 @@ class PairWorld(PairTakeover):
             "both": 1, "wipe_mirror": 1, "half_base": 2, "bend": 1, "clock": 1, "stutter": 4, "partition": 1,
             "mode": 1, "replay": 2, "stale": 1, "copy": 1, "cut_off_power": 2, "write_error": 2, "sync_error": 2,
             "read_error": 2, "full": 1, "helper": 1, "readers": 2, "endless": 1,
+            "stranger": 2, "replace": 1, "older": 1,
         }  # fmt: skip
 
     # Life
