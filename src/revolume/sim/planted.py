@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from revolume.chain import received
@@ -272,13 +272,13 @@ def _without_points(log: Any) -> Any:
 _columns = salvage._columns
 
 
-async def _begun_anew(self: mirrors.Mirrors, mirror: mirrors.Mirror) -> Any:
+async def _begun_anew(self: mirrors.Mirrors, mirror: mirrors.Mirror, start: Any = None) -> Any:
     """Also a mirror that has joined begins anew, and is not required meanwhile."""
-    point = await self._begin()
-    await self._change(
-        mirror, lambda state: replace(state, joined=False, node=bytes(16), point=point.number, write=point.write)
-    )
-    return point
+    await self._change(mirror, mirrors.forgotten)
+    return await _pin_base(self, mirror, start)
+
+
+_pin_base = mirrors.Mirrors.pin_base
 
 
 def _ever_acknowledged(
