@@ -131,6 +131,10 @@ def test_map_of_changes_since_a_moment(serve: Serve, folder: Path) -> None:
     told = run("qemu-img", "map", "--output=json", *server.qemu(**{"x-dirty-bitmap": context})).stdout
     changed = [(extent["start"], extent["length"]) for extent in json.loads(told) if not extent["data"]]
     assert changed == dirty, "qemu shows dirty extents as data: false"
+    revolume("snapshot", server.directory, "later")
+    early = run("nbdinfo", "--map=qemu:dirty-bitmap:later", server.uri("vol@before"), check=False)
+    assert early.returncode != 0, "of a later moment there is no bitmap"
+    assert "qemu:dirty-bitmap:before" in run("nbdinfo", server.uri("vol@later")).stdout
 
 
 def test_plain_clients_are_refused_where_tls_is_required(serve: Serve) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import NotFound
+from revolume.history.exports import BITMAP, VolumeExports
 from revolume.history.moments import AtWrite, Now
 from revolume.history.stopped import look
 from revolume.history.timeline import Timeline
+from revolume.host.network import Peer
 from revolume.log.ops import OP_WRITE
 from tests.volume.driver import BLOCK, Driver, abandon
 from tests.volume.store import inline_host, payload
 
 SIZE = 4 << 20
+PEER = Peer("here", None, None)
 
 
 @pytest.fixture
@@ -49,13 +52,12 @@ def test_a_number_in_a_gap_means_the_last_write_before_it(driver: Driver, points
             assert await driver.fold()
         last = await write(driver, 3) if points != "folded" else driver.volume.write
         await driver.crash()
-        newest = driver.volume.write
+        newest = driver.volume.core.appender.write
         assert newest > last + 1000
-        for number in (last, last + 1, last + 999, newest):
-            assert means(driver, number) == last
-        assert Timeline(driver.volume).resolve(Now()).write == last
-        with pytest.raises(NotFound):
-            means(driver, newest + 1)
+        assert Timeline(driver.volume).resolve(Now()).write == driver.volume.write == means(driver, last) == last
+        for number in (last + 1, last + 999, newest, newest + 1):
+            with pytest.raises(NotFound):
+                means(driver, number)
 
         await write(driver, 5)
         if points == "after":
@@ -70,9 +72,9 @@ def test_a_number_in_a_gap_means_the_last_write_before_it(driver: Driver, points
 
         stopped = look(driver.host, str(driver.path))
         for number in (last + 1, newest):
-            assert stopped.resolve(AtWrite(number))[0] == last
-        assert stopped.resolve(AtWrite(newest + 1))[0] == newest + 1
-        assert stopped.resolve(Now())[0] == newest + 35
+            assert stopped.resolve(AtWrite(number)).write == last
+        assert stopped.resolve(AtWrite(newest + 1)).write == newest + 1
+        assert stopped.resolve(Now()).write == newest + 35
         with pytest.raises(NotFound):
             stopped.resolve(AtWrite(newest + 36))
 
@@ -85,8 +87,87 @@ def test_many_crashes_with_nothing_between_them(driver: Driver) -> None:
         last = await write(driver, 4)
         for _ in range(3):
             await driver.crash()
-        assert means(driver, driver.volume.write) == means(driver, last + 5) == last
+        assert driver.volume.write == means(driver, last) == last
         await driver.volume.close()
-        assert look(driver.host, str(driver.path)).resolve(Now())[0] == last
+        assert look(driver.host, str(driver.path)).resolve(Now()).write == last
+
+    asyncio.run(play())
+
+
+def test_one_number_is_told_after_a_crash(driver: Driver) -> None:
+    """The last write that is there has a number; status, points, snapshots and exports tell no other."""
+
+    async def play() -> None:
+        await driver.open()
+        last = await write(driver, 7)
+        await driver.crash()
+        volume = driver.volume
+        named = await volume.snapshot("behind-it")
+        assert (named.write, volume.points()[-1].write, volume.status().write) == (last, last, last)
+        assert Timeline(volume).resolve(Now()).write == last
+        await driver.check_moment(last)
+        await driver.crash()
+        assert driver.volume.status().write == last
+        await driver.volume.close()
+        stopped = look(driver.host, str(driver.path))
+        told = stopped.status()
+        assert (told.write, stopped.points()[-1].write, told.snapshots[0].write) == (last, last, last)
+
+    asyncio.run(play())
+
+
+def test_a_snapshot_names_the_state_behind_a_grow(driver: Driver) -> None:
+    """Although no block has changed; twice; also where nothing was ever written, and behind a fact."""
+
+    async def play() -> None:
+        await driver.open()
+        await driver.grow(SIZE + 4096)
+        await driver.volume.snapshot("one")
+        await driver.grow(SIZE + 8192)
+        await driver.grow(SIZE + 12288)
+        await driver.volume.snapshot("two")
+        await write(driver, 2)
+        await driver.volume.cut()
+        await driver.grow(SIZE + 65536)
+        await driver.volume.snapshot("three")
+        await driver.volume.snapshot("four")
+        sizes = {s.name: driver.volume.core.size_at(s.write) - SIZE for s in driver.volume.snapshots()}
+        assert sizes == {"one": 4096, "two": 12288, "three": 65536, "four": 65536}
+        points = len(driver.volume.points())
+        await driver.volume.cut()
+        assert len(driver.volume.points()) == points, "nothing has changed"
+        await driver.check_moments()
+        await driver.reopen()
+        assert {s.name: driver.volume.core.size_at(s.write) - SIZE for s in driver.volume.snapshots()} == sizes
+        await driver.volume.close()
+
+    asyncio.run(play())
+
+
+def test_no_bitmap_of_a_later_moment(driver: Driver) -> None:
+    """What changed since a moment is not "nothing" at an earlier one: the context is not there."""
+
+    async def play() -> None:
+        await driver.open()
+        await write(driver, 1)
+        await driver.volume.snapshot("early")
+        await driver.change([(OP_WRITE, 100 * BLOCK, payload(1, BLOCK))])
+        await driver.volume.snapshot("late")
+        exports = VolumeExports(driver.volume, driver.volume)
+        early = await exports.open("@early", PEER)
+        late = await exports.open("@late", PEER)
+        live = await exports.open("", PEER)
+        assert await exports.contexts(early, BITMAP + "late") == []
+        assert await exports.contexts(early, "qemu:") == [BITMAP + "early"]
+        for export in (late, live):
+            assert await exports.contexts(export, BITMAP + "early") == [BITMAP + "early"]
+            changed = await export.extents(BITMAP + "early", 0, 200 * BLOCK)
+            assert [size for size, flag in changed if flag] == [BLOCK]
+        with pytest.raises(NotFound):
+            await early.extents(BITMAP + "late", 0, BLOCK)
+        for export in (early, late):
+            export.close(True)
+        exports.close()
+        await driver.volume.close()
 
     asyncio.run(play())

@@ -34,7 +34,7 @@ from revolume.history.moments import (
     parse_moment,
 )
 from revolume.history.scratch import Scratch
-from revolume.history.timeline import Spot, Timeline
+from revolume.history.timeline import Timeline
 from revolume.history.views import View, open_view
 from revolume.host.network import Peer
 from revolume.log.ops import Op
@@ -68,6 +68,12 @@ class LiveExport:
         self.durable = volume.durable
         self.read_now = volume.read_now
         self.read = volume.read
+        self.since: dict[str, ChangedSince] = {}
+
+    @property
+    def newest_write(self) -> int:
+        """The last write that it shows."""
+        return self._volume.write
 
     @property
     def size(self) -> int:
@@ -84,7 +90,7 @@ class LiveExport:
         core = self._volume.core
         if context == ALLOCATION:
             return await allocation(core.host.work, core.live, offset, length, self.size)
-        return await self._exports.changed(context, core.live, offset, length, self.size)
+        return await self._exports.changed(self, context, core.live, offset, length)
 
     async def cache(self, offset: int, length: int) -> None:
         """Read it, so that the page cache has it."""
@@ -122,6 +128,8 @@ class ViewExport:
         self.read_only = held.scratch is None
         self.multi_conn = held.scratch is None and not moving
         self.position = 0
+        self.newest_write = spot.write
+        self.since: dict[str, ChangedSince] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -170,7 +178,7 @@ class ViewExport:
     async def _extents(self, context: str, offset: int, length: int) -> Extents:
         work = self._view.volume.core.host.work
         if context != ALLOCATION:
-            return await self._exports.changed(context, self._view.source, offset, length, self.size)
+            return await self._exports.changed(self, context, self._view.source, offset, length)
         if self._scratch is None:
             return await allocation(work, self._view.source, offset, length, self.size)
         first, count, length = span(offset, length, self.size)
@@ -209,7 +217,6 @@ class VolumeExports:
         self.timeline = Timeline(volume)
         self._open: dict[tuple[str, str], _Open] = {}
         self._opening = asyncio.Lock()
-        self._since: dict[str, ChangedSince] = {}
 
     def names(self) -> list[tuple[str, str]]:
         """The volume and its snapshots, as far as they can be opened."""
@@ -295,32 +302,40 @@ class VolumeExports:
     # Metadata contexts
 
     async def contexts(self, export: LiveExport | ViewExport, query: str) -> list[str]:
-        """The contexts that a query names; they are the same for every export."""
-        return self._contexts(query)
-
-    def _contexts(self, query: str) -> list[str]:
+        """The contexts that a query names for an export. A bitmap says what changed *since* a moment, so there is
+        none of a moment behind the export's own: ask for it the other way round."""
+        upto = export.newest_write
         if query in (ALLOCATION, "base:"):
             return [ALLOCATION]
         if query in ("qemu:", BITMAP):
-            return [BITMAP + s.name for s in self._volume.snapshots()]
-        if not query.startswith(BITMAP):
-            return []
+            return [BITMAP + s.name for s in self._volume.snapshots() if s.write <= upto]
         try:
-            spot = self.timeline.resolve(parse_moment(query[len(BITMAP) :]))
+            export.since[query] = self._changed_since(query, upto)
         except RevolumeError:
             return []
-        self._since[query] = self._changed_since(spot)
         return [query]
 
-    def _changed_since(self, spot: Spot) -> ChangedSince:
+    def _changed_since(self, context: str, upto: int) -> ChangedSince:
+        if not context.startswith(BITMAP):
+            raise NotFound("no-context", f"There is no metadata context {context}.", f"There is {ALLOCATION}.")
+        spot = self.timeline.resolve(parse_moment(context[len(BITMAP) :]))
+        if spot.write > upto:
+            raise NotFound(
+                "bitmap-of-later",
+                f"{context} is behind this export's moment, w{upto}.",
+                "Open the later moment, and ask it what changed since the earlier one.",
+            )
         return ChangedSince(self.timeline.address_after(spot.write), self.timeline.restated_since(spot.write))
 
-    async def changed(self, context: str, source: object, offset: int, length: int, size: int) -> Extents:
-        """Which blocks of a source changed since the context's moment."""
-        if context not in self._since:
-            self._contexts(context)
-        since = self._since[context]
-        first, count, length = span(offset, length, size)
+    async def changed(
+        self, export: LiveExport | ViewExport, context: str, source: object, offset: int, length: int
+    ) -> Extents:
+        """Which blocks of an export's source changed since the context's moment, which is resolved once for each
+        connection."""
+        since = export.since.get(context)
+        if since is None:
+            since = export.since[context] = self._changed_since(context, export.newest_write)
+        first, count, length = span(offset, length, export.size)
         words = await self._raw_words(source, first, count)
         return extents(first, count, np.where(since.of(words), DIRTY, 0), offset, length)
 

@@ -125,6 +125,9 @@ class Appender:
         self.whole = end.position
         self.chain = end.chain
         self.write = end.write
+        """The next write gets a number above this: above what a crash may have given out."""
+        self.written = end.write
+        """The last number that a write has got."""
         self.time_ns = end.time_ns
         self.segment: Segment | None = None
         self.next_block = 0
@@ -199,6 +202,8 @@ class Appender:
         self.position = self.whole = position
         self.chain = chain
         self.write += draft.writes - (draft.flags & CONTINUED)
+        if draft.writes:
+            self.written = self.write
         return payload
 
     def keep(self, carried: Sequence[Carried]) -> list[int]:
@@ -244,7 +249,7 @@ class Appender:
         self.position, self.chain, self.time_ns = transfer.position, transfer.chain, transfer.time_ns
         self.epoch, self.reign = transfer.epoch, transfer.reign
         if transfer.kind == Kind.WRITES:
-            self.write = max(self.write, transfer.write + len(transfer.offsets) - 1)
+            self.write = self.written = max(self.write, transfer.write + len(transfer.offsets) - 1)
         if transfer.flags is NO_FLAGS or not transfer.flags & CONTINUED:
             self.whole = transfer.position
 

@@ -104,7 +104,7 @@ async def append(volume: Volume, model: Model, *changes: Change) -> None:
         for kind, offset, what in changes
     ]
     while True:
-        first = volume.write + 1
+        first = volume.core.appender.write + 1
         try:
             volume.append(ops)
             break

@@ -67,7 +67,7 @@ class PrimaryService:
     def _accept(self, ops: list[Op]) -> int:
         """As the volume; what is half done when the power goes may be there afterwards."""
         commit = self.volume.core.commit
-        first, failed = self.volume.write + 1, commit.failure
+        first, failed = self.volume.core.appender.write + 1, commit.failure
         try:
             position = self._append(ops)
         except BaseException as error:

@@ -93,7 +93,7 @@ class Cutter:
             if self.closed:
                 raise Refused("closing", f"{core.name} is being closed.", "Open it again.")
             core.live.absorb()
-            unchanged = core.live.interval.empty and not self._readable_again()
+            unchanged = core.live.interval.empty and not self._resized() and not self._readable_again()
             if unchanged and (core.points or not needed):
                 return core.points[-1] if core.points else None
             cut = self._cut()
@@ -105,6 +105,11 @@ class Cutter:
             except BaseException:
                 core.live.interval = cut.interval.followed_by(core.live.interval)
                 raise
+
+    def _resized(self) -> bool:
+        """Whether the volume has grown since the last point: a change, although of no block."""
+        core = self._core
+        return core.sizes[-1][0] > (core.points[-1].write if core.points else core.horizon.write)
 
     def _readable_again(self) -> bool:
         """Whether a block that the last point called lost has been read after all."""
@@ -124,7 +129,7 @@ class Cutter:
         appender = core.appender
         address = appender.address
         return _Cut(
-            appender.position, appender.write, appender.time_ns, appender.chain, address,
+            appender.position, appender.written, appender.time_ns, appender.chain, address,
             core.live.cut(address), core.partials.copies(), core.writer.table.view(),
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from revolume.errors import Damaged
 from revolume.log.appender import Appender
 from revolume.log.columns import Columns
 from revolume.log.commit import Commit
+from revolume.log.tail import highest_write
 from revolume.log.writer import Writer
 from revolume.volume.admission import Admission
 from revolume.volume.core import Core, LastPoint
@@ -165,6 +166,8 @@ class Loading:
 
     def _resume(self, core: Core, tail: Tail, state: State) -> None:
         appender = core.appender
+        points = [point.write for point in core.points]  # older versions gave them numbers that no write has
+        appender.written = max([state.horizon.write, *points, *(highest_write(p.columns) for p in tail.pieces)])
         if state.clean is None:  # footers that a life before this one wrote may be in memory alone
             core.sealed = {piece.segment.use: piece.segment for piece in tail.pieces}
         if state.clean is None and state.role == Role.PRIMARY:

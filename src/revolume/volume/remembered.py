@@ -34,7 +34,7 @@ class Remembered:
     @property
     def newest(self) -> tuple[int, int]:
         """The newest moment: write number and label time."""
-        return self.core.appender.write, self.core.appender.time_ns
+        return self.core.appender.written, self.core.appender.time_ns
 
     @property
     def oldest(self) -> OldestMoment:

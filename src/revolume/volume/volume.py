@@ -90,7 +90,7 @@ class Volume(Remembered):
     @property
     def write(self) -> int:
         """The last write's number."""
-        return self.core.appender.write
+        return self.core.appender.written
 
     # The data path
 
