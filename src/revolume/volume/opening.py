@@ -233,8 +233,8 @@ class Opening:
             (EditKind.CLEAN, pack_mark(None)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
             *self._ground.budget_edits(),
         )  # fmt: skip
-        if not core.writer.holds(8, 0):
-            core.pool.ready.appendleft(await self._first_segment())  # it is the oldest: uses must ascend
+        if not core.writer.holds(4, 0):
+            core.pool.ready.append(await self._first_segment())  # behind those that stand ready: uses must ascend
         core.writer.emit(facts.draft(facts.epoch_begun(number, reign)))
         follow_clock(core)
         await core.commit.wait_durable(appender.position)
