@@ -47,8 +47,8 @@ def mirror_of(node: Node) -> dict[str, Any]:
     return dict(status(node)["mirrors"][0])
 
 
-def change(node: Node) -> None:
-    pieces = [(os.urandom(1)[0] * 4096 * 3, os.urandom(40_000)) for _ in range(8)]
+def change(node: Node, count: int = 8) -> None:
+    pieces = [(os.urandom(1)[0] * 4096 * 3, os.urandom(40_000)) for _ in range(count)]
     write(node.uri(), *pieces, (SIZE - 5000, os.urandom(700)))
 
 
@@ -182,24 +182,25 @@ def test_neither_a_snapshot_nor_a_view_nor_a_small_budget_at_a_mirror_stops_its_
     source.until_agreed()
 
     async def watched(view: Client) -> None:
-        for _ in range(9):
-            await asyncio.to_thread(change, source)
+        await asyncio.to_thread(change, source, 60)
+        await asyncio.to_thread(until, "the view gives way", lambda: status(there)["gave_way"] == 1)
         with pytest.raises((RevolumeError, OSError)):
             await view.read(0, 4096)
 
     client(there.uri("p@now"), watched)
-    assert status(there)["gave_way"] == 1
     pinned = name(source, "pinned")
-    for _ in range(9):
-        change(source)
+    change(source, 60)
     state = status(there)
     assert state["log_bytes"] > state["log_budget_bytes"] == MiB
-    assert any("because snapshot pinned keeps" in event["message"] for event in state["events"])
+    until("it says why", lambda: any(WHY in event["message"] for event in status(there)["events"]))
     assert read(there.uri("p@pinned")) == pinned
     with source.control as control:
         control.drop_snapshot("pinned")
     change(source)
     until("it is within its budget again", lambda: log_within(status(there)))
+
+
+WHY = "because snapshot pinned keeps"
 
 
 def log_within(state: dict[str, Any]) -> bool:

@@ -442,15 +442,31 @@ class Secondary(Remembered):
         pool, keeper, dealing = self.core.pool, refusal(self.core), self._dealing()
         if pool.disk_short or pool.failure is not None or (dealing and not keeper):
             return dealing
-        if not pool.over_budget or keeper != self._keeper:
-            pool.over_budget, self._keeper = True, keeper
-            why = keeper or "no point is agreed up to which it could be folded"
+        pool.over_budget = True
+        self._tell_excess()
+        return True
+
+    async def _within_budget(self) -> None:
+        """Back to the budget as soon as that is possible: readers give way, and what is free goes."""
+        pool = self.core.pool
+        if pool.over_budget and make_way(self.core, self.folder) is not None:
+            await self.folder.step(True)
+        if pool.over_budget:
+            await pool.shrink()
+        if pool.over_budget:
+            self._tell_excess()
+        else:
+            self._keeper = ""
+
+    def _tell_excess(self) -> None:
+        pool, keeper = self.core.pool, refusal(self.core) or "no point is agreed up to which it could be folded"
+        if keeper != self._keeper:
+            self._keeper = keeper
             self.core.events.tell(
-                f"the log takes more than its budget of {pool.limits.budget_bytes} bytes, because {why}: the "
+                f"the log takes more than its budget of {pool.limits.budget_bytes} bytes, because {keeper}: the "
                 "mirror does not hold its source up for that",
                 EventKind.NEAR_FULL,
             )
-        return True
 
     def _dealing(self) -> bool:
         """A point is being agreed, after which more may be folded."""
@@ -477,8 +493,7 @@ class Secondary(Remembered):
                 await self.folder.step()
                 if self.core.reserve.missing:
                     await self.folder.tend_reserve()
-                if self.core.pool.over_budget:
-                    await self.core.pool.shrink()
+                await self._within_budget()
             except Exception as error:  # told, not fatal; what poisons has poisoned by itself
                 if not isinstance(error, Poisoned):
                     self.core.events.tell(str(error), EventKind.TROUBLE)
