@@ -115,6 +115,40 @@ class TestTransfers:
         other.close()
 
 
+class TestPrewrite:
+    SIZE = 9 << 20  # more than one piece
+
+    def test_zeroes_are_data(self, file: RealFile) -> None:
+        file.allocate(0, self.SIZE)
+        file.prewrite(0, self.SIZE)
+        file.datasync()
+        assert content(file) == bytes(self.SIZE)
+        assert list(file.data_extents(0, self.SIZE)) == [(0, self.SIZE)]
+        file.pwritev([b"unaligned"], 4095)  # the descriptor is an ordinary one again
+        assert content(file)[4095:4104] == b"unaligned"
+
+    def test_what_was_there_is_gone(self, file: RealFile) -> None:
+        file.pwritev([b"x" * self.SIZE], 0)
+        file.prewrite(4096, 8192)
+        assert content(file)[:16384] == b"x" * 4096 + bytes(8192) + b"x" * 4096
+
+    def test_a_file_system_without_direct_writes(self) -> None:
+        with RealDiskOnMemory() as directory:
+            file = directory.open("file", create=True)
+            file.pwritev([b"x" * self.SIZE], 0)
+            file.prewrite(0, self.SIZE)
+            assert content(file) == bytes(self.SIZE)
+            file.close()
+
+    def test_a_refused_direct_write_is_done_through_the_page_cache(
+        self, file: RealFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(real_disk, "write_zeroes", lambda fd, offset, length: 4096)  # the first block only
+        file.pwritev([b"x" * self.SIZE], 0)
+        file.prewrite(0, self.SIZE)
+        assert content(file) == b"x" * 4096 + bytes(self.SIZE - 4096)
+
+
 class RealDiskOnMemory:
     """A directory on a tmpfs, which every Linux has at /dev/shm."""
 

@@ -75,7 +75,9 @@ class _Wrapped:
 
 
 class FaultyFile(_Wrapped):
-    WATCHED = frozenset({"pwritev", "preadv", "preadv_nowait", "datasync", "truncate", "allocate", "punch"})
+    WATCHED = frozenset(
+        {"pwritev", "preadv", "preadv_nowait", "datasync", "truncate", "allocate", "prewrite", "punch"}
+    )
 
 
 class FaultyDirectory(_Wrapped):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from revolume.host.real_disk import RealDisk
 from revolume.log import pool as module
 from revolume.log.pool import PoolLimits, SegmentPool
+from revolume.log.prewriting import is_written
+from revolume.log.transfer import BLOCK
 
+from .faulty import Faults, FaultyDisk
 from .store import Inline
 
 SEGMENT_BLOCKS = 16
@@ -44,6 +48,81 @@ def test_a_burst_is_let_pass_until_somebody_waits(tmp_path: Path, monkeypatch: p
         pool.take()
         await asyncio.sleep(0.01)
         await asyncio.wait_for(pool.stop(), 30)
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_in_demand_is_only_allocated_and_written_at_leisure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BURST_S", 0.02)
+
+    async def scenario() -> None:
+        directory = RealDisk().open(str(tmp_path))
+        limits = PoolLimits(ready=8, budget_bytes=1 << 22, reserve_bytes=0)
+        pool = SegmentPool(directory, Inline(), SEGMENT_BLOCKS, limits, nothing_recorded)
+        pool.demand(8)  # somebody waits already
+        pool.start()
+        await until(pool, 8)
+        assert not any(segment.written for segment in pool.ready)
+        assert pool.prewritten_bytes == 0
+        taken = [pool.take(), pool.take()]
+        assert pool.handed_out_unwritten == 2
+        for segment in taken:
+            assert segment.file.size() == SEGMENT_BLOCKS * BLOCK, "room is promised in either kind"
+            segment.file.pwritev([b"x" * BLOCK], 0)
+        while sum(segment.written for segment in pool.ready) < 4 or len(pool.ready) < 8:
+            await asyncio.sleep(0.01)
+        while not pool.ready[0].written:
+            await asyncio.sleep(0.01)
+        assert sum(segment.written for segment in pool.ready) == 4, "the rest stays allocated: bursts do not care"
+        uses = [segment.use for segment in pool.ready]
+        assert uses == sorted(uses), "in the order in which they are taken"
+        assert min(uses) > max(segment.use for segment in taken)
+        assert pool.files == 10
+        for segment in taken:  # the prewriter never touches what is in use
+            block = bytearray(BLOCK)
+            segment.file.preadv([block], 0)
+            assert block == b"x" * BLOCK
+        await asyncio.wait_for(pool.stop(), 30)
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_at_leisure_segments_are_written_before_they_stand_ready(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = PoolLimits(ready=2, budget_bytes=1 << 20, reserve_bytes=0)
+        pool = SegmentPool(RealDisk().open(str(tmp_path)), Inline(), SEGMENT_BLOCKS, limits, nothing_recorded)
+        pool.start()
+        await until(pool, 2)
+        assert all(segment.written for segment in pool.ready)
+        await pool.stop()
+        assert all(is_written(segment.file, SEGMENT_BLOCKS * BLOCK) for segment in pool.ready)
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_upgrade_leaves_what_stands_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BURST_S", 0.01)
+
+    async def scenario() -> None:
+        faults = Faults()
+        faults.always({"prewrite"}, ".seg", errno.EIO)
+        directory = FaultyDisk(faults).open(str(tmp_path))
+        limits = PoolLimits(ready=4, budget_bytes=1 << 20, reserve_bytes=0)
+        pool = SegmentPool(directory, Inline(), SEGMENT_BLOCKS, limits, nothing_recorded)
+        pool.demand(4)
+        pool.start()
+        await until(pool, 4)
+        while not faults.count("prewrite", ".seg"):
+            await asyncio.sleep(0.01)
+        await until(pool, 4)
+        assert not pool.stuck
+        assert pool.files == 4
+        await pool.stop()
         pool.close()
 
     asyncio.run(scenario())

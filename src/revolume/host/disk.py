@@ -53,6 +53,10 @@ class File(Protocol):
     def allocate(self, offset: int, length: int) -> None:
         """Room for the range, which grows the file where it must; ENOSPC comes now, not later."""
 
+    def prewrite(self, offset: int, length: int) -> None:
+        """Zeroes, written as data, past the page cache where the file system can. For a file that nobody
+        else is using, offset and length in whole blocks of 4 KiB; durable after ``datasync``."""
+
     def punch(self, offset: int, length: int) -> None:
         """The range reads as zeroes whatever the file system; the size stays as it is."""
 

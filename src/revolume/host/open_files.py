@@ -166,6 +166,10 @@ class PooledFile:
         self._changing().allocate(offset, length)
         self._changes += 1
 
+    def prewrite(self, offset: int, length: int) -> None:
+        self._changing().prewrite(offset, length)
+        self._changes += 1
+
     def punch(self, offset: int, length: int) -> None:
         self._changing().punch(offset, length)
         self._changes += 1

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from revolume.host import descriptors, libc
+from revolume.host.direct import write_zeroes
 from revolume.host.disk import Buffer
 from revolume.host.owner import like_directory
 
@@ -112,6 +113,12 @@ class RealFile:
     def allocate(self, offset: int, length: int) -> None:
         if length:
             os.posix_fallocate(self._fd, offset, length)
+
+    def prewrite(self, offset: int, length: int) -> None:
+        done = write_zeroes(self._fd, offset, length)
+        zeroes = memoryview(_ZEROES)
+        for at in range(offset + done, offset + length, len(zeroes)):
+            self.pwritev([zeroes[: offset + length - at]], at)
 
     def punch(self, offset: int, length: int) -> None:
         if not length:

@@ -1,8 +1,15 @@
 """The segment files: which use each is in, which stand ready, and the prewriter that keeps them so.
 
 A file goes round:  free → ready (has a new use number, durably registered) → in use → free.
-New files are written with zeroes before their first use, since a write into a written extent costs a third
-of one that allocates, and can't meet ENOSPC. A file's name never changes; its use number does.
+New files get their room before their first use, so that a write can't meet ENOSPC. At leisure they are written
+with zeroes as well, since a small synced write into a block written before costs half of one into a block that is
+only allocated. When segments are taken faster than that, they are handed out allocated only. A file's name never
+changes; its use number does.
+
+Of what stands ready, at least half is written when there is leisure. The rest stays allocated only: a burst of new
+data does not care, and would pay for the zeroes with twice the bytes to the disk. An allocated segment is
+*upgraded* like this: it is withdrawn, written, and made ready again with a new use number behind the others. So
+nobody takes it meanwhile, and use numbers ascend in the order in which segments are taken.
 
 Room is a promise: only what stands ready counts, so that admission can refuse a write *before* it is
 numbered. The pool stops making files when the log would outgrow its budget
@@ -15,18 +22,20 @@ import asyncio
 import contextlib
 import errno
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from revolume.host.disk import Directory
 from revolume.host.open_files import OpenFiles, PooledFile
 from revolume.host.work import Work
+from revolume.log.prewriting import allocate_files, is_written, write_file
 from revolume.log.segment import Segment, segment_name
 from revolume.log.transfer import BLOCK
 
-ZEROES = bytes(1 << 20)
 SEGMENT_WASTE_BLOCKS = 11
 BURST_S = 0.5
+BATCH_FILES = 4
+"""Files allocated at once, and registered by one edit, while they are in demand."""
 Register = Callable[[dict[int, int]], Awaitable[None]]
 
 
@@ -65,6 +74,10 @@ class SegmentPool:
         self.prewritten_bytes = 0
         self.made_ready = 0
         self.taken = 0
+        self.handed_out_unwritten = 0
+        self._in_place = directory.in_place()
+        self._withdrawn = 0
+        self._taken_before = 0
         self.failure: OSError | None = None
         self.owed_bytes: Callable[[], int] = lambda: 0
         """Bytes of the disk that are somebody else's before a file is made."""
@@ -114,7 +127,7 @@ class SegmentPool:
     @property
     def files(self) -> int:
         """Segment files on the disk."""
-        return len(self.by_use) + len(self.free)
+        return len(self.by_use) + len(self.free) + self._withdrawn
 
     @property
     def bytes(self) -> int:
@@ -131,6 +144,7 @@ class SegmentPool:
         segment = self.ready.popleft()
         self._handles[segment.use].hold()
         self.taken += 1
+        self.handed_out_unwritten += not segment.written
         self._wake.set()
         self._open_next()
         return segment
@@ -210,15 +224,19 @@ class SegmentPool:
         return self.made_ready != count
 
     async def _run(self) -> None:
+        with contextlib.suppress(Exception):  # a matter of speed alone
+            await self._work.call(self._look_at, list(self.ready))
         while not self._stopping:
             self._wake.clear()
             try:
                 self.stuck = not await self._fill()
                 self.failure = None
+                if not self.stuck:
+                    await self._upgrade()
             except Exception as error:  # whatever it was: writers are told, and it is tried again
                 self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
                 self.disk_short = self.failure.errno == errno.ENOSPC
-                self.stuck = True
+                self.stuck = len(self.ready) < max(self.limits.ready, self._demand)
             self._changed.set()
             if not self._stopping:
                 await self._wake.wait()
@@ -226,77 +244,164 @@ class SegmentPool:
     async def _fill(self) -> bool:
         """Make segments ready until enough are; False if no more can be had."""
         while len(self.ready) < max(self.limits.ready, self._demand) and not self._stopping:
-            await self._let_burst_pass()
-            index = await self._next_file()
-            if index is None:
+            in_demand = await self._let_burst_pass()
+            self._taken_before = self.taken
+            missing = max(self.limits.ready, self._demand) - len(self.ready)
+            written = self._in_place and not in_demand
+            made = await self._next_files(min(missing, BATCH_FILES) if in_demand else 1, written)
+            if not made:
                 return False
-            await self.make_ready(index)
+            await self.make_ready(made)
         self._demand = 0
         return True
 
-    async def _let_burst_pass(self) -> None:
-        """While segments are being taken and enough stand ready, writing zeroes would only take the disk and
-        a core away from whoever is writing. It ends at once when somebody waits."""
+    async def _let_burst_pass(self) -> bool:
+        """Wait while segments are being taken and enough stand ready: making more would only take the disk and
+        a core away from whoever is writing. It ends at once when somebody waits. Whether they are in demand: taken
+        faster than they could be written."""
         while len(self.ready) > max(self.limits.ready // 2, self._demand) and not self._stopping and not self.free:
-            taken = self.taken
-            self._wanted.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), BURST_S)
-            if self.taken == taken:
-                return
+            if await self._nothing_taken(BURST_S):
+                return False
+        return self.taken != self._taken_before or self._demand > len(self.ready)
 
-    async def fresh(self) -> Segment:
+    async def _nothing_taken(self, seconds: float) -> bool:
+        """Whether no segment was taken for so long. It ends early when somebody waits for one."""
+        taken = self.taken
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wanted.wait(), seconds)
+        return self.taken == taken
+
+    # Upgrading
+
+    def _look_at(self, segments: list[Segment]) -> None:
+        """In a thread: what an earlier opening left ready may be allocated only."""
+        for segment in segments:
+            segment.written = is_written(segment.file, self.segment_blocks * BLOCK)
+
+    async def _upgrade(self) -> None:
+        """At leisure: write segments that stand ready allocated only, until half of what should be ready is."""
+        while self._wants_written() and self._may_withdraw():
+            if not await self._nothing_taken(BURST_S):
+                return
+            if self._may_withdraw():
+                await self._rewrite(next(s for s in self.ready if not s.written))
+        behind = list(self._unwritten_in_front())
+        if behind and self._may_withdraw():
+            await self._again([(self._withdraw(segment), False) for segment in behind])
+
+    def _wants_written(self) -> bool:
+        """Whether zeroes are worth writing: not where every change goes to a new place anyway."""
+        return sum(s.written for s in self.ready) < self.limits.ready // 2 and self._in_place
+
+    def _may_withdraw(self) -> bool:
+        """Whether one segment less is enough for a while, and there is one to be upgraded."""
+        enough = len(self.ready) >= max(self.limits.ready, self._demand)
+        return enough and len(self.ready) > 1 and not self._stopping and not all(s.written for s in self.ready)
+
+    def _unwritten_in_front(self) -> Iterator[Segment]:
+        """Segments that would be taken before a written one, though they are not."""
+        written = [place for place, segment in enumerate(self.ready) if segment.written]
+        return (s for s in list(self.ready)[: written[-1] if written else 0] if not s.written)
+
+    def _withdraw(self, segment: Segment) -> int:
+        """Take back a segment that stands ready; its file's index."""
+        self.ready.remove(segment)
+        del self.by_use[segment.use]
+        self._handles.pop(segment.use).close()
+        self._open_next()
+        self._withdrawn += 1
+        return segment.index
+
+    async def _rewrite(self, segment: Segment) -> None:
+        index, written = self._withdraw(segment), False
+        try:
+            await self._work.call(self._write, index)
+            written = True
+        finally:
+            await self._again([(index, written)])
+
+    async def _again(self, files: list[tuple[int, bool]]) -> None:
+        try:
+            await self.make_ready(files)
+        finally:
+            self._withdrawn -= len(files)
+
+    async def fresh(self, written: bool = True) -> Segment:
         """A ready segment made now, before the prewriter runs: for recovery."""
-        index = await self._next_file(beyond_budget=True)
-        if index is None:
+        made = await self._next_files(1, written and self._in_place, beyond_budget=True)
+        if not made:
             raise OSError(errno.ENOSPC, "no room for a segment of the log")
-        await self.make_ready(index)
+        await self.make_ready(made)
         segment = self.ready.pop()
         self.sealed(segment.use)
         return segment
 
-    async def _next_file(self, beyond_budget: bool = False) -> int | None:
-        if self.free:
-            return self.free.popleft()
+    async def _next_files(self, count: int, written: bool, beyond_budget: bool = False) -> list[tuple[int, bool]]:
+        """Up to so many files for segments, and whether they are written: free ones, or new ones of which
+        ``written`` says whether they shall be."""
+        free = [(self.free.popleft(), True) for _ in range(min(count, len(self.free)))]
+        if free:
+            return free
         size = self.segment_blocks * BLOCK
         if not beyond_budget:
-            slack, self.disk_short = 0 if self.ready else 2 * size, False
-            if self.bytes + size > self.limits.budget_bytes + slack and not self.over_budget:
-                return None
-            self.disk_short = self._directory.free_bytes() < size + self.limits.reserve_bytes + self.owed_bytes()
-            if self.disk_short:
-                return None
-        index, self.next_index = self.next_index, self.next_index + 1
-        await self._work.call(self._prewrite, index)
-        return index
+            count = min(count, self._may_grow_by(size))
+            if count <= 0:
+                return []
+        made = await self._allocated(count, size)
+        if written:
+            await self._work.call(self._write_or_remove, made)
+        return [(index, written) for index in made]
 
-    def _prewrite(self, index: int) -> None:
-        """In a thread: a file full of zeroes, durable, under its name."""
-        name = segment_name(index)
-        file = self._directory.open(name, create=True)
+    def _may_grow_by(self, size: int) -> int:
+        """How many files the budget allows and the disk has room for."""
+        slack = 0 if self.ready else 2 * size
+        allowed = (self.limits.budget_bytes + slack - self.bytes) // size
+        if self.over_budget:
+            allowed = max(1, allowed)
+        room = (self._directory.free_bytes() - self.limits.reserve_bytes - self.owed_bytes()) // size
+        self.disk_short = room < 1 <= allowed
+        return min(allowed, room)
+
+    async def _allocated(self, count: int, size: int) -> list[int]:
+        """New files; only one where there is no room for more after all."""
         try:
-            size = self.segment_blocks * BLOCK
-            file.allocate(0, size)  # writing into allocated extents is twice as fast as growing
-            for offset in range(0, size, len(ZEROES)):
-                file.pwritev([ZEROES[: size - offset]], offset)
-            file.datasync()
-        except OSError:
-            file.close()
-            self._directory.remove(name)
-            raise
-        file.close()
-        self._directory.sync()
+            first, self.next_index = self.next_index, self.next_index + count
+            made = list(range(first, first + count))
+            await self._work.call(allocate_files, self._directory, made, size)
+        except OSError as error:
+            if count == 1 or error.errno != errno.ENOSPC:
+                raise
+            return await self._allocated(1, size)
+        return made
+
+    def _write_or_remove(self, indexes: list[int]) -> None:
+        for index in indexes:
+            try:
+                self._write(index)
+            except OSError:
+                self._directory.remove(segment_name(index))
+                raise
+
+    def _write(self, index: int) -> None:
+        size = self.segment_blocks * BLOCK
+        write_file(self._directory, index, size)
         self.prewritten_bytes += size
 
-    async def make_ready(self, index: int) -> None:
-        use, self.next_use = self.next_use, self.next_use + 1
+    async def make_ready(self, files: list[tuple[int, bool]]) -> None:
+        """Register files, each with whether it has been written, under the next use numbers."""
+        uses = {index: self.next_use + place for place, (index, _) in enumerate(files)}
+        self.next_use += len(files)
         try:
-            await self._register({index: use})
+            await self._register(uses)
         except Exception:
-            self.free.append(index)
+            self.free.extend(uses)
             raise
-        self.ready.append(self._segment(index, use))
-        if len(self.ready) == 1:
+        for index, written in files:
+            segment = self._segment(index, uses[index])
+            segment.written = written
+            self.ready.append(segment)
+        if len(self.ready) == len(files):
             self._open_next()
-        self.made_ready += 1
+        self.made_ready += len(files)
         self._changed.set()

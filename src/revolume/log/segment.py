@@ -1,4 +1,4 @@
-"""A segment: a fixed-size, zero-written file of the log, and the footer that seals it.
+"""A segment: a fixed-size, allocated and mostly zero-written file of the log, and the footer that seals it.
 
     block 0 …            transfers, one behind the other
     …                    unused (zeroes, or what an earlier use left; never valid under this use number)
@@ -43,12 +43,14 @@ assert TRAILER.size == 112
 
 @dataclass(slots=True)
 class Segment:
-    """One use of one segment file. ``index`` names the file, ``use`` never repeats."""
+    """One use of one segment file. ``index`` names the file, ``use`` never repeats. ``written``: its blocks have
+    been written before, so that syncing small writes into it is cheap; else they are allocated only."""
 
     index: int
     use: int
     blocks: int
     file: File
+    written: bool = True
 
     @property
     def base(self) -> int:

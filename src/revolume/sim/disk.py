@@ -316,6 +316,10 @@ class SimFile:
             inode.use(offset, length)
             self._change(Resize(offset + length, at_least=True))
 
+    def prewrite(self, offset: int, length: int) -> None:
+        """See ``host.File``."""
+        self.pwritev([bytes(length)], offset)
+
     @staticmethod
     def _new_pages(inode: Inode, offset: int, length: int) -> int:
         return sum(page not in inode.pages for page in range(offset // PAGE, -(-(offset + length) // PAGE)))

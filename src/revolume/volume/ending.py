@@ -155,7 +155,7 @@ class Ending:
                 if copies:
                     await self._ground.host.work.call_sync(copies[-1].segment.file.datasync)
                 try:
-                    segment = await self._ground.with_room(self._ground.pool.fresh)
+                    segment = await self._ground.with_room(lambda: self._ground.pool.fresh(written=False))
                 except OSError as error:
                     raise self._ground.no_room("the end of its log", error) from error
                 copies.append(TailCopy(segment, self._ground.state.volume, stated))
