@@ -106,6 +106,10 @@ class ShadowFile:
     def allocate(self, offset: int, length: int) -> None:
         self._grow(offset + length)
 
+    def prewrite(self, offset: int, length: int) -> None:
+        self._grow(offset + length)
+        self.punch(offset, length)
+
     def punch(self, offset: int, length: int) -> None:
         end = min(offset + length, self._inode.size)
         for at in range(offset, end, 1 << 20):
