@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
+from tests.support.pairs import Pair
 from tests.support.servers import REVOLUME, Serve, Server, revolume_only
 from tests.support.wire import Wire
 
@@ -70,3 +72,17 @@ def switches(pid: int) -> int:
         lines = (task / "status").read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     return total
+
+
+def test_a_mirror_is_as_small_as_its_source(folder: Path) -> None:
+    """Told nothing, it takes the size of its source's segments."""
+    with contextlib.closing(Pair(folder, size=16 * MiB, mirror_options=("--spare", "1GiB"))) as both:
+        both.mirror.unless_given = lambda defaults: []  # type: ignore[method-assign]
+        both.start()
+        with Wire(both.primary.uri()) as wire:
+            for at in range(16):
+                wire.pwrite(at * MiB, os.urandom(MiB))
+        both.until_equal()
+        sizes = {file.stat().st_size for file in (both.mirror.directory / "log").iterdir()}
+        assert sizes == {8 * MiB}, "the primary's"
+        assert not any("are larger" in line for line in both.primary.log)

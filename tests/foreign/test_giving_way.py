@@ -102,6 +102,10 @@ def test_a_kept_snapshot_is_named_when_writes_are_refused(serve: Serve) -> None:
         assert full.value.errno == errno.ENOSPC
         told = status(server)
         assert told["state"] == "full" and "snapshot keep" in str(told["reason"])
+        forecast = told["forecast"]
+        assert forecast["holder"] == "snapshot keep" and forecast["held_bytes"] > 0.8 * forecast["limit_bytes"]  # type: ignore[index]
+        kinds = {event["kind"] for event in told["events"]}  # type: ignore[attr-defined]
+        assert {"near-full", "full"} <= kinds
         with Wire(server.uri("vol@keep")) as kept:
             assert kept.pread(0, 4096) == b"a" * 4096
         revolume("snapshot", server.directory, "keep", "--drop")

@@ -442,6 +442,9 @@ class Shelf:
         self.wrong_root = False
         self.budget, self.free = 1 << 30, 1 << 40
 
+    def fit(self, segment_blocks: int) -> None:
+        """Its segments have a size already."""
+
     def room(self) -> Room:
         return Room(self.budget, 0, self.free)
 

@@ -48,7 +48,9 @@ BudgetOption = Annotated[
 MapMemoryOption = Annotated[str, typer.Option("--map-memory", help="Memory for the volume's map.")]
 SegmentOption = Annotated[
     str | None,
-    typer.Option("--segment-size", help="Size of a log file.  [default: 64MiB, less in volumes below 1GiB]"),
+    typer.Option(
+        "--segment-size", help="Size of a log file.  [default: 64MiB, less below 1GiB; a mirror's: its source's]"
+    ),
 ]
 SpareOption = Annotated[
     str, typer.Option("--spare", help="Log written ahead for bursts; a quarter of the budget at most.")

@@ -315,6 +315,9 @@ class Shelf(Protocol):
     def node(self) -> bytes:
         """Node id of the copy that is here, or that will be made here."""
 
+    def fit(self, segment_blocks: int) -> None:
+        """A source's segments have so many blocks: an empty one that was told no size gets the same."""
+
     @property
     def segment_blocks(self) -> int:
         """Of the segments that an empty one will get."""

@@ -7,12 +7,14 @@ manifest goes and it is made again. A whole copy is never replaced here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from revolume.errors import Refused
 from revolume.host import Host
 from revolume.host.words import spoken
 from revolume.log.transfer import BLOCK
 from revolume.mirror.messages import NO_ROOM, Room, Start
+from revolume.volume import layout
 from revolume.volume.creating import Birth, default_budget, segment_of
 from revolume.volume.manifest import NAMES, Epoch, Horizon, PinnedSnapshot
 from revolume.volume.opening import open_secondary
@@ -34,6 +36,7 @@ class DirectoryShelf:
         self._host = host
         self._path = path
         self._options = options
+        self._any_segments = options.segment_bytes is None
         self._opened = opened
         self._unborn = host.entropy.token(16)
         self.secondary = secondary
@@ -43,6 +46,13 @@ class DirectoryShelf:
         """See ``parts.Shelf``. An empty directory's is drawn anew by each process that finds it empty: a copy that
         was emptied never passes for what it was."""
         return self.secondary.core.manifest.state.node if self.secondary is not None else self._unborn
+
+    def fit(self, segment_blocks: int) -> None:
+        """See ``parts.Shelf``."""
+        size = segment_blocks * BLOCK
+        usual = layout.MIN_SEGMENT_BYTES <= size <= layout.MAX_SEGMENT_BYTES and not size & (size - 1)
+        if self._any_segments and usual and self.secondary is None:
+            self._options = replace(self._options, segment_bytes=size)
 
     @property
     def segment_blocks(self) -> int:

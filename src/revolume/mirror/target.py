@@ -219,6 +219,8 @@ class Target:
         secondary = self._shelf.secondary
         epoch, reign = self._known_epoch()
         if secondary is None:
+            if isinstance(hello, Hello):
+                self._shelf.fit(hello.segment_blocks)
             return Welcome(
                 TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._shelf.node, bytes(16),
                 NOWHERE, 0, 0, 0, (0, 0), None, None, 0, self._shelf.room(),
