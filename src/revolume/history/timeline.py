@@ -24,7 +24,7 @@ from revolume.history.label_scale import (
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
 from revolume.log.columns import Columns
 from revolume.log.segment import Segment, read_footer
-from revolume.log.transfer import Kind
+from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Kind
 from revolume.volume.remembered import Remembered
 
 U64 = npt.NDArray[np.uint64]
@@ -241,7 +241,8 @@ class Timeline:
 
     def address_after(self, write: int) -> int:
         """The address below which everything up to ``write`` lies and nothing newer: exact where the
-        next write begins a transfer or carries whole blocks only, else that of its transfer."""
+        next write begins a transfer, or lies in one of nothing but whole blocks written; else that of its
+        transfer, of which all counts as newer then."""
         for point in self._volume.points():
             if point.write == write:
                 return point.address
@@ -252,11 +253,13 @@ class Timeline:
         fields = columns.rows[row]
         address = columns.base + int(fields["block"])
         first = int(fields["write"])
-        if first > write or fields["fragment_bytes"] or fields["blocks"] != fields["digests"]:
-            return address
         start = int(columns.rows["entries"][:row].sum())
-        before = columns.lengths[start : start + write + 1 - first] & np.uint64((1 << 56) - 1)
-        return address + int(fields["header_blocks"]) + int(before.sum()) // 4096
+        entries = columns.lengths[start : start + int(fields["entries"])]
+        written = (entries >> np.uint64(KIND_SHIFT) == EntryKind.WRITE).all()
+        if first > write or fields["fragment_bytes"] or not written:
+            return address
+        before = entries[: write + 1 - first] & np.uint64(LENGTH_MASK)
+        return address + int(fields["header_blocks"]) + int(before.sum()) // BLOCK
 
     def _next_row(self, write: int) -> tuple[Columns, int] | None:
         """The first transfer that holds a write behind ``write``."""

@@ -50,16 +50,20 @@ class ViewSource:
         self._ranges = made.ranges()
         self.partials: dict[int, bytes | Damaged] = {}
         self._partial_blocks = np.zeros(0, np.uint64)
+        self._partial_words = np.zeros(0, np.uint64)
 
     @property
     def generation(self) -> int:
         """Counts folds and new bases."""
         return self._core.generation
 
-    def hold(self, partials: dict[int, bytes | Damaged]) -> None:
-        """These blocks' content at the view's instant, or why it can't be had."""
+    def hold(self, partials: dict[int, bytes | Damaged], fragments: tuple[Fragment, ...]) -> None:
+        """These blocks' content at the view's instant, or why it can't be had; and the pieces, in write order, of
+        which they were put together: the word of the newest is the block's."""
         self.partials = partials
         self._partial_blocks = np.array(sorted(partials), np.uint64)
+        newest = {fragment.block: fragment.word for fragment in fragments}
+        self._partial_words = np.array([newest[block] for block in sorted(partials)], np.uint64)
 
     def lookup(self, blocks: U64) -> tuple[U64, U64]:
         """Partial blocks; the rest is the map's."""
@@ -89,11 +93,16 @@ class ViewSource:
         return True
 
     def words(self, blocks: U64) -> U64:
-        """Raw words of the view's map; 0 = in the image since before it."""
+        """Raw words, of the view's map and of the blocks modified in part; 0 = in the image since before it."""
         found = self._map.get(blocks, False)
         assert found is not None
         over_base(self._ranges, blocks, *found, FOREVER)
-        return found[0]
+        words = found[0]
+        if len(self._partial_blocks):
+            at = np.minimum(np.searchsorted(self._partial_blocks, blocks), len(self._partial_blocks) - 1)
+            in_part = self._partial_blocks[at] == blocks
+            words[in_part] = self._partial_words[at[in_part]]
+        return words
 
     def partial(self, block: int) -> bytes | bytearray | None:
         """The content of a partially modified block."""
@@ -226,7 +235,7 @@ async def open_view(volume: Remembered, spot: Spot, holder: str, kind: HoldKind 
         source = ViewSource(volume, made)
         partials = await _partials(volume, Reader(core.store, source, core.host.work), fragments)
         tenure.check()
-        source.hold(partials)
+        source.hold(partials, fragments)
         view = View(volume, spot, source, made, name, tenure)
         held.pop_all()
         return view
