@@ -54,5 +54,11 @@ class GaveWay(RevolumeError):
     """What was opened has been ended so that clients of the live volume could go on writing."""
 
 
+class TimedOut(RevolumeError):
+    """It was begun, and is not known to be done."""
+
+    exit_status = 6
+
+
 class Poisoned(RevolumeError):
     """A sync failed: nothing more is promised until the volume has been opened anew."""

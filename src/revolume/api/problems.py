@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from revolume.errors import Damaged, NoSpace, NotFound, Poisoned, Refused, RevolumeError, UsageError
+from revolume.errors import Damaged, NoSpace, NotFound, Poisoned, Refused, RevolumeError, TimedOut, UsageError
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -18,6 +18,7 @@ _STATUSES: Final[tuple[tuple[type[RevolumeError], int], ...]] = (
     (NotFound, 404),
     (Refused, 409),
     (NoSpace, 507),
+    (TimedOut, 504),
     (Poisoned, 503),
     (Damaged, 500),
     (RevolumeError, 500),

@@ -159,6 +159,11 @@ class SecondaryRole:
 
     # Changing: its source alone does that
 
+    @property
+    def waits_in_vain(self) -> bool:
+        """See ``role.Role``: nobody's answer waits here."""
+        return False
+
     async def cut(self) -> NoReturn:
         """Refused."""
         raise self._refusal()

@@ -180,6 +180,19 @@ class PrimaryRole:
         finally:
             await self._volume.close()
 
+    @property
+    def waits_in_vain(self) -> bool:
+        """See ``role.Role``."""
+        return any(
+            mirror.required and not self._is_heard(mirror.name)
+            and (mirror.waiting or mirror.received < self._volume.position)
+            for mirror in self._volume.mirrors
+        )  # fmt: skip
+
+    def _is_heard(self, name: str) -> bool:
+        source = self._sources.get(name)
+        return source is not None and source.heard
+
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(RevolumeError, OSError, TimeoutError):
             await self._volume.cut()
@@ -194,4 +207,4 @@ class PrimaryRole:
 
     def _has_all(self, name: str) -> bool:
         source, mirror = self._sources[name], self._volume.mirrors.get(name)
-        return not source.connected or mirror.received >= self._volume.position
+        return not source.heard or mirror.received >= self._volume.position

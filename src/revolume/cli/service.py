@@ -159,7 +159,7 @@ async def served(asked: Serving) -> AsyncIterator[Service]:
             ends.push_async_callback(alarm.close)
         service = Service(host, asked, server, offered, await opening(host, asked, _tell), Heard(alarm))
         ends.push_async_callback(service.close)
-        ends.push_async_callback(server.stop, _GRACE_S)
+        ends.push_async_callback(server.stop, _GRACE_S, lambda: service.role.waits_in_vain)
         service.announce(await listening.open())
         if asked.control:
             await _serve_control(service.control, asked.directory, ends)

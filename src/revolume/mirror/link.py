@@ -33,6 +33,7 @@ GREETING_BUFFER: Final = 8192
 """Until the peer is known it gets no more memory than this."""
 BUFFER: Final = 4 << 20
 TICK_SECONDS: Final = 1.0
+QUIET_TICKS: Final = 3
 SILENT_TICKS_MAX: Final = 10
 STUCK_TICKS_MAX: Final = 30
 UNREAD_BYTES_MAX: Final = 64 << 20
@@ -105,6 +106,11 @@ class Link:
     def backlog(self) -> int:
         """Bytes that the kernel has not yet taken."""
         return self._wire.backlog
+
+    @property
+    def silent(self) -> bool:
+        """The peer has said nothing for so long that it may be lost; who lives says something every second."""
+        return self._silent_ticks >= QUIET_TICKS
 
     @property
     def open(self) -> bool:

@@ -206,6 +206,11 @@ class MirrorSource:
         return left, left / rate if rate else None
 
     @property
+    def heard(self) -> bool:
+        """It is being mirrored to, and has said something lately."""
+        return self._session is not None and self.connected and not self._session.link.silent
+
+    @property
     def connected(self) -> bool:
         """It is being mirrored to."""
         return self._session is not None and self._session.pump is not None

@@ -127,16 +127,17 @@ class Server:
         """A snapshot of all connections, oldest first."""
         return [session.connection for session in self._sessions]
 
-    async def dismiss(self, grace: float) -> None:
+    async def dismiss(self, grace: float, hopeless: Callable[[], bool] = lambda: False) -> None:
         """End every connection there is, as ``stop`` does; new ones are taken all the same."""
-        await asyncio.gather(*[session.stop(grace) for session in list(self._sessions)])
+        await asyncio.gather(*[session.stop(grace, hopeless) for session in list(self._sessions)])
 
-    async def stop(self, grace: float) -> None:
-        """Take no more; finish or fail what is in flight within ``grace`` seconds; close everything."""
+    async def stop(self, grace: float, hopeless: Callable[[], bool] = lambda: False) -> None:
+        """Take no more; finish or fail what is in flight within ``grace`` seconds; close everything. ``hopeless``:
+        what is in flight now waits for something that will not come; it is failed at once."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
-        await self.dismiss(grace)
+        await self.dismiss(grace, hopeless)
         self._stalls.stop()
         for listener in self._listeners:
             await listener.wait_closed()

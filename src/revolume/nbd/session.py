@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from revolume.nbd.export import Exports
 
 _CLOGGED_BYTES_MIN: Final = 512 << 10  # above every wire's low-water mark, so that ``writable`` will come
+_HOPELESS_SECONDS: Final = 0.5  # what waits for a node that is away has this time when the server stops
 _CLOSE_SECONDS: Final = 10.0  # how long a client may take to read its last answers
 
 _log = structlog.get_logger("revolume.nbd")
@@ -364,17 +365,24 @@ class Session:
         if not self._closed:
             self._wire.poll()
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Finish what is in flight, or fail it when the time is over; then close."""
+    async def stop(self, grace_seconds: float, hopeless: Callable[[], bool] = lambda: False) -> None:
+        """Finish what is in flight, or fail it when the time is over, or soon if it is ``hopeless``: what it waits
+        for will not come. Then close."""
         executor = self._executor
         if executor is None:
             self._wire.abort()
             return
         executor.stopping = True
-        try:
-            await within(self._around.host.clock, grace_seconds, executor.finished())
-        except TimeoutError:
-            _log.warning("nbd requests did not finish in time", in_flight=executor.in_flight)
+        clock, began = self._around.host.clock, self._around.host.clock.monotonic_ns()
+        while True:
+            try:
+                await within(clock, min(_HOPELESS_SECONDS, grace_seconds), executor.finished())
+                break
+            except TimeoutError:
+                over = (clock.monotonic_ns() - began) / 1e9 >= grace_seconds
+                if over or hopeless():
+                    _log.warning("nbd requests did not finish in time", in_flight=executor.in_flight)
+                    break
         executor.give_up()
         self._leaving = True
         await self._end_wire(max(grace_seconds, 1.0))

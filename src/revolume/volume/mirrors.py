@@ -99,10 +99,14 @@ class Mirror:
         """Return once everything up to ``position`` is durable there."""
         if position <= self.durable:
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((position, future))
+        waiting = (position, asyncio.get_running_loop().create_future())
+        self.waiting.append(waiting)
         self.ask_durable(position)
-        await future
+        try:
+            await waiting[1]
+        finally:
+            if waiting in self.waiting:  # nobody waits any more
+                self.waiting.remove(waiting)
 
 
 class Mirrors:

@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from revolume.chain.point import Point
-from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError, UsageError
+from revolume.errors import Damaged, NotFound, Poisoned, Refused, RevolumeError, TimedOut, UsageError
 from revolume.host.clock import within
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
@@ -48,6 +48,8 @@ WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
 IDLE_S = 3.0
 MANIFEST_BYTES = 2 << 20
+GROWN_SECONDS = 5.0
+"""How long a larger size waits for required mirrors before it is told that it waits."""
 
 
 class Volume(Remembered):
@@ -278,7 +280,8 @@ class Volume(Remembered):
         await self.core.commit.wait_durable(self.position)
 
     async def grow(self, size: int) -> None:
-        """Make the volume larger, online. Shrinking would lose data and is refused."""
+        """Make the volume larger, online. Shrinking would lose data and is refused. TimedOut: it is larger, and a
+        required mirror, which is away, has not confirmed it."""
         core = self.core
         if size % layout.SECTOR or not 0 < size <= layout.MAX_SIZE:
             raise UsageError("bad-size", f"{size} bytes is no size for a volume.", "Use a multiple of 512.")
@@ -288,6 +291,7 @@ class Volume(Remembered):
                 "Copy what is needed to a smaller volume instead.",
             )  # fmt: skip
         if size == core.size:
+            await self._grown()
             return
         await self.room([(OP_RESIZE, size, 0, None)])
         if not self._accepting:
@@ -298,7 +302,21 @@ class Volume(Remembered):
         core.writer.resize(size)
         core.size = size
         core.sizes.append((self.write, size))
-        await self.durable(self.position)
+        await self._grown()
+
+    async def _grown(self) -> None:
+        """Once it is durable here and at every required mirror. TimedOut: it is so here, and a mirror is away."""
+        position = self.position
+        await self.core.commit.wait_durable(position)
+        try:
+            await within(self.core.host.clock, GROWN_SECONDS, self.mirrors.wait_durable(position))
+        except TimeoutError:
+            missing = ", ".join(m.name for m in self.mirrors if m.required and m.durable < position)
+            raise TimedOut(
+                "grown-unconfirmed",
+                f"{self.name} has {self.core.size} bytes now; the confirmation waits for mirror {missing}.",
+                "It need not be repeated. Bring the mirror back, or give it up with 'revolume detach'.",
+            ) from None
 
     # What it says about itself
 
