@@ -141,6 +141,7 @@ class Appender:
 
     def open(self, segment: Segment) -> None:
         """Go on in a fresh segment. The caller has sealed the one before."""
+        assert self.segment is None or self.segment.use < segment.use, "a higher address must be newer"
         self.segment = segment
         self.next_block = 0
         self.columns = ColumnsBuilder(segment.base)
