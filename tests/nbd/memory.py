@@ -177,6 +177,9 @@ class MemoryExports:
             return MemoryExport(self.memory, name, read_only=True)
         raise NotFound("no-export", f"there is no export {name!r}")
 
+    async def look(self, name: str, peer: Peer) -> MemoryExport:
+        return await self.open(name, peer)
+
     def names(self) -> list[tuple[str, str]]:
         return [("vol", "bytes in memory"), ("vol@then", "the same, read-only")]
 

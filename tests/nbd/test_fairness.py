@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_half_sent_writes_stop_nobody(folder: Path):
 
 def test_who_holds_nothing_or_moves_is_never_disconnected(folder: Path):
     async def scenario():
-        async with serving(folder, size=64 * MiB, limits=LITTLE) as world:
+        async with serving(folder, size=64 * MiB, limits=replace(LITTLE, stall_seconds=1.5)) as world:
             idle, slow = await Raw.open(world.socket), await Raw.open(world.socket)
             stalled = [await Raw.open(world.socket) for _ in range(4)]
             slow.say(request(WRITE, 1, 0, 32 * MiB))
@@ -71,9 +72,9 @@ def test_who_holds_nothing_or_moves_is_never_disconnected(folder: Path):
                 for _ in range(64):
                     slow.say(bytes(MiB // 2))
                     await slow.writer.drain()
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.03)
 
-            await asyncio.gather(go_on(), large_io(world, 8))
+            await asyncio.gather(go_on(), large_io(world, 15))
             assert await slow.simple() == (1, 0, b"")
             idle.say(request(FLUSH, 7))
             assert await idle.simple() == (7, 0, b"")
@@ -117,7 +118,7 @@ def test_who_holds_least_is_served_first_and_the_last_part_is_for_first_requests
 
 def test_a_buffer_that_is_only_kept_goes_to_who_needs_it(folder: Path):
     async def scenario():
-        async with serving(folder, size=64 * MiB, limits=LITTLE) as world:
+        async with serving(folder, size=64 * MiB, limits=replace(LITTLE, stall_seconds=10.0)) as world:
             budget = world.server._budget
             raws = [await Raw.open(world.socket) for _ in range(4)]
             for raw in raws:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import resource
 
+from revolume.nbd import options
+from revolume.nbd.constants import Info, Option, Reply
 from tests.nbd.harness import MiB, run
 from tests.nbd.raw import DISC, READ, WRITE, Raw, request, write
 from tests.support.servers import Serve, Server, revolume, revolume_only
@@ -109,3 +111,28 @@ def test_out_of_memory_fails_what_asked_for_it_and_nobody_else(serve: Serve):
     assert "MemoryError" in server.said() or "memory" in server.said()
 
 
+
+
+def test_asking_about_a_snapshot_opens_no_view(serve: Serve):
+    server = serve(size=64 * MiB)
+    revolume("snapshot", server.directory, "then")
+
+    def views() -> int:
+        return sum(name.startswith("view") for name in os.listdir(server.directory / "maps"))
+
+    async def scenario():
+        raw = await Raw.dial(server.address)
+        raw.say(options.request(Option.STRUCTURED_REPLY))
+        assert await raw.answers() == [Reply.ACK]
+        for name in ("vol@then", "vol@then,rw", "vol@-0s"):
+            raw.say(options.export_request(Option.INFO, name, [Info.NAME, Info.DESCRIPTION]))
+            assert await raw.answers() == [Reply.INFO] * 3 + [Reply.ACK]
+            raw.say(options.context_request(Option.LIST_META_CONTEXT, name, ["base:"]))
+            assert await raw.answers() == [Reply.META_CONTEXT, Reply.ACK]
+            assert views() == 0 or name != "vol@then"
+        raw.say(options.export_request(Option.GO, "vol@then", []))
+        assert await raw.answers() == [Reply.INFO, Reply.ACK]
+        assert views() >= 1
+        raw.close()
+
+    run(scenario)

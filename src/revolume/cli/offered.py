@@ -10,7 +10,7 @@ from typing import Protocol, cast
 from revolume.errors import Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.host.network import Peer
-from revolume.nbd.export import Export, Exports
+from revolume.nbd.export import Export, Exports, Seen
 
 
 class Behind(Protocol):
@@ -44,10 +44,14 @@ class Offered:
         """See ``nbd.export.Exports``."""
         return await self._exports().open(name, peer)
 
+    async def look(self, name: str, peer: Peer) -> Seen:
+        """See ``nbd.export.Exports``."""
+        return await self._exports().look(name, peer)
+
     def names(self) -> list[tuple[str, str]]:
         """See ``nbd.export.Exports``."""
         return self._exports().names()
 
-    async def contexts(self, export: Export, query: str) -> list[str]:
+    async def contexts(self, export: Seen, query: str) -> list[str]:
         """See ``nbd.export.Exports``."""
         return await self._exports().contexts(export, query)

@@ -34,7 +34,7 @@ from revolume.history.moments import (
     parse_moment,
 )
 from revolume.history.scratch import Scratch
-from revolume.history.timeline import Timeline
+from revolume.history.timeline import Spot, Timeline
 from revolume.history.views import View, open_view
 from revolume.host.network import Peer
 from revolume.log.ops import Op
@@ -121,14 +121,12 @@ class ViewExport:
         self._exports = exports
         self._closed = closed
         self.name = name
-        spot = held.view.spot
-        noted = f" ({spot.note})" if spot.note else ""
-        self.description = f"{name}: {held.view.volume.name} at {format_time(spot.time_ns)}{noted}"
+        self.description = told(name, held.view.volume, held.view.spot)
         self.size = held.view.size
         self.read_only = held.scratch is None
         self.multi_conn = held.scratch is None and not moving
         self.position = 0
-        self.newest_write = spot.write
+        self.newest_write = held.view.spot.write
         self.since: dict[str, ChangedSince] = {}
 
     @property
@@ -197,6 +195,12 @@ class ViewExport:
         self._closed(said_goodbye)
 
 
+def told(name: str, volume: Remembered, spot: Spot) -> str:
+    """A moment's export in a sentence."""
+    noted = f" ({spot.note})" if spot.note else ""
+    return f"{name}: {volume.name} at {format_time(spot.time_ns)}{noted}"
+
+
 async def warm(read: Callable[[int, memoryview], object], offset: int, length: int) -> None:
     """Read a range and forget it."""
     step = 1 << 20
@@ -205,6 +209,22 @@ async def warm(read: Callable[[int, memoryview], object], offset: int, length: i
         result = read(at, buffer)
         assert asyncio.iscoroutine(result)
         await result
+
+
+@dataclass(frozen=True, slots=True)
+class SeenView:
+    """A view of which somebody asked to hear; it was not opened."""
+
+    name: str
+    description: str
+    size: int
+    newest_write: int
+    since: dict[str, ChangedSince]
+    read_only: bool = True
+    multi_conn: bool = True
+
+    def close(self, said_goodbye: bool = False) -> None:
+        """Nothing is held."""
 
 
 class VolumeExports:
@@ -224,22 +244,39 @@ class VolumeExports:
         plain = "live" if self._live is not None else "a mirror: as of its last agreed point"
         newest, _ = volume.newest
         shots = [s for s in volume.snapshots() if s.write <= newest]
-        told = [(f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in shots]
-        return [(volume.name, f"{volume.name}, {plain}"), *told]
+        named = [(f"{volume.name}@{s.name}", f"snapshot of {format_time(s.time_ns)}") for s in shots]
+        return [(volume.name, f"{volume.name}, {plain}"), *named]
 
     async def open(self, name: str, peer: Peer) -> LiveExport | ViewExport:
         """NotFound, UsageError: there is no such export, and why."""
+        asked = self._asked(name)
+        if asked is None:
+            assert self._live is not None
+            return LiveExport(self._live, self)
+        async with self._opening:
+            return await self._open_view(asked, peer)
+
+    async def look(self, name: str, peer: Peer) -> LiveExport | ViewExport | SeenView:
+        """What can be told of it. A view is made only for what would not be the same view later."""
+        asked = self._asked(name)
+        if asked is None or asked.writable_view or isinstance(asked.moment, Ago | Now):
+            return await self.open(name, peer)
+        assert asked.moment is not None
+        spot = self.timeline.resolve(asked.moment)
+        fixed = format_export(ExportName(self._volume.name, AtWrite(spot.write), asked.options))
+        size = self._volume.core.size_at(spot.write)
+        return SeenView(fixed, told(fixed, self._volume, spot), size, spot.write, {})
+
+    def _asked(self, name: str) -> ExportName | None:
+        """A moment's export; None: the live volume."""
         asked = parse_export(name)
         if asked.volume not in ("", self._volume.name):
             raise NotFound(
                 "no-export", f"There is no export {asked.volume}.", f"This server has {self._volume.name}."
             )
         if asked.moment is None:
-            if self._live is not None:
-                return LiveExport(self._live, self)
-            asked = ExportName(self._volume.name, Now())
-        async with self._opening:
-            return await self._open_view(asked, peer)
+            return None if self._live is not None else ExportName(self._volume.name, Now())
+        return asked
 
     async def _open_view(self, asked: ExportName, peer: Peer) -> ViewExport:
         moving = isinstance(asked.moment, Ago | Now)
@@ -301,7 +338,7 @@ class VolumeExports:
 
     # Metadata contexts
 
-    async def contexts(self, export: LiveExport | ViewExport, query: str) -> list[str]:
+    async def contexts(self, export: LiveExport | ViewExport | SeenView, query: str) -> list[str]:
         """The contexts that a query names for an export. A bitmap says what changed *since* a moment, so there is
         none of a moment behind the export's own: ask for it the other way round."""
         upto = export.newest_write

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Extent = tuple[int, int]  # length, flags
 
 
-class Export(Protocol):
-    """One connection's hold on a volume or a view of it."""
+class Seen(Protocol):
+    """What can be told of an export without opening it."""
 
     @property
     def name(self) -> str:
@@ -49,6 +49,13 @@ class Export(Protocol):
     @property
     def multi_conn(self) -> bool:
         """A flush on one connection covers the answered writes of all."""
+
+    def close(self, said_goodbye: bool = False) -> None:
+        """This connection is done with it, after a DISC or without one. Called once."""
+
+
+class Export(Seen, Protocol):
+    """One connection's hold on a volume or a view of it."""
 
     @property
     def position(self) -> int:
@@ -84,9 +91,6 @@ class Export(Protocol):
     async def cache(self, offset: int, length: int) -> None:
         """Make a coming read of the range quick. A hint."""
 
-    def close(self, said_goodbye: bool = False) -> None:
-        """This connection is done with it, after a DISC or without one. Called once."""
-
 
 class Exports(Protocol):
     """Everything a server has to offer."""
@@ -94,10 +98,13 @@ class Exports(Protocol):
     async def open(self, name: str, peer: Peer) -> Export:
         """The export called ``name`` ("" is the default one). RevolumeError when it is not to be had."""
 
+    async def look(self, name: str, peer: Peer) -> Seen:
+        """As ``open``, for a client that only asks."""
+
     def names(self) -> list[tuple[str, str]]:
         """(name, description) of what LIST shows."""
 
-    async def contexts(self, export: Export, query: str) -> list[str]:
+    async def contexts(self, export: Seen, query: str) -> list[str]:
         """The metadata contexts that ``query`` names; ``namespace:`` alone names all of a namespace."""
 
 
@@ -111,4 +118,5 @@ __all__ = [
     "Extent",
     "NoRoomNow",
     "Op",
+    "Seen",
 ]

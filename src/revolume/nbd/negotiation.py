@@ -44,7 +44,7 @@ from revolume.nbd.options import ExportFacts
 from revolume.nbd.refusals import Refusals
 
 if TYPE_CHECKING:
-    from revolume.nbd.export import Export, Exports
+    from revolume.nbd.export import Export, Exports, Seen
 
 _UNREAD_BYTES_MAX: Final = 128 << 10
 _BACKLOG_BYTES_MAX: Final = 512 << 10  # above every wire's low-water mark, so that we are told when it is gone
@@ -209,7 +209,7 @@ class Negotiation:
         return True
 
     async def _answer_contexts(self, event: WantContexts) -> None:
-        export = await self._exports.open(event.name, self._wire.peer)
+        export = await self._exports.look(event.name, self._wire.peer)
         try:
             queries = event.queries or (() if event.select else _ALL_NAMESPACES)
             names: list[str] = []
@@ -222,28 +222,35 @@ class Negotiation:
 
     async def _answer_export(self, event: WantExport) -> None:
         self._fence()  # a DISC that has arrived elsewhere ends what it ends before this opens it again
+        if not event.keep:
+            seen = await self._exports.look(event.name, self._wire.peer)
+            self._handshake.accept_export(self._facts(seen))
+            return
         export = await self._exports.open(event.name, self._wire.peer)
-        try:
-            facts = export_facts(export, self._handshake.dialect, self._limits.payload_bytes_max)
-        except BaseException:
+        facts = self._facts(export, keep=True)
+        self._fence()
+        if not self._admit():
             export.close()
-            raise
-        if event.keep:
-            self._fence()
-            if not self._admit():
-                export.close()
-                raise Full
-            self._opened = export
-        else:
-            export.close()
+            raise Full
+        self._opened = export
         self._handshake.accept_export(facts)
+
+    def _facts(self, export: Seen, *, keep: bool = False) -> ExportFacts:
+        try:
+            return export_facts(export, self._handshake.dialect, self._limits.payload_bytes_max)
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            if not keep:
+                export.close()
 
 
 def _name(event: Event) -> str:
     return event.name if isinstance(event, WantContexts | WantExport) else ""
 
 
-def export_facts(export: Export, dialect: Dialect, payload_bytes_max: int) -> ExportFacts:
+def export_facts(export: Seen, dialect: Dialect, payload_bytes_max: int) -> ExportFacts:
     """What a client is told of an export."""
     return ExportFacts(
         name=export.name,
@@ -256,7 +263,7 @@ def export_facts(export: Export, dialect: Dialect, payload_bytes_max: int) -> Ex
     )
 
 
-def transmission_flags(export: Export, chunked: bool) -> int:
+def transmission_flags(export: Seen, chunked: bool) -> int:
     """What the client may do with this export."""
     flags = (
         TransmissionFlag.HAS_FLAGS
