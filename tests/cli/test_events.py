@@ -52,11 +52,11 @@ def command(folder: Path) -> Path:
 
 
 def heard(file: Path) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """(kind, volume, message, the object) of each run of the command."""
+    """(kind, volume, message, the object) of each run of the command that has ended."""
     if not file.exists():
         return []
-    rows = [line.split("|", 3) for line in file.read_text().splitlines()]
-    return [(row[0], row[1], row[2], json.loads(row[3])) for row in rows]
+    rows = [line.split("|", 3) for line in file.read_text().splitlines(keepends=True)]
+    return [(row[0], row[1], row[2], json.loads(row[3])) for row in rows if row[-1].endswith("}\n")]
 
 
 def test_a_reply_that_waits_for_a_lost_mirror(folder: Path, command: Path) -> None:
@@ -123,7 +123,10 @@ def test_damage_met_by_a_read_until_it_is_overwritten(serve: Serve) -> None:
         assert state["state"] == "degraded" and "blocks 5 to 6, 9" in state["reason"]
         assert state["damaged"] == [[5, 2], [9, 1]]
         assert len(logged(server, "damage")) == 3
-        assert all(line["level"] == "error" for line in logged(server, "damage"))
+        with Wire(server.uri("vol@now")) as past, pytest.raises(WireError):
+            past.pread(9 * BLOCK, BLOCK)
+        until("it is told whose", lambda: any("of vol@w" in line["event"] for line in logged(server, "damage")))
+        assert all(line["level"] == "error" for line in logged(server, "damage")[:3])
         wire.pwrite(5 * BLOCK, b"b" * 2 * BLOCK)
         until("half of it is healed", lambda: status(server)["damaged"] == [[9, 1]])
         wire.trim(9 * BLOCK, BLOCK)
@@ -145,7 +148,7 @@ def spoil(directory: Path, content: bytes, blocks: tuple[int, ...]) -> None:
 
 def test_clients_that_are_turned_away(serve: Serve) -> None:
     """Counted, and logged at most once a second for each kind of reason."""
-    server = serve("unix", options=("--max-connections", "3"))
+    server = serve("tcp", options=("--max-connections", "3"))
     for _ in range(20):
         with pytest.raises(WireError):
             Wire(server.uri("no-such-volume"))
@@ -157,6 +160,6 @@ def test_clients_that_are_turned_away(serve: Serve) -> None:
     assert counts["export"] == 20
     told = [json.loads(line) for line in server.log if "nbd client turned away" in line]
     exports = [line for line in told if line["kind"] == "export"]
-    assert 1 <= len(exports) <= 3 and "no-such-volume" in exports[0]["cause"]
+    assert 1 <= len(exports) < 15 and "no-such-volume" in exports[0]["cause"]
     for wire in held:
         wire.close()

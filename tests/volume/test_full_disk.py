@@ -7,6 +7,7 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from revolume.errors import NoSpace
 from revolume.host import real_host
 from revolume.log.ops import OP_TRIM, OP_WRITE
 from revolume.volume import layout
+from revolume.volume.cover import Cover
 from revolume.volume.reserve import reserve_size
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
@@ -180,3 +182,50 @@ def test_how_large_segments_are() -> None:
     assert [layout.default_segment_bytes(size) for size in sizes] == [
         mib, mib, 4 * mib, 32 * mib, 64 * mib, 64 * mib
     ]  # fmt: skip
+
+
+def test_a_segment_that_had_no_room_after_all(place: Path) -> None:
+    """A file system that copies on write may break the promise of a ready segment: the reserve is emptied
+    and the same bytes are written once more. Without a reserve it is the end, and then nothing is told to a mirror
+    that is not in the log."""
+    from .faulty import Faults, FaultyDisk
+    from .store import inline_host
+
+    faults = Faults()
+    filling = Filling(inline_host(FaultyDisk(faults)), place / "v", replace(OPTIONS, reserve_bytes=MiB))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        await driver.volume.folder.tend_reserve()
+        core, told = driver.volume.core, []
+        core.appender.on_packed = lambda draft, position, proper: told.append(position)
+
+        def no_room(called: str, name: str) -> OSError | None:
+            short = called == "pwritev" and name.endswith(".seg") and core.reserve.held
+            return OSError(errno.ENOSPC, "No space left on device") if short else None
+
+        faults.fail = no_room
+        before = driver.volume.position
+        await filling.write()
+        assert core.commit.failure is None and core.reserve.held == 0
+        assert told == [before + 1], "what a mirror is told is told once"
+        await driver.volume.folder.tend_reserve()
+        faults.never()
+        await driver.reopen()
+        await filling.everything_is_there()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_what_is_looked_at_where_ready_segments_promise_nothing(urgent: bool) -> None:
+    """The batch and everything unsynced must fit; what is urgent may take of the reserve."""
+    directory, commit = SimpleNamespace(free_bytes=lambda: 10 * MiB), SimpleNamespace(unsynced_bytes=MiB)
+    reserve = SimpleNamespace(held=3 * MiB, missing=MiB, slack=2 * MiB)
+    cover = Cover(directory, reserve, commit, copies=True)  # type: ignore[arg-type]
+    blocks = (12 if urgent else 6) * 256
+    assert cover.covers(blocks, urgent) and not cover.covers(blocks + 1, urgent)
+    assert Cover(directory, reserve, commit, copies=False).covers(1 << 40, urgent)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import errno
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ from revolume.errors import Damaged, GaveWay, NoSpace, NotFound, RevolumeError
 from revolume.history.timeline import Spot
 from revolume.host.disk import Directory
 from revolume.volume import layout
+from revolume.volume.damage import range_words, ranges
+from revolume.volume.events import EventKind, Events
 from revolume.volume.holding import HoldKind
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
@@ -120,7 +123,7 @@ class Tenure:
     """A view's right to its moment, from before its map is made: a lease that may be revoked."""
 
     def __init__(self, volume: Remembered, holder: str, write: int, kind: HoldKind) -> None:
-        self._where = f"{volume.name}@w{write}"
+        self.where = f"{volume.name}@w{write}"
         self.ended = False
         self.on_end: list[Callable[[], None]] = []
         self.held_bytes: Callable[[], int] = lambda: 0
@@ -145,7 +148,7 @@ class Tenure:
         if self.ended:
             raise GaveWay(
                 "view-ended",
-                f"{self._where} was ended: the volume needed the room that it kept.",
+                f"{self.where} was ended: the volume needed the room that it kept.",
                 "Open a newer moment; a larger --budget keeps more.",
             )
 
@@ -164,6 +167,7 @@ class View:
         self.tenure = tenure
         self.reader = ViewReader(core.store, source, core.host.work)
         self.reader.view = weakref.proxy(self)
+        self.reader.damaged = partial(_met_damage, core.events, tenure)
         self.closing: list[Callable[[], None]] = [map_file.close, lambda: _removed(core.maps_directory, map_name)]
         self._users = 0
         self._closed = False
@@ -195,6 +199,12 @@ class View:
             closing, self.closing = self.closing, []
             for close in closing:
                 close()
+
+
+def _met_damage(events: Events, tenure: Tenure, blocks: list[int]) -> None:
+    if not tenure.ended:
+        which = f"{range_words(ranges(blocks))} of {tenure.where}"
+        events.tell(f"reads of {which} fail: what is there is not what was written", EventKind.DAMAGE)
 
 
 class ViewReader(Reader):

@@ -66,13 +66,13 @@ class Damage:
         """Read some of them; what can be read is forgotten."""
         healed = []
         for block in list(self._blocks)[:LOOKED_AT]:
-            del self._blocks[block]
             left = min(BLOCK, size - block * BLOCK)
             try:
                 if left > 0:
                     await reader.read(block * BLOCK, memoryview(bytearray(left)))
                 healed.append(block)
+                del self._blocks[block]
             except RevolumeError:
-                self._blocks[block] = None  # behind those that were not looked at yet
+                self._blocks[block] = self._blocks.pop(block)  # behind those that were not looked at yet
         if healed:
             self._events.tell(f"{range_words(ranges(healed))} can be read again")
