@@ -359,7 +359,8 @@ def test_a_disk_that_fails_under_a_link_ends_it_in_order() -> None:
             assert await self.patiently("the mirror is back", self._connected, 30)
 
         async def _failed(self) -> bool:
-            return any("disk failed" in told for told in self.told)
+            assert self.primary is not None
+            return any("disk failed" in event for event in self.primary.volume.core.events.texts())
 
         async def _connected(self) -> bool:
             assert self.primary is not None
