@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from bench.chart import chart
+from bench.memory import Filler
 from bench.plan import FULL, SCALES, rows, targets
-from bench.report import costs, judge, save, table, verdicts
+from bench.report import beside, costs, judge, ratios, save, table, verdicts
 from bench.run import KNOWN, Bench
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,8 @@ def main() -> int:
                 bench.notes.append(f"{kind.name}: {kind.program} is not installed")
                 print(bench.notes[-1])
         gc.disable()
+        bench.filler.fill()
+        print(f"memory: {touches(bench.filler)}", flush=True)
         for row in plan:
             print(f"{row.title}", flush=True)
             bench.interleaved(row)
@@ -62,15 +65,24 @@ def main() -> int:
                     bench.notes.append(f"{key}: {error}")
                     print(f"  {error}")
 
+    bench.filler.remove()
     peers = [kind.name for kind in KNOWN if not options.peer or kind.name in options.peer]
     judged = judge(targets(scale), bench.results)
     print("\n" + table(plan, peers, bench.results))
     print("\n" + costs(plan, peers, bench.results))
+    print(beside(ratios(plan, bench.results)) + "\n")
     print(verdicts(judged))
-    told = save(out / "results.json", scale, plan, bench.results, judged, bench.notes)
+    told = save(out / "results.json", scale, plan, bench.results, judged, bench.notes, bench.filler.told())
     (out / "results.svg").write_text(chart(told))
     print(f"\nsaved: {out / 'results.json'}, {out / 'results.svg'}")
     return 0
+
+
+def touches(filler: Filler) -> str:
+    """What touching a page of memory cost before and after all of it was touched."""
+    if filler.first_us is None or filler.again_us is None:
+        return "nothing was free"
+    return f"{filler.first_us:.1f} µs a page at its first touch, {filler.again_us:.1f} µs afterwards"
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ BLOCK = 4096
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run. `p50_us` and `p99_us` are completion latencies."""
+    """One run. `p50_us` and `p99_us` are completion latencies, of the slower side of a mixed load."""
 
     iops: float
     bytes_per_second: float
     client_bytes: int
     p50_us: float
     p99_us: float
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Fio:
     amount: int = 0
     time_based: bool = False
     span: int = 0  # bytes of the export that it touches; 0: all
+    jobs: int = 1  # connections, each with its own requests in flight
+    align: int = 0  # of random offsets; 0: the block size
+    reads: int = 0  # of a mixed load: percent that are reads
 
     def run(self, uri: str, size: int, seed: int) -> Measured:
         span = self.span or size
@@ -58,6 +62,12 @@ class Fio:
             "--output-format=json",
             "--refill_buffers=0",
         ]
+        if self.jobs > 1:
+            command += [f"--numjobs={self.jobs}", "--group_reporting=1"]
+        if self.align:
+            command.append(f"--blockalign={self.align}")
+        if self.reads:
+            command.append(f"--rwmixread={self.reads}")
         if self.time_based:
             command.append("--time_based=1")
         else:
@@ -74,14 +84,15 @@ class Fio:
         (job,) = json.loads(done.stdout[start:])["jobs"]
         if job["error"]:
             raise RuntimeError(f"fio met error {job['error']} on {uri}")
-        side = job["read"] if "read" in self.rw else job["write"]
-        late = side["clat_ns"].get("percentile", {})
+        sides = [side for side in (job["read"], job["write"]) if side["io_bytes"]]
+        late = max((side["clat_ns"] for side in sides), key=lambda ns: float(ns["mean"])).get("percentile", {})
         return Measured(
-            iops=side["iops"],
-            bytes_per_second=side["bw_bytes"],
-            client_bytes=side["io_bytes"],
+            iops=sum(side["iops"] for side in sides),
+            bytes_per_second=sum(side["bw_bytes"] for side in sides),
+            client_bytes=sum(side["io_bytes"] for side in sides),
             p50_us=late.get("50.000000", 0) / 1000,
             p99_us=late.get("99.000000", 0) / 1000,
+            written_bytes=job["write"]["io_bytes"],
         )
 
 
@@ -136,6 +147,7 @@ class FuaWrites:
             client_bytes=len(late) * BLOCK,
             p50_us=statistics.median(late) * 1e6,
             p99_us=late[int(len(late) * 0.99)] * 1e6,
+            written_bytes=len(late) * BLOCK,
         )
 
 

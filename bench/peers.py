@@ -3,7 +3,7 @@ file.
 
 All listen on a unix socket. Each export is fully written before its first measurement, the peers' files
 as ordinary fully written files in the page cache, ours by the same sequential writes through NBD: nobody
-pays for allocation in a measured row.
+pays for allocation in a measured row, except where the row is about fresh files: there all do.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Peer:
     name = ""
     program = ""
     fresh = False  # a folder of its own for every measurement
+    sparse = False  # the file is made without content: nothing of it is allocated
 
     def __init__(self, root: Path, size: int) -> None:
         self.root, self.size = root, size
@@ -86,8 +87,12 @@ class Peer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self) -> str:
-        """A fully written file, in the page cache."""
+        """A fully written file, in the page cache; a sparse one where that is asked."""
         path = self.folder / "disk.img"
+        if self.sparse:
+            with path.open("ab") as file:
+                file.truncate(self.size)
+            return str(path)
         if not path.exists() or path.stat().st_size != self.size:
             with path.open("wb") as file:
                 piece = os.urandom(MiB)

@@ -21,6 +21,16 @@ def device_bytes(path: Path) -> int | None:
     return int(fields[6]) * 512
 
 
+def device_busy_seconds(path: Path) -> float | None:
+    """How long the device under `path` has had something to do, so far."""
+    number = os.stat(path).st_dev
+    try:
+        fields = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
+    except OSError:
+        return None
+    return int(fields[9]) / 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """CPU in seconds; `disk_bytes` as the kernel accounts them to processes, less what it took back.

@@ -52,11 +52,40 @@ def table(rows: Iterable[Row], peers: list[str], results: Results) -> str:
     return "\n".join(lines)
 
 
+BESIDE = {"revolume": ("nbdkit file", "qemu-nbd"), "revolume sync": ("qemu mirror job",)}
+
+
+def ratios(rows: Iterable[Row], results: Results) -> list[dict[str, Any]]:
+    """Every row of ours beside every peer of its kind, also where no target is set: won, even or lost."""
+    found = []
+    for row in rows:
+        for ours, peers in BESIDE.items():
+            left = median(results, (row.key, ours, "rate"))
+            for peer in peers:
+                right = median(results, (row.key, peer, "rate"))
+                if left is not None and right:
+                    value = left / right
+                    verdict = "won" if value > 1.05 else "lost" if value < 0.95 else "even"
+                    found.append(
+                        {"row": row.title, "left": ours, "right": peer, "value": value, "verdict": verdict}
+                    )
+    return found
+
+
+def beside(found: Iterable[Mapping[str, Any]]) -> str:
+    """One line a row and peer."""
+    return "\n".join(
+        f"{one['row']:52}{one['left'] + ' / ' + one['right']:34}{one['value']:8.2f} ×   {one['verdict']}"
+        for one in found
+    )
+
+
 COSTS = (
     ("p50", "median latency, µs", 1.0),
     ("cpu_per_gib", "CPU seconds per GiB", 1.0),
     ("amplification", "bytes to disk per client byte", 1.0),
     ("accounted", "… as accounted to the processes", 1.0),
+    ("device_busy", "share of the time that the device was busy", 1.0),
     ("rss", "peak memory of the server, MiB", float(MiB)),
     ("rss_helper", "peak memory of a helper, MiB", float(MiB)),
 )
@@ -82,7 +111,8 @@ def judge(targets: Iterable[Target], results: Results) -> list[dict[str, Any]]:
     for target in targets:
         left = median(results, target.left)
         right = median(results, target.right) if target.right else 1.0
-        value = left / right if left is not None and right else None
+        factor = median(results, target.times) if target.times else 1.0
+        value = left / right * factor if left is not None and right and factor is not None else None
         met = None if value is None else (value >= target.bound if target.at_least else value <= target.bound)
         judged.append(
             {
@@ -135,13 +165,15 @@ def save(
     results: Results,
     judged: list[dict[str, Any]],
     notes: list[str],
+    memory: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     told = {
-        "format": 1,
+        "format": 2,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
         "scale": asdict(scale),
-        "state": "every export fully written before each measured load; files and log in the page cache",
+        "state": "see bench/plan.py; free memory filled with page cache before each measured load",
+        "memory": dict(memory or {}),
         "rows": [
             {
                 "key": row.key,
@@ -154,6 +186,7 @@ def save(
         "ours": {
             key: result.values for (key, _), result in results.items() if key not in {row.key for row in rows}
         },
+        "beside": ratios(rows, results),
         "targets": judged,
         "notes": notes,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from bench.bringup import Source, available, bring_up
 from bench.load import Fio, Measured
+from bench.memory import Filler, forget
 from bench.mirrored import MIRRORED, Mirrored, QemuMirror
 from bench.peers import PEERS, BareFile, Peer, Revolume
 from bench.plan import MiB, Row, Scale
 from bench.populated import populate
-from bench.process import PeakMemory, cost, device_bytes, settle
+from bench.process import PeakMemory, cost, device_busy_seconds, device_bytes, settle
 
 GiB = 1 << 30
 Say = Callable[[str], None]
@@ -43,6 +45,7 @@ class Bench:
         self.peers = [kind for kind in KNOWN if not only or kind.name in only]
         self.results: dict[tuple[str, str], Result] = {}
         self.notes: list[str] = []
+        self.filler = Filler(root / "filler")
 
     def result(self, row: str, peer: str) -> Result:
         return self.results.setdefault((row, peer), Result(row, peer))
@@ -55,53 +58,58 @@ class Bench:
     # -- the table's rows
 
     def interleaved(self, row: Row) -> None:
-        sustained = row.state == "horizon"
-        times = self.scale.sustained_repetitions if sustained else self.scale.repetitions
+        times = self.scale.sustained_repetitions if row.state == "horizon" else self.scale.repetitions
         kinds = [kind for kind in self.peers if kind.name in row.peers]
         for repetition in range(times):
-            for kind in kinds:
-                peer = self.make(kind)
+            for kind in rotated(kinds, repetition):
+                peer = self.make(kind, row.size or None)
                 if not peer.available():
                     continue
                 try:
                     measured = self._once(row, peer, repetition)
-                except (RuntimeError, OSError) as error:
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                     self.notes.append(f"{row.key} on {kind.name}: {error}")
                     self.say(f"  {kind.name}: {error}")
                     continue
                 finally:
                     peer.stop()
-                    if peer.fresh:
+                    if peer.fresh or row.state == "fresh":
                         peer.clear()
                 figure = measured.iops if row.metric == "iops" else measured.bytes_per_second / 1e6
                 self.say(f"  {kind.name:14} {figure:12,.0f} {row.metric}   p50 {measured.p50_us:7.0f} µs")
 
     def _once(self, row: Row, peer: Peer, repetition: int) -> Measured:
-        if peer.fresh:
+        if peer.fresh or row.state == "fresh":
             peer.clear()
+        peer.sparse = row.state == "fresh"
         peer.start(row.options if isinstance(peer, Revolume) else ())
         bare = isinstance(peer, BareFile)
         with PeakMemory(peer.pid) as memory:
             self._bring_to(row.state, peer, repetition)
             before = cost(peer.pid) if bare else settle(peer.pid, self.scale.quiet_seconds)
             os.sync()
-            device = device_bytes(self.root)
+            if row.state == "cold":
+                forget(peer.folder)
+            else:
+                self.filler.fill()
+            device, busy, began = device_bytes(self.root), device_busy_seconds(self.root), time.monotonic()
             linked = peer.told() if isinstance(peer, Mirrored) else None
-            measured = row.load.run(peer.uri, peer.size, seed=repetition + 1)
-            cpu = cost(peer.pid).cpu - before.cpu
+            uri = peer.uri.replace("/vol?", f"/{row.export}?")
+            measured = row.load.run(uri, peer.size, seed=repetition + 1)
+            took, busy_behind = time.monotonic() - began, device_busy_seconds(self.root)
             spent = cost(peer.pid) - before if bare else settle(peer.pid, self.scale.quiet_seconds) - before
             os.sync()
             written = device_bytes(self.root)
-        moved = measured.client_bytes / GiB
-        writes = not isinstance(row.load, Fio) or "write" in row.load.rw
+        client = measured.written_bytes
         result = self.result(row.key, peer.name)
         result.add(
             rate=measured.iops if row.metric == "iops" else measured.bytes_per_second / 1e6,
             p50=measured.p50_us,
             p99=measured.p99_us,
-            cpu_per_gib=None if bare else cpu / moved,
-            accounted=spent.disk_bytes / measured.client_bytes if writes and not bare else None,
-            amplification=(written - device) / measured.client_bytes if writes and written and device else None,
+            cpu_per_gib=None if bare else spent.cpu / (measured.client_bytes / GiB),
+            accounted=spent.disk_bytes / client if client and not bare else None,
+            amplification=(written - device) / client if client and written and device else None,
+            device_busy=(busy_behind - busy) / took if busy_behind is not None and busy is not None else None,
             rss=None if bare else memory.server,
             rss_helper=None if bare or not memory.helper else memory.helper,
         )
@@ -110,10 +118,16 @@ class Bench:
         return measured
 
     def _bring_to(self, state: str, peer: Peer, repetition: int) -> None:
+        if state == "fresh":
+            return
         if isinstance(peer, Revolume) or peer.name == "nbdkit memory":  # the others' files are written already
             Fio("write", MiB, 8, 600, amount=peer.size).run(peer.uri, peer.size, 99)
         if state == "aged":
             Fio("randwrite", 4096, 32, 600, amount=peer.size).run(peer.uri, peer.size, 77 + repetition)
+        if state == "moment":
+            command = [peer.program, "snapshot", str(peer.folder / "vol"), "before"]
+            subprocess.run(command, check=True, capture_output=True)
+            Fio("randwrite", 4096, 32, 600, amount=peer.size // 2).run(peer.uri, peer.size, 77 + repetition)
         if state == "horizon" and isinstance(peer, Revolume):
             # Past the horizon: the whole budget of log has been written once and is being used again.
             Fio("randwrite", 4096, 32, 600, amount=self.scale.budget * 3 // 2).run(peer.uri, peer.size, 55)
@@ -192,6 +206,12 @@ class Bench:
         finally:
             source.clear()
         self.result("new-mirror", "revolume").add(**found)
+
+
+def rotated(kinds: Sequence[type[Peer]], repetition: int) -> list[type[Peer]]:
+    """The order of one repetition: every peer comes first once."""
+    first = repetition % len(kinds) if kinds else 0
+    return [*kinds[first:], *kinds[:first]]
 
 
 def _link_figures(before: dict[str, float], after: dict[str, float], client_bytes: float) -> dict[str, float]:
