@@ -44,7 +44,7 @@ def main() -> int:
                 bench.notes.append(f"{kind.name}: {kind.program} is not installed")
                 print(bench.notes[-1])
         gc.disable()
-        bench.filler.fill()
+        bench.filler.fill(6 * scale.fill_seconds)
         print(f"memory: {touches(bench.filler)}", flush=True)
         for row in plan:
             print(f"{row.title}", flush=True)

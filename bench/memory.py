@@ -2,8 +2,8 @@
 
 A virtual machine's host often backs memory lazily and takes free pages back: then the first touch of a page costs
 microseconds, which falls on whoever writes new pages (a log, a fresh file) and not on whoever rewrites pages that
-it has. So before each measured load all free memory is filled with clean pages of the page cache, those of a sparse
-file that takes no room on the disk. Whoever needs a page then gets one that was touched before.
+it has. So before each measured load free memory is filled with clean pages of the page cache, those of a sparse file
+that takes no room on the disk. Whoever needs a page then gets one that was touched before.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Filler:
     filled_bytes: int = 0
     _at: int = field(default=0, init=False)
 
-    def fill(self) -> None:
-        """Fill what is free, up to a small rest."""
+    def fill(self, seconds: float) -> None:
+        """Fill what is free, up to a small rest, for so long at most."""
         total = meminfo("MemTotal")
         size = total // STEP * STEP
         with self.path.open("ab") as file:
             file.truncate(size)
         before, began = meminfo("MemFree"), time.monotonic()
         walked = 0
-        while meminfo("MemFree") > total * LEFT_FREE and walked < 2 * size:
+        while meminfo("MemFree") > total * LEFT_FREE and walked < 2 * size and time.monotonic() < began + seconds:
             self._touch(self._at)
             self._at = (self._at + STEP) % size
             walked += STEP

@@ -2,8 +2,8 @@
 
 A *row* is one load on every peer in turn, several times over, each time in another order: peer A, B, C, then
 B, C, A, so that a slow minute of the machine hits all alike and nobody always follows the same one. Loads last by
-time, except where copying a whole disk in is what is measured. A *target* compares figures of the same run with one
-another, never with a figure from another day.
+time, except where copying a whole disk in is what is measured. A *target* compares figures of the same run with
+one another, never with a figure from another day.
 
 `state` is what the export has been through before the measured load:
   fresh     nothing: an empty volume, a sparse file
@@ -50,6 +50,7 @@ class Scale:
     tail: int = 4 * GiB
     new_mirror: int = 10 * GiB
     quiet_seconds: float = 1.0
+    fill_seconds: float = 10.0
     mirrored: tuple[str, ...] = MIRRORED
 
 
@@ -68,6 +69,7 @@ QUICK = Scale(
     tail=256 * MiB,
     new_mirror=512 * MiB,
     quiet_seconds=0.2,
+    fill_seconds=0.3,
     mirrored=BESIDE,
 )
 FAIR = Scale(
@@ -82,6 +84,7 @@ FAIR = Scale(
     tail=2 * GiB,
     new_mirror=2 * GiB,
     quiet_seconds=0.5,
+    fill_seconds=3.0,
     mirrored=BESIDE,
 )
 FULL = Scale()

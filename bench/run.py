@@ -91,7 +91,7 @@ class Bench:
             if row.state == "cold":
                 forget(peer.folder)
             else:
-                self.filler.fill()
+                self.filler.fill(self.scale.fill_seconds * (4 if row.size else 1))
             device, busy, began = device_bytes(self.root), device_busy_seconds(self.root), time.monotonic()
             linked = peer.told() if isinstance(peer, Mirrored) else None
             uri = peer.uri.replace("/vol?", f"/{row.export}?")

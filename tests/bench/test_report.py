@@ -98,7 +98,7 @@ def test_memory_is_filled_and_what_a_touch_costs_is_told(tmp_path: Path, monkeyp
     free = iter([1 << 30, 1 << 30, 1 << 30, 0, 0])
     monkeypatch.setattr(memory, "meminfo", lambda name: 1 << 30 if name == "MemTotal" else next(free))
     filler = Filler(tmp_path / "filler")
-    filler.fill()
+    filler.fill(60.0)
     told = filler.told()
     assert filler.filled_bytes == 1 << 30
     assert told["first_us_per_page"] is not None and told["again_us_per_page"] is not None
