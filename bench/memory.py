@@ -2,8 +2,8 @@
 
 A virtual machine's host often backs memory lazily and takes free pages back: then the first touch of a page costs
 microseconds, which falls on whoever writes new pages (a log, a fresh file) and not on whoever rewrites pages that
-it has. So before each measured load free memory is filled with clean pages of the page cache, those of a sparse file
-that takes no room on the disk. Whoever needs a page then gets one that was touched before.
+it has. So before each measured load free memory is filled with clean pages of the page cache, those of a sparse
+file that takes no room on the disk. Whoever needs a page then gets one that was touched before.
 """
 
 from __future__ import annotations
