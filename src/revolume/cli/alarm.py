@@ -4,7 +4,7 @@ It runs beside the service: one at a time, for a bounded time; while it runs, mo
 with the last of them. Whatever it does, the service goes on; that it fails is logged once, until it succeeds.
 
     REVOLUME_EVENT     the kind: mirror-lost, mirror-back, mirror-refused, diverged, near-full, room-again, full,
-                       damage, poisoned, gave-way
+                       damage, poisoned, gave-way, clock-step
     REVOLUME_VOLUME    the volume's name
     REVOLUME_MESSAGE   the sentence that ``status`` and the log have
     standard input     the same as one JSON object, with level, times and count
