@@ -10,7 +10,7 @@ import pytest
 
 from revolume.cli.main import main
 from revolume.mirror import recovery
-from tests.support.mirrors import SMALL, MiB, Node, read, until, write
+from tests.support.mirrors import SMALL, MiB, Node, read, refused, revolume, told, until, write
 
 SIZE = 8 * MiB
 PRIMARY = ("--size", str(SIZE), "--cp-interval", "200ms", *SMALL)
@@ -94,3 +94,29 @@ def test_with_one_of_two_mirrors_gone_the_other_is_asked(
     assert "it is known to hold cp" in told
     assert read(again.uri()) == whole
     second.kill()
+
+
+def test_of_two_mirrors_the_longer_one_is_promoted(trio: Trio) -> None:
+    first, second = trio.mirror("m1"), trio.mirror("m2")
+    primary = trio.primary()
+    until("both join", lambda: all_joined(primary))
+    write(primary.uri(), (0, b"before" * 700))
+    until("both have it", lambda: len({m["received"] for m in primary.status["mirrors"]}) == 1)
+    first.kill()
+    with primary.control as control:
+        control.snapshot("named")  # goes to the second alone
+    until("one has more", lambda: len({m["received"] for m in primary.status["mirrors"]}) == 2)
+    primary.kill()
+    first = trio.mirror("m1")
+    links = [f"unix:{trio.folder}/{name}.link" for name in ("m1", "m2")]
+    until("no source is connected", lambda: not second.status["source"]["connected"])
+
+    error = refused("promote", first.directory, "--others", links[1])
+    assert error["code"] == "other-is-longer"
+    assert "its log ends at position" in error["cause"] and "this one's log ends at position" in error["cause"]
+    assert refused("promote", first.directory, "--others", f"{links[1]}x")["code"] == "other-not-asked"
+    assert told("status", first.directory)["role"] == "secondary"
+    said = revolume("promote", second.directory, "--others", links[0])
+    assert "is a primary now" in said.stdout
+    assert "this mirror holds the log up to position" in said.stderr
+    revolume("promote", first.directory, "--others", f"{links[1]}x", "--yes")

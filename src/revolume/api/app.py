@@ -49,6 +49,9 @@ class PromoteRequest(BaseModel):
     """Where clients shall find the new primary as well: ``unix:PATH``, ``HOST:PORT``."""
 
     nbd: list[Annotated[str, Field(max_length=4096)]] = Field(default=[], max_length=64)
+    others: list[Annotated[str, Field(max_length=4096)]] = Field(default=[], max_length=64)
+    """Other mirrors, which must not have more than this one."""
+    yes: bool = False
 
 
 class ReplaceRequest(BaseModel):
@@ -118,7 +121,9 @@ def _answer_snapshots(app: FastAPI, control: Control) -> None:
 def _answer_mirroring(app: FastAPI, control: Control) -> None:
     @app.post("/v1/promote")
     async def promote(asked: PromoteRequest | None = None) -> PromotedShape:
-        return await control.promote(asked.nbd if asked is not None else ())
+        if asked is None:
+            return await control.promote()
+        return await control.promote(asked.nbd, asked.others, asked.yes)
 
     @app.delete("/v1/mirrors/{name:path}", status_code=204)  # an address is a name too, and may hold slashes
     async def detach(name: str) -> None:

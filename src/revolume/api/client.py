@@ -112,8 +112,11 @@ class ControlClient:
     def grow(self, size: int) -> int:
         return int(self._object("POST", "/v1/grow", {"size": size})["size"])
 
-    def promote(self, addresses: Sequence[str] = ()) -> dict[str, Any]:
-        return self._object("POST", "/v1/promote", {"nbd": list(addresses)}, _PROMOTION_S)
+    def promote(
+        self, addresses: Sequence[str] = (), others: Sequence[str] = (), yes: bool = False
+    ) -> dict[str, Any]:
+        asked = {"nbd": list(addresses), "others": list(others), "yes": yes}
+        return self._object("POST", "/v1/promote", asked, _PROMOTION_S)
 
     def detach(self, name: str) -> None:
         self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}")

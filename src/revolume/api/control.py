@@ -95,7 +95,7 @@ class Control(Look):
         volume: ControlledVolume,
         resolve: Resolve,
         serving: Callable[[], dict[str, Any]] = dict,
-        promote: Callable[[Sequence[str]], Awaitable[PromotedShape]] | None = None,
+        promote: Callable[[Sequence[str], Sequence[str], bool], Awaitable[PromotedShape]] | None = None,
     ) -> None:
         super().__init__(volume, resolve, serving)
         self._volume = volume
@@ -123,14 +123,16 @@ class Control(Look):
         await self._volume.grow(size)
         return self._volume.size
 
-    async def promote(self, addresses: Sequence[str] = ()) -> PromotedShape:
+    async def promote(
+        self, addresses: Sequence[str] = (), others: Sequence[str] = (), yes: bool = False
+    ) -> PromotedShape:
         """Make a mirror a primary, which listens at ``addresses`` too. Refused while its source lives, or while
         it is no whole copy."""
         if self._promote is None:
             raise Refused(
                 "is-primary", f"{self._volume.name} is a primary already.", "There is nothing to be done."
             )
-        return await self._promote(addresses)
+        return await self._promote(addresses, others, yes)
 
     async def detach(self, name: str) -> None:
         """Give a mirror up. NotFound if there is none."""

@@ -7,11 +7,12 @@ The directory may be empty: then there is no volume until a source has come. Ass
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from revolume.chain.point import Point
+from revolume.cli.compared import refuse_shorter
 from revolume.cli.heard import Heard
 from revolume.cli.mirror_shapes import base_sentence, lacks, source_shape, why_not_promotable
 from revolume.cli.role import open_options
@@ -33,6 +34,10 @@ from revolume.volume.secondary_status import empty_status, secondary_status
 from revolume.volume.status import Snapshot, VolumeStatus
 
 Tell = Callable[[str], None]
+LACKS_HINT = (
+    "Let its source bring it up to date, or promote another mirror. With --yes it is promoted as it is, and what "
+    "was answered on its word may be lost."
+)
 
 
 async def open_mirror(host: Host, asked: Serving, tell: Tell) -> SecondaryRole:
@@ -195,9 +200,15 @@ class SecondaryRole:
 
     # Becoming a primary
 
-    def refuse_promotion(self) -> None:
-        """Refused while its source is connected, or while it is no whole copy."""
+    def refuse_promotion(self, yes: bool = False) -> None:
+        """Refused while its source is connected, or while it is no whole copy; without ``yes``, if it holds less
+        than it had acknowledged."""
+        owes = self.secondary.bound.why_no_proof if self.secondary is not None else ""
         reason = self._failure or why_not_promotable(self.secondary)
+        if owes and reason == owes:
+            if not yes:
+                raise Refused("lacks-acknowledged", owes, LACKS_HINT)
+            reason = ""
         if reason:
             stuck = self.secondary is not None and self.secondary.failure is not None
             hint = COPY_OUT if stuck else "Promote another mirror, or let the source finish this one."
@@ -210,6 +221,17 @@ class SecondaryRole:
                 f"from {current.link.peer.address}.",
                 "Stop the source first: two primaries of one volume would go apart.",
             )
+
+    async def refuse_shorter(self, others: Sequence[str]) -> None:
+        """Refused if a mirror at one of these addresses has more than this one, or can't be asked."""
+        assert self.secondary is not None
+        assert self._shelf is not None
+        context = None
+        if self._asked.tls_dir is not None:
+            from revolume.host.tls import client_context
+
+            context = client_context(self._asked.tls_dir, only_tls13=True)
+        await refuse_shorter(self._host, self.secondary, self._shelf.node, others, context)
 
     async def close(self) -> None:
         """See ``role.Role``. The source is let go first, so that nothing more comes."""

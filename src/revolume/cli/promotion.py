@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from revolume.api.shapes import PromotedShape
-from revolume.cli.mirror import SecondaryRole, open_mirror
+from revolume.cli.mirror import LACKS_HINT, SecondaryRole, open_mirror
 from revolume.cli.offered import Offered
 from revolume.cli.primary import PrimaryRole
 from revolume.cli.role import Role, open_options
@@ -59,15 +59,21 @@ class Promotion:
         self._tell = tell
         self._turn = asyncio.Lock()
 
-    async def promote(self, current: Callable[[], Role], addresses: Sequence[str]) -> PromotedShape:
-        """Make the mirror a primary, which listens at ``addresses`` too. Refused, or why it can't be opened."""
+    async def promote(
+        self, current: Callable[[], Role], addresses: Sequence[str], others: Sequence[str] = (), yes: bool = False
+    ) -> PromotedShape:
+        """Make the mirror a primary, which listens at ``addresses`` too. Refused, or why it can't be opened;
+        without ``yes`` also if a mirror at one of the ``others`` has more, or if this one lacks what it had
+        acknowledged."""
         async with self._turn:
             role = current()
             if not isinstance(role, SecondaryRole):
                 raise Refused("is-primary", f"{role.name} is a primary already.", "There is nothing to be done.")
             takeover = await reserve(self._server, self._asked, addresses)
             try:
-                role.refuse_promotion()
+                role.refuse_promotion(yes)
+                if others and not yes:
+                    await role.refuse_shorter(others)
                 told = await self._promoted(role)
             except BaseException:
                 takeover.close()
@@ -98,11 +104,11 @@ class Promotion:
             self._become(SecondaryRole(self._host, self._asked, self._tell, f"It could not be opened: {error}"))
 
 
-async def promote_stopped(directory: str) -> PromotedShape:
+async def promote_stopped(directory: str, yes: bool = False) -> PromotedShape:
     """Open the mirror in ``directory`` as primary once, and close it cleanly. No history is let go."""
     host = real_host()
     try:
-        await host.work.call(_refuse_primary, host, directory)
+        await host.work.call(_refuse_primary, host, directory, yes)
         options = OpenOptions(
             keep_s=SPAN_SECONDS_MAX, budget_bytes=_ALL_ROOM, budget_once=True, spare_bytes=0, promote=True
         )
@@ -114,7 +120,7 @@ async def promote_stopped(directory: str) -> PromotedShape:
         await host.work.close()
 
 
-def _refuse_primary(host: Host, path: str) -> None:
+def _refuse_primary(host: Host, path: str, yes: bool) -> None:
     directory = host.disk.open(path)
     try:
         state = load(directory).state
@@ -122,3 +128,9 @@ def _refuse_primary(host: Host, path: str) -> None:
         directory.close()
     if state.role == Kept.PRIMARY:
         raise Refused("is-primary", f"{state.name} in {path} is a primary already.", "Serve it.")
+    held = max(state.durable.position, state.clean.position if state.clean else 0)
+    if state.owes > held and not yes:
+        raise Refused(
+            "lacks-acknowledged", f"This mirror had acknowledged the log up to position {state.owes}, and holds "
+            f"it up to {held}: its directory is an older state of itself.", LACKS_HINT,
+        )  # fmt: skip
