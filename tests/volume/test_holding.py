@@ -20,9 +20,9 @@ from revolume.volume.manifest import MirrorMode
 
 from .driver import BLOCK
 from .mirrored import THERE, Mirrored
-from .test_space import BUDGET, SIZE, SMALL_BUDGET, Filling, place, run
+from .test_space import BUDGET, SIZE, SMALL_BUDGET, Filling, place, run, small_disk
 
-__all__ = ["place"]
+__all__ = ["place", "small_disk"]
 
 OVERLAY, VIEW, MIRROR, KEPT = HoldKind.OVERLAY, HoldKind.VIEW, HoldKind.MIRROR, HoldKind.KEPT
 
@@ -220,3 +220,39 @@ async def _shipped(driver: Mirrored) -> None:
     await driver.ship()
     await driver.settle()
     await driver.acknowledge()
+
+
+def test_an_overlay_gives_its_room_back_where_the_disk_is_short(small_disk: Path) -> None:
+    """Its file is the room that the log needs: it goes, although it keeps no log that could be folded away."""
+    options = replace(SMALL_BUDGET, budget_bytes=64 << 20, keep_s=0.0, overlay_quota_bytes=4 << 20)
+    filling = Filling(real_host(), small_disk / "v", options)
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        for _ in range(10):
+            await filling.write()
+        await driver.volume.snapshot("keep-all")
+        exports = VolumeExports(driver.volume, driver.volume)
+        overlay = await exports.open(f"{driver.volume.name}@now,rw", Peer("unix:test", "", 0))
+        for at in range(0, 4 << 20, 64 * BLOCK):
+            overlay.append([(OP_WRITE, at, 64 * BLOCK, memoryview(bytes(63 * BLOCK) + b"x" * BLOCK))])
+        assert overlay.held_bytes == 4 << 20
+        with pytest.raises(NoSpace):
+            for _ in range(2000):
+                await filling.write()
+                if driver.volume.core.gave_way:
+                    break
+            assert driver.volume.core.gave_way == 1 and driver.volume.core.admission.refused == 0
+            for _ in range(20):  # the room that it gave back
+                await filling.write()
+            for _ in range(2000):
+                await filling.write()
+        with pytest.raises(GaveWay):
+            overlay.append([(OP_WRITE, 0, BLOCK, memoryview(bytes(BLOCK)))])
+        overlay.close(True)
+        exports.close()
+        await driver.check_live()
+        await filling.ends_well()
+
+    run(filling, play)
