@@ -24,7 +24,7 @@ from revolume.api.shapes import (
 )
 from revolume.errors import Refused
 from revolume.history.moments import Moment, check_snapshot_name, parse_moment
-from revolume.history.timeline import Spot
+from revolume.history.spot import Spot
 
 
 class ReadVolume(Protocol):

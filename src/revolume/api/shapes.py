@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from revolume.history.moments import AtPoint, AtSnapshot, AtWrite, ExportName, format_export, format_time
-from revolume.history.timeline import Spot
+from revolume.history.spot import Spot
 
 
 class PointValues(Protocol):

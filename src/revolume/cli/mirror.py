@@ -21,7 +21,7 @@ from revolume.cli.target import holds_volume
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
-from revolume.history.timeline import Spot
+from revolume.history.spot import Spot
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.mirror.messages import Start

@@ -22,7 +22,7 @@ from revolume.cli.serving import Serving
 from revolume.errors import Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
-from revolume.history.timeline import Spot
+from revolume.history.spot import Spot
 from revolume.host import Host
 from revolume.host.clock import within
 from revolume.mirror.origin import VolumeOrigin

@@ -10,7 +10,7 @@ from revolume.cli.heard import Heard
 from revolume.cli.serving import Serving
 from revolume.history.exports import VolumeExports
 from revolume.history.moments import Moment
-from revolume.history.timeline import Spot
+from revolume.history.spot import Spot
 from revolume.volume.options import OpenOptions
 from revolume.volume.status import VolumeStatus
 

@@ -6,7 +6,7 @@ that hold the stretch are looked at. Numbers decide; times are labels on them (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from revolume.history.label_scale import (
     seek_time,
 )
 from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
+from revolume.history.spot import Spot
 from revolume.log.columns import Columns
 from revolume.log.segment import Segment, read_footer
 from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Kind
@@ -29,16 +30,6 @@ from revolume.volume.remembered import Remembered
 
 U64 = npt.NDArray[np.uint64]
 CACHED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A resolved moment: the last write in it, and that write's label time (ns since 1970). ``note``: what whoever
-    asked for it should know."""
-
-    write: int
-    time_ns: int
-    note: str = ""
 
 
 def ambiguity(sought: Sought) -> str:
@@ -61,6 +52,9 @@ def last_write(columns: Columns, upto: int) -> tuple[int, int]:
     if not len(rows):
         return 0, 0
     return min(upto, int(rows[-1]["write"] + rows[-1]["entries"] - 1)), int(rows[-1]["time_ns"])
+
+
+__all__ = ["Spot", "Timeline", "ambiguity", "last_write"]
 
 
 class Timeline:

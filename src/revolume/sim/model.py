@@ -24,6 +24,8 @@ class Model:
     def __init__(self, size: int) -> None:
         self.size = size
         self.numbers = [0]
+        self.when: dict[int, int] = {}
+        """At which virtual time each write was accepted, in ns."""
         self._versions: dict[int, list[tuple[int, bytes]]] = {}
 
     @property

@@ -75,6 +75,7 @@ class PrimaryService:
                 self.model.accepted(first, ops)
             raise
         self.model.accepted(first, ops)
+        self.model.when.update(dict.fromkeys(range(first, first + len(ops)), self._host.clock.monotonic_ns()))
         return position
 
     async def serve(self) -> None:

@@ -26,7 +26,7 @@ from revolume.volume.core import Core
 from revolume.volume.events import EventKind
 from revolume.volume.foldjob import FoldSpec, fold, growth
 from revolume.volume.manifest import EditKind, Horizon, Mark, pack_horizon, pack_mark, pack_number, pack_pairs
-from revolume.volume.retention import FoldPlan, plan_fold
+from revolume.volume.retention import OLDER_THAN_KEEP, FoldPlan, plan_fold
 from revolume.volume.status import Holder
 from revolume.volume.stretches import agreed_span, position_below, reach_of
 
@@ -52,6 +52,8 @@ class Folder:
         self._core = core
         self._busy = asyncio.Lock()
         self.folding = False
+        self.aged = 0, 0
+        """Up to which write the last fold because of age went, and by the monotonic clock when."""
         self.folds = 0
         self.folded_blocks = 0
         self.written_bytes = 0
@@ -114,6 +116,8 @@ class Folder:
                 self._losses = 0
                 return False
             self.folding = True
+            if plan.reason == OLDER_THAN_KEEP:
+                self.aged = plan.target.write, self._core.host.clock.monotonic_ns()
             try:
                 await self._fold(await self._affordable(plan))
                 self.failure, self.starved, self._losses = None, False, 0

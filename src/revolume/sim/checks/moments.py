@@ -7,6 +7,7 @@ from revolume.history.moments import AtPoint, AtTime, AtWrite, Moment
 from revolume.history.timeline import Spot, Timeline
 from revolume.history.views import open_view
 from revolume.sim.chance import Chance
+from revolume.sim.checks.lived import check_ages
 from revolume.sim.model import Model
 from revolume.volume.remembered import Remembered
 
@@ -17,6 +18,7 @@ async def check_moments(
     """Some of them, always the oldest that the volume says it has and the newest."""
     upto = model.newest if newest is None else newest
     wrong = await _check_pruned(volume, model, chance, who) + await _check_named(volume, model, who)
+    wrong += check_ages(volume, model, who)
     retained = [n for n in model.numbers if volume.folder.retired_write <= n <= upto]
     if not retained:
         return wrong

@@ -13,6 +13,7 @@ from revolume.cli.serving import Serving
 from revolume.errors import RevolumeError
 from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.lived import check_ago
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.checks.salvaged import check_salvaged
@@ -33,6 +34,8 @@ class PrimaryWorld(World):
         super().__init__(seed, keep=keep)
         self.a = self.machine("a")
         self.service: PrimaryService | None = None
+        self.opened: PrimaryService | None = None
+        """The last one, whether it still serves or not."""
         self.snapshots = 0
         self.powerless = False
         """Power was lost since what was answered was last known to be there."""
@@ -52,7 +55,7 @@ class PrimaryWorld(World):
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
             "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
-            "clock": 1, "fold_power": 1, "readers": 3, "greedy": 1,
+            "clock": 2, "fold_power": 1, "readers": 3, "greedy": 1,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -88,6 +91,7 @@ class PrimaryWorld(World):
     async def _start_once(self) -> None:
         host = self.a.boot()
         opened = await self.a.run(PrimaryService.open(host, "a", self.asked, self.model, self.tell))
+        self.opened = opened
         self.lives(opened.volume.core, f"a.{self.a.lives}")
         if self.a.lives > 1:
             content = await self.a.run(opened.content())
@@ -134,8 +138,13 @@ class PrimaryWorld(World):
             self.wrong += await self.a.run(
                 check_moments(service.volume, self.model, self.chance, when, count=6)
             )
+            self._check_ago(service, when)
         except Ended:
             return
+
+    def _check_ago(self, service: PrimaryService, who: str) -> None:
+        if self.knows_ago and service.volume.core.commit.failure is None:
+            self.wrong += check_ago(service.volume, self.model, who)
 
     # The operator
 
@@ -181,6 +190,8 @@ class PrimaryWorld(World):
         return before
 
     def _unplug(self) -> None:
+        if self.opened is not None:
+            self.clock_lost(self.a, self.opened.volume.core)
         self.service = None
         self.powerless = True
         self.a.platter.before_change = lambda number, what: None
@@ -252,6 +263,8 @@ class PrimaryWorld(World):
             self.wrong += await self.a.run(
                 check_moments(self.service.volume, self.model, self.chance, "a", newest=newest)
             )
+            if self.service is not None:
+                self._check_ago(self.service, "a")
         except Ended:
             return
 
@@ -329,6 +342,6 @@ class PrimaryWorld(World):
 
     async def op_clock(self) -> None:
         """Somebody sets the clock."""
-        hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
+        hours = self.chance.choice((-87600.0, -48.0, -1.0, 1.0, 48.0, 87600.0))
         self.a.clock.offset_ns += int(hours * 3600e9)
 

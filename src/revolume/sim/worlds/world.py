@@ -31,6 +31,7 @@ from revolume.sim.sectors import SECTOR
 from revolume.sim.service import NBD_PORT
 from revolume.sim.trace import Trace
 from revolume.volume.core import Core
+from revolume.volume.label_clock import TOLERANCE_NS
 
 HEALED_S = 180.0
 """Within this time after the last fault everything must be well."""
@@ -79,6 +80,8 @@ class World:
         self.over = False
         """The operator is done before his time."""
         self.told: list[str] = []
+        self.knows_ago = True
+        """Nothing was lost of what is known of the clocks: so long ago is exact."""
         self._lives: dict[bytes, Core] = {}
         """The last life of each directory, by its node."""
         self.cuts: set[int] = set()
@@ -177,6 +180,13 @@ class World:
         made = Machine(name, self.loop, self.fabric, self.chance.stream("machines"), self.trace, self.capacity)
         self.machines[name] = made
         return made
+
+    def clock_lost(self, machine: Machine, core: Core) -> None:
+        """A primary is about to lose its power. A clock step of which it did not know yet, or which is not on its
+        disk, nobody can tell from time for which the machine was off."""
+        unknown = abs(core.labels.now_ns() - machine.clock.wall_ns()) > TOLERANCE_NS
+        unsynced = bool(core.steps) and core.steps[-1].position > core.commit.durable
+        self.knows_ago = self.knows_ago and not unknown and not unsynced
 
     def lives(self, core: Core, who: str) -> None:
         """A directory is open once more: what it gives out is new."""

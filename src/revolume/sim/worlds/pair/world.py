@@ -130,5 +130,5 @@ class PairWorld(PairStrangers):
 
     async def op_clock(self) -> None:
         """Somebody sets one of the clocks."""
-        hours = self.chance.choice((-87600.0, -1.0, 1.0, 87600.0))
+        hours = self.chance.choice((-87600.0, -48.0, -1.0, 1.0, 48.0, 87600.0))
         self._either().clock.offset_ns += int(hours * 3600e9)
