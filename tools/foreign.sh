@@ -14,6 +14,7 @@ wanted=(
   qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common
   nbdkit:nbdkit fio:fio nbd-client:nbd-client
   fusermount3:fuse3 losetup:mount fstrim:util-linux
+  faketime:faketime
   mkfs.ext4:e2fsprogs debugfs:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
 )
 

@@ -33,8 +33,10 @@ from revolume.volume import (
     ending,
     folder,
     foldjob,
+    lived,
     loading,
     mirrors,
+    opening,
     partials,
     reader,
     replay,
@@ -292,6 +294,18 @@ def _ever_acknowledged(
     self._release()
 
 
+def _lived_by_wall(self: Any, clock: Any, reached_ns: int) -> None:
+    self._monotonic_ns = clock.wall_ns
+    self._base_ns = max(reached_ns, lived.FIRST_NS) - clock.wall_ns()
+
+
+def _clock_followed_silently(core: Any) -> None:
+    due = core.labels.due()
+    if due is not None:
+        core.labels.set(due[1])
+        core.appender.step_to(due[1])
+
+
 PLANTED: Final = (
     Plant("names-not-synced", "no directory is ever synced", "cuts", 6,
           ((disk.SimDirectory, "begin_sync", lambda self: lambda: None),)),
@@ -373,6 +387,11 @@ PLANTED: Final = (
           ((unanswered.Tally, "full", property(lambda self: False)),), "endless"),
     Plant("strangers-stay", "connections without an export never give way", "primary", 10,
           ((places.Places, "_who_goes", lambda *_: None),), "greedy"),
+    Plant("aged-by-the-wall-clock", "age is counted by the wall clock", "primary", 20,
+          ((lived.LivedTime, "__init__", _lived_by_wall),), "clock moments"),
+    Plant("step-not-stated", "labels follow the wall clock, and no fact says so", "primary", 20,
+          tuple((owner, "follow_clock", _clock_followed_silently) for owner in (volume, opening)),
+          "clock moments"),
     Plant("salvage-silent", "salvage does not say which blocks are lost", "rot", 40,
           ((rebuilt.Rebuilt, "_elsewhere", _found_nowhere),)),
     Plant("salvage-takes-all", "salvage takes transfers too behind which the log went on elsewhere", "primary", 40,
