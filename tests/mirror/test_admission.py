@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from revolume.mirror import target as target_module
+from revolume.mirror.examine import examine, has_more
 from revolume.mirror.frames import Type, control
-from revolume.mirror.messages import Fetch, pack_fetch, unpack_refusal
+from revolume.mirror.messages import Fetch, pack_fetch, unpack_refusal, unpack_tail
 from revolume.mirror.target import STRANGERS_MAX
-from tests.mirror.harness import NODE, Raw, World, run, until, world
+from tests.mirror.harness import NODE, OTHER_NODE, Raw, World, run, until, world
 from tests.mirror.scripted import stage
 from tests.mirror.storage import VOLUME
 from tests.mirror.test_hostile import BLOCK, connect
@@ -81,6 +82,44 @@ class TestACopiedNode:
         kind, _, body = await peer.frame()
         assert kind == Type.REFUSED
         return unpack_refusal(body).cause
+
+    def test_another_copy_than_the_one_that_is_asked_sends_no_tail(self, folder: Path) -> None:
+        """It has not acknowledged what the asker was promised."""
+
+        async def scenario() -> None:
+            async with world(folder) as w:
+                for expected, kind in ((b"u" * 16, Type.REFUSED), (w.shelf.node, Type.TAIL)):
+                    peer = await Raw.connect(w)
+                    peer.send(control(Type.FETCH, 0, pack_fetch(Fetch(VOLUME, NODE, w.log.start, expected))))
+                    found, _, body = await peer.frame()
+                    assert found == kind
+                    if kind == Type.REFUSED:
+                        assert unpack_refusal(body).code == "member-replaced"
+                    else:
+                        assert unpack_tail(body).node == w.shelf.node
+                    peer.wire.abort()
+                    await peer.ended.wait()
+                assert w.target.refusals == 1
+
+        run(scenario)
+
+    def test_who_only_asks_cuts_nobody_off(self, folder: Path) -> None:
+        async def scenario() -> None:
+            async with world(folder) as w:
+                w.log.write(0, os.urandom(BLOCK))
+                w.source.start()
+                await w.arrived()
+                asked = Fetch(VOLUME, OTHER_NODE, w.log.last)
+                welcome = await examine(w.host, w.address, None, asked)
+                assert welcome.end == w.log.last and welcome.node == w.shelf.node
+                assert not has_more(welcome, VOLUME, w.log.last)
+                assert "its log ends at position 1" in has_more(welcome, VOLUME, w.log.start)
+                assert not has_more(welcome, bytes(16), w.log.start)
+                w.log.write(0, os.urandom(BLOCK))
+                await w.arrived()
+                assert w.source.connected and not any("replaced" in text for text in w.target_told)
+
+        run(scenario)
 
     def test_one_that_is_silent_gives_way(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same node, started again; nobody has told us that its old connection is dead."""

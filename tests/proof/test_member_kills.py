@@ -27,7 +27,7 @@ from tests.support.wire import Wire
 pytestmark = revolume_only
 MiB = 1 << 20
 SIZE = 8 * MiB
-ROUNDS = rounds(100, 3)
+ROUNDS = rounds(100, 2)
 LIFE = 8
 """Rounds of one volume: each snapshot holds the log behind it."""
 BLOWS = (

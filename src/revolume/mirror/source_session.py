@@ -130,7 +130,7 @@ class SourceSession:
         self._hello = Hello(
             mirror.mode, origin.segment_blocks, origin.segment_blocks, origin.volume_id, self._node, origin.reign,
             origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, mirror.name,
-            mirror.node, mirror.acknowledged_durable, mirror.joined,
+            mirror.node, mirror.acknowledged_durable if mirror.joined else 0, mirror.joined,
         )  # fmt: skip
         self.link.start(self)
         self.link.send_control(Type.HELLO, pack_hello(self._hello))
