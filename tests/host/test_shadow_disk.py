@@ -48,7 +48,9 @@ def test_any_changes_read_as_on_a_plain_file(below: Path, tmp_path: Path, seed: 
                 file = log.open("one")
             case _:
                 buffers = [bytearray(length), bytearray(50)]
+                nowait = [bytearray(length), bytearray(50)]
                 read = file.preadv(buffers, at)
+                assert not file.preadv_nowait(nowait, at) or nowait == buffers
                 want = bytes(model[at : at + length + 50])
                 assert read == len(want) and b"".join(buffers)[:read] == want
         assert file.size() == len(model)

@@ -78,7 +78,11 @@ class ShadowFile:
         return total
 
     def preadv_nowait(self, buffers: Sequence[Buffer], offset: int) -> bool:
-        return False
+        """Only of a file that is still as it is below: most of what is read."""
+        inode, below = self._inode, self._below
+        if inode.mine or below is None or offset + sum(map(len, buffers)) > inode.base:
+            return False
+        return below.preadv_nowait(buffers, offset)
 
     def send_to(self, socket_fd: int, offset: int, length: int) -> int:
         raise OSError(errno.EOPNOTSUPP, "a shadow is not sent", self.name)
@@ -159,6 +163,8 @@ class ShadowFile:
 
     def _read(self, view: memoryview, offset: int) -> None:
         at, end, mine = offset, offset + len(view), self._inode.mine
+        if not mine:
+            return self._below_into(view, offset)
         while at < end:
             top, stop = at // BLOCK in mine, (at // BLOCK + 1) * BLOCK
             while stop < end and (stop // BLOCK in mine) == top:
@@ -170,6 +176,7 @@ class ShadowFile:
             else:
                 self._below_into(part, at)
             at = stop
+        return None
 
 
 class ShadowDirectory:
