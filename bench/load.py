@@ -55,7 +55,7 @@ class Fio:
             f"--bs={self.bs}",
             f"--iodepth={self.depth}",
             f"--size={span}",
-            f"--runtime={self.seconds}",
+            f"--runtime={round(self.seconds * 1000)}ms",  # fio takes whole numbers only
             f"--randseed={seed}",
             "--norandommap=1",
             "--random_generator=tausworthe64",
