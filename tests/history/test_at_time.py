@@ -1,7 +1,7 @@
 """``@TIME`` under a clock that only goes forward: the last write whose label is at or before that time.
 
-So a write's own time names it (or the last one of its transfer, which share a label), and a nanosecond earlier names
-the one before."""
+A write's own time names it (or the last of its transfer, which share a label); a nanosecond earlier names the
+write before."""
 
 from __future__ import annotations
 
