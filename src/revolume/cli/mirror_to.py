@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from revolume.errors import Refused, UsageError
-from revolume.volume.base_start import History
+from revolume.volume.base_history import History
 
 PORT: Final = 10810
 MODES: Final = ("sync", "async")

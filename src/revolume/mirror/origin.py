@@ -10,7 +10,8 @@ from revolume.mirror.base_plan import BasePlan
 from revolume.mirror.messages import Named, Need, Opening
 from revolume.mirror.parts import Feed, Mirror, PointReader
 from revolume.mirror.reading import open_point
-from revolume.volume.base_start import History, held_by, point_of
+from revolume.volume.base_history import History
+from revolume.volume.base_start import held_by, point_of
 from revolume.volume.end import End
 from revolume.volume.manifest import PinnedSnapshot
 from revolume.volume.mirrors import Mirror as Known

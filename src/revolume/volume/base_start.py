@@ -7,21 +7,10 @@ it, and a failover to it loses them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 from revolume.chain.point import Point
+from revolume.volume.base_history import History
 from revolume.volume.manifest import Horizon, PinnedSnapshot
-
-
-class History(StrEnum):
-    """How much of the past a new mirror gets."""
-
-    NAMED = "named"
-    """From the oldest snapshot on; without one, from now on."""
-    ALL = "all"
-    """Everything that is retained."""
-    NONE = "none"
-    """From now on."""
 
 
 def point_of(h: Horizon) -> Point:

@@ -21,7 +21,8 @@ from revolume.host.clock import within
 from revolume.log.ops import OP_RESIZE, NoRoomNow, Op
 from revolume.log.transfer import BLOCK
 from revolume.volume import facts, layout
-from revolume.volume.base_start import History, base_start
+from revolume.volume.base_history import History
+from revolume.volume.base_start import base_start
 from revolume.volume.clock_mark import pack_clock
 from revolume.volume.clock_step import follow_clock
 from revolume.volume.condition import Condition, state_of
