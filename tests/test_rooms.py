@@ -50,6 +50,7 @@ FORBIDDEN_MODULES = {
 ALLOWED_MODULES: dict[tuple[str, str], str] = {
     ("blocks.overlay", "mmap"): "anonymous memory that stays untouched until used; no file is mapped",
     ("chain.pages", "threading"): "a lock around what threads of host/work.py share; it starts none",
+    ("mirror.examine", "ssl"): "names the type of a context that host/tls.py has built",
     ("mirror.fetch", "ssl"): "names the type of a context that host/tls.py has built",
     ("mirror.recovery", "ssl"): "names the type of a context that host/tls.py has built",
     ("mirror.source", "ssl"): "names the type of a context that host/tls.py has built",
