@@ -40,7 +40,9 @@ NbdOption = Annotated[
     ),
 ]
 IntervalOption = Annotated[str, typer.Option("--cp-interval", help="Time between consistency points.")]
-KeepOption = Annotated[str, typer.Option("--keep", help="How long every write is remembered.")]
+KeepOption = Annotated[
+    str, typer.Option("--keep", help="For how long, while open, every write is remembered: 90s, 30m, 24h, 7d.")
+]
 BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", help="Room for history, from now on.  [default: half of what is free at creation]"),

@@ -17,7 +17,7 @@ minus) is answered with a sentence and never with "no such snapshot". Without "@
 the live volume (``moment is None``); the empty volume is the default one.
 
 After a crash write numbers go on above those that had been reserved. A number in such a gap is the volume as
-it was then: it means the last write before it. A number above the newest means nothing yet and is refused.
+it was then: it means the last write before it. A number above the newest write means nothing yet and is refused.
 
 Numbers are bounded before they are converted, since the text may come from any client.
 """
