@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,7 @@ class MirrorRecord:
         self.pin: Point | None = None
         self.ask_durable: Callable[[int], None] = lambda position: None
         self.acknowledgements = 0
+        self.based = False
         self.node, self.peer = bytes(16), ""
         self.acknowledged_durable = 0
 
@@ -195,11 +197,13 @@ class Reader:
 
     def __init__(self, content: dict[int, bytes], blocks: int) -> None:
         self.content, self.blocks = content, blocks
+        self._order = sorted(content)
         self.closed = False
 
     async def next_rows(self, first: int, count: int) -> tuple[U64, U64, int]:
         await asyncio.sleep(0)
-        blocks = [block for block in sorted(self.content) if block >= first][:count]
+        at = bisect_left(self._order, first)
+        blocks = self._order[at : at + count]
         behind = blocks[-1] + 1 if len(blocks) == count else self.blocks
         found = np.array(blocks, np.uint64)
         return found, await self.digests(found), behind
@@ -274,6 +278,9 @@ class Origin:
         assert behind is not None
         log = (self.log.end_address - behind) * BLOCK
         return BasePlan(point, self.names, point.position, Need(BLOCK * len(self.content), self.kept_log), log)
+
+    async def based(self, mirror: MirrorRecord) -> None:
+        mirror.based = True
 
     async def unpin_base(self, mirror: MirrorRecord) -> None:
         mirror.pin = None

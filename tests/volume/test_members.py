@@ -45,8 +45,8 @@ def test_a_mirror_of_before_is_one_whose_copy_is_not_known() -> None:
 
 def test_what_a_later_version_says_of_a_member_is_not_misread() -> None:
     body = bytearray(pack_member(MEMBER))
-    body[2] |= 4
-    with pytest.raises(Damaged, match="flags 0x4"):
+    body[2] |= 8
+    with pytest.raises(Damaged, match="flags 0x8"):
         apply(State(), EditKind.MEMBER, bytes(body))
 
 

@@ -114,6 +114,10 @@ class VolumeOrigin:
         point = self.point(number)
         return 0 if point is None else max(0, self.feed.end_address - point.address) * BLOCK
 
+    async def based(self, mirror: Mirror) -> None:
+        """See ``parts.Origin``."""
+        await self._volume.mirrors.based(self._known(mirror))
+
     async def unpin_base(self, mirror: Mirror) -> None:
         """See ``parts.Origin``."""
         await self._volume.mirrors.unpin_base(self._known(mirror))

@@ -170,6 +170,9 @@ class Origin(Protocol):
     async def plan_base(self, mirror: Mirror) -> BasePlan:
         """What its base will take. Its point is held until the mirror has joined: the same again while it is."""
 
+    async def based(self, mirror: Mirror) -> None:
+        """Its base is complete; durable."""
+
     async def unpin_base(self, mirror: Mirror) -> None:
         """The base is not begun: nothing is held for it any more."""
 

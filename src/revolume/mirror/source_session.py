@@ -71,6 +71,8 @@ WITH_BASE: Final[dict[int, int]] = {
     Type.BASE_DONE: NUMBER.size + CHECK_SIZE,
 }
 BUFFER: Final = 64 << 10
+MOMENT_S: Final = 0.5
+MOMENT_BYTES: Final = 256 << 10
 MET_BYTES: Final = 8 << 20
 """A mirror that lacks no more of the log than this has caught up: answers that wait for it wait for a moment."""
 UNANSWERED: Final = (
@@ -244,8 +246,8 @@ class SourceSession:
             # What was kept for it had been given up, or an older release noted no node.
             self.link.spawn(self._origin.joined(self._mirror, welcome.node))
         else:
-            self._meeting = not self._mirror.joined
-            self._meet()
+            if not self._mirror.joined:
+                self._begin_to_meet()
 
     def _send_base(self, next_block: int) -> None:
         point = self._origin.base_point(self._mirror)
@@ -265,11 +267,10 @@ class SourceSession:
         assert self.pump is not None
         self.base = None
         self.link.expected = MIRRORING
-        self._meeting = True
         self.pump.held = False
         self._log_flows()
         self._wake()
-        self._meet()
+        self._begin_to_meet()
 
     @property
     def base_stored(self) -> int:
@@ -284,11 +285,16 @@ class SourceSession:
         seconds = (self.link.host.clock.monotonic_ns() - self._log_since_ns) / 1e9
         return (self.lag.address - self._log_from) * BLOCK / seconds if seconds > 0 else 0.0
 
+    def _begin_to_meet(self) -> None:
+        self._meeting = True
+        self.link.spawn(self._origin.based(self._mirror))
+        self._meet()
+
     def _meet(self) -> None:
         """Once the log that it lacks is a moment's, the mirror has joined."""
         assert self.pump is not None
         behind = (self._origin.feed.end_address - self.lag.address) * BLOCK
-        if self._meeting and self.pump.caught_up and behind <= MET_BYTES:
+        if self._meeting and behind <= min(MET_BYTES, max(MOMENT_BYTES, self.rate * MOMENT_S)):
             self._meeting = False
             self.link.spawn(self._origin.joined(self._mirror, self._node_there))
 

@@ -18,7 +18,7 @@ from revolume.cli import primary
 from revolume.history import scratch, timeline, views
 from revolume.log import commit, tail
 from revolume.log.transfer import Kind
-from revolume.mirror import decide, reporter, target
+from revolume.mirror import decide, origin, reporter, target
 from revolume.mirror.messages import Positions
 from revolume.nbd import places, stalls, unanswered
 from revolume.offline import rebuilt, salvage
@@ -41,6 +41,7 @@ from revolume.volume import (
     reader,
     replay,
     room,
+    secondary,
     volume,
 )
 from revolume.volume.manifest import EditKind, pack_base, pack_number
@@ -392,6 +393,12 @@ PLANTED: Final = (
     Plant("step-not-stated", "labels follow the wall clock, and no fact says so", "primary", 20,
           tuple((owner, "follow_clock", _clock_followed_silently) for owner in (volume, opening)),
           "clock moments"),
+    Plant("names-left-behind", "a new mirror is not told the names of before it", "pair", 40,
+          ((origin, "held_by", lambda write, snapshots: ([], [])),), "snapshot wipe_mirror promote"),
+    Plant("base-begins-now", "a new mirror's base begins at a point made for it, whatever is named before", "pair",
+          40, ((volume, "base_start", lambda *_: None),), "snapshot point wipe_mirror promote"),
+    Plant("budget-before-source", "a mirror whose budget is used up stops its source", "pair", 60,
+          ((secondary.Secondary, "_exceed_budget", lambda self: False),), "snapshot readers point kill_mirror"),
     Plant("salvage-silent", "salvage does not say which blocks are lost", "rot", 40,
           ((rebuilt.Rebuilt, "_elsewhere", _found_nowhere),)),
     Plant("salvage-takes-all", "salvage takes transfers too behind which the log went on elsewhere", "primary", 40,

@@ -11,6 +11,6 @@ class History(StrEnum):
     NAMED = "named"
     """From the oldest snapshot on; without one, from now on."""
     ALL = "all"
-    """Everything that is retained."""
+    """Everything that is retained, as far as the log has room left for what is written meanwhile."""
     NONE = "none"
     """From now on."""

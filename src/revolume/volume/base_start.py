@@ -25,14 +25,17 @@ def base_start(
     horizon: Horizon,
     retired_write: int,
     snapshots: Sequence[PinnedSnapshot],
+    first_address: int = 0,
 ) -> Point | None:
-    """The retained point at which the base begins. None: a point that is made for it now."""
+    """The retained point at which the base begins. None: a point that is made for it now. What lies before
+    ``first_address`` must go so that the log has room for what is written while the base is sent; a snapshot keeps
+    it all the same."""
     retained = [point for point in points if point.write >= retired_write]
     if horizon.write >= retired_write and all(point.number != horizon.point for point in retained):
         retained.insert(0, point_of(horizon))
     match history:
         case History.ALL:
-            return retained[0] if retained else None
+            return next((point for point in retained if point.address >= first_address), None)
         case History.NAMED:
             named = {snapshot.point for snapshot in snapshots}
             return next((point for point in retained if point.number in named), None)

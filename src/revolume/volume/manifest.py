@@ -156,7 +156,7 @@ class MirrorState:
     position that it has acknowledged as durable; what it holds may be more. ``peer``: the name that its
     certificate must have, "" for any. ``since``: the write at which its history begins, None: not known (no base
     has begun, or it was made by an older release). ``from_creation``: the point from which the log is kept is
-    number 0, the volume as it was made."""
+    number 0, the volume as it was made. ``based``: its base is complete, also if the log has not caught up yet."""
 
     name: str
     mode: MirrorMode
@@ -168,6 +168,7 @@ class MirrorState:
     peer: str = ""
     since: int | None = None
     from_creation: bool = False
+    based: bool = False
 
     @property
     def kept(self) -> bool:
@@ -227,7 +228,7 @@ _NUMBER = struct.Struct("<Q")
 _AGREED = struct.Struct("<QQQ")
 _MIRROR = struct.Struct("<BB6xQQ")
 _MEMBER = struct.Struct("<BBHIQQQ16sHHHHQ")
-_FROM_CREATION, _SINCE = 1, 2
+_FROM_CREATION, _SINCE, _BASED = 1, 2, 4
 _SOURCE = struct.Struct("<HHI")
 
 
@@ -283,10 +284,10 @@ def pack_base(blocks: int | None) -> bytes:
 
 def pack_member(mirror: MirrorState) -> bytes:
     """MEMBER, 64 bytes and three texts in UTF-8: B mode, B joined, H flags (1: the log is kept from point 0 on,
-    2: the last number is known), I zero, Q point, Q write number, Q durable position, 16s node id, H bytes of the
-    name, H bytes of the certificate name, H bytes of an address (none yet), H zero, Q write number at which its
-    history begins; name, certificate name, address."""
-    flags = _FROM_CREATION * mirror.from_creation | _SINCE * (mirror.since is not None)
+    2: the last number is known, 4: its base is complete), I zero, Q point, Q write number, Q durable position,
+    16s node id, H bytes of the name, H bytes of the certificate name, H bytes of an address (none yet), H zero, Q
+    write number at which its history begins; name, certificate name, address."""
+    flags = _FROM_CREATION * mirror.from_creation | _SINCE * (mirror.since is not None) | _BASED * mirror.based
     name, peer = mirror.name.encode(), mirror.peer.encode()
     return (
         _MEMBER.pack(
@@ -302,13 +303,14 @@ def _unpack_member(body: bytes) -> MirrorState:
     (
         mode, joined, flags, _, point, write, durable, node, name_size, peer_size, _, _, since,
     ) = _MEMBER.unpack_from(body)  # fmt: skip
-    if flags & ~(_FROM_CREATION | _SINCE):
+    if flags & ~(_FROM_CREATION | _SINCE | _BASED):
         raise _newer(f"A mirror has flags {flags:#x}, which this version does not know.")
     texts = body[_MEMBER.size :]
     name, peer = texts[:name_size].decode(), texts[name_size : name_size + peer_size].decode()
     return MirrorState(
         name, MirrorMode(mode), bool(joined), point, write, node, durable, peer,
         since if flags & _SINCE else None, bool(flags & _FROM_CREATION),
+        bool(flags & _BASED),
     )  # fmt: skip
 
 

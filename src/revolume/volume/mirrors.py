@@ -80,6 +80,12 @@ class Mirror:
         return self.state.required
 
     @property
+    def firm(self) -> bool:
+        """What is kept for it does not give way: a sync mirror that is required, or will be once it has caught
+        up."""
+        return self.required or (self.state.based and self.mode == MirrorMode.SYNC)
+
+    @property
     def lost(self) -> bool:
         """Nothing of the log is kept for it any more."""
         return self.joined and not self.state.kept
@@ -156,7 +162,11 @@ class Mirrors:
         let_go = self._core.lease(f"{HOLDER}{mirror.name} beginning", start.write) if start else lambda: None
         try:
             point = start or await self._begin()
-            await self._change(mirror, lambda state: _kept_from(replace(state, since=point.write), point))
+
+            def begun(state: MirrorState) -> MirrorState:
+                return _kept_from(replace(state, since=point.write, based=False), point)
+
+            await self._change(mirror, begun)
             return point
         finally:
             let_go()
@@ -222,9 +232,13 @@ class Mirrors:
         before = mirror.let_go
         mirror.let_go = lambda: None
         if mirror.state.kept:
-            kind = HoldKind.KEPT if mirror.required else HoldKind.MIRROR
+            kind = HoldKind.KEPT if mirror.firm else HoldKind.MIRROR
             mirror.let_go = self._core.lease(HOLDER + mirror.name, mirror.state.write, kind)
         before()
+
+    async def based(self, mirror: Mirror) -> None:
+        """Its base is complete. What is kept for a sync mirror does not give way from now on."""
+        await self._change(mirror, lambda state: replace(state, based=True))
 
     async def passed(self, mirror: Mirror) -> None:
         """Record that the log is needed only behind the newest point that the mirror holds durably."""
@@ -243,7 +257,7 @@ class Mirrors:
 
     async def drop_hold(self) -> bool:
         """There is no other room: give up what is kept longest for an async mirror. Whether there was one."""
-        held = [m for m in self if m.state.kept and not m.required]
+        held = [m for m in self if m.state.kept and not m.firm]
         if not held:
             return False
         mirror = min(held, key=lambda m: m.state.write)
@@ -259,11 +273,11 @@ class Mirrors:
         """The required mirror for which more of the log is kept than for anybody else, and which lacks a point:
         once it has come on the log can be folded. Empty: there is none. Answers wait for it as it is."""
         points = self._core.points
-        required = [m for m in self if m.required and points and m.state.point < points[-1].number]
+        required = [m for m in self if m.firm and points and m.state.point < points[-1].number]
         if not required:
             return ""
         last = min(required, key=lambda m: m.state.write)
-        names = {HOLDER + m.name for m in self if m.required}
+        names = {HOLDER + m.name for m in self if m.firm}
         kept = [each for each in self._core.leases.values() if not each.kind.gives_way]
         others = [each.write for each in kept if each.holder not in names]
         others += [snapshot.write for snapshot in self._core.manifest.state.snapshots]

@@ -18,6 +18,8 @@ from revolume.volume.folder import Folder
 from revolume.volume.holding import Hold, HoldKind, first_freeing, who_goes
 from revolume.volume.mirrors import Mirrors
 
+MOMENT_S = 0.05
+
 
 def make_way(core: Core, folder: Folder) -> HoldKind | None:
     """End the views or overlays that must go so that there is room. The kind that goes, None: nobody's end would
@@ -71,7 +73,14 @@ class Room:
         if dropped or len(self._core.leases) < before:
             await self._folder.step(True)
             return True
-        return may_cut and bool(self._mirrors.in_the_way())
+        return may_cut and await self._mirror_comes_on()
+
+    async def _mirror_comes_on(self) -> bool:
+        """Whether it is a mirror that the log is kept for: then a moment has passed."""
+        if not self._mirrors.in_the_way():
+            return False
+        await self._core.host.clock.sleep(MOMENT_S)
+        return True
 
     async def _after_a_point(self) -> bool:
         core = self._core

@@ -49,8 +49,8 @@ WRITEBACK_BYTES = 16 << 20
 CLEAN_REPLAY_SEGMENTS = 4
 IDLE_S = 3.0
 MANIFEST_BYTES = 2 << 20
-GROWN_SECONDS = 5.0
-"""How long a larger size waits for required mirrors before it is told that it waits."""
+CONFIRMED_SECONDS = 5.0
+"""How long a larger size, or a snapshot, waits for required mirrors before it is told that it waits."""
 
 
 class Volume(Remembered):
@@ -230,7 +230,8 @@ class Volume(Remembered):
         return point
 
     async def snapshot(self, name: str) -> Snapshot:
-        """Name and pin this moment; durable when it returns."""
+        """Name and pin this moment; durable when it returns, here and at every required mirror. TimedOut: it is so
+        here, and a mirror is away."""
         self._refuse_taken(name)
         self._naming.add(name)
         let_go = self.core.lease(f"snapshot {name} being made", self.write)
@@ -241,6 +242,8 @@ class Volume(Remembered):
             async with self._facts:
                 await self.append_fact(facts.snapshot_taken(pin))
                 await self.core.recorder.record((EditKind.SNAPSHOT, pack_snapshot(pin)))
+                position = self.position
+            await self._confirmed(position, "snapshot-unconfirmed", f"Snapshot {name} of {self.name} is made")
             return Snapshot(name, pin.write, pin.point, pin.time_ns)
         finally:
             self._naming.discard(name)
@@ -267,8 +270,12 @@ class Volume(Remembered):
 
     def base_start(self, history: History) -> Point | None:
         """The point at which the base of a new mirror begins. None: one that is made for it."""
-        snapshots, folder = self.core.manifest.state.snapshots, self.folder
-        return base_start(history, self.core.points, folder.horizon, folder.retired_write, snapshots)
+        core, folder = self.core, self.folder
+        kept_blocks = core.pool.limits.budget_bytes // BLOCK * 3 // 4
+        return base_start(
+            history, core.points, folder.horizon, folder.retired_write, core.manifest.state.snapshots,
+            core.appender.address - kept_blocks,
+        )  # fmt: skip
 
     async def append_fact(self, body: bytes) -> None:
         """Append a fact to the log and make it durable."""
@@ -306,16 +313,20 @@ class Volume(Remembered):
         await self._grown()
 
     async def _grown(self) -> None:
+        await self._confirmed(
+            self.position, "grown-unconfirmed", f"{self.name} has {self.core.size} bytes now"
+        )
+
+    async def _confirmed(self, position: int, code: str, done: str) -> None:
         """Once it is durable here and at every required mirror. TimedOut: it is so here, and a mirror is away."""
-        position = self.position
         await self.core.commit.wait_durable(position)
         try:
-            await within(self.core.host.clock, GROWN_SECONDS, self.mirrors.wait_durable(position))
+            await within(self.core.host.clock, CONFIRMED_SECONDS, self.mirrors.wait_durable(position))
         except TimeoutError:
             missing = ", ".join(m.name for m in self.mirrors if m.required and m.durable < position)
             raise TimedOut(
-                "grown-unconfirmed",
-                f"{self.name} has {self.core.size} bytes now; the confirmation waits for mirror {missing}.",
+                code,
+                f"{done}; the confirmation waits for mirror {missing}.",
                 "It need not be repeated. Bring the mirror back, or give it up with 'revolume detach'.",
             ) from None
 

@@ -29,7 +29,7 @@ class PairAdvice(PairLink):
 
     def _no_room(self, since: int) -> bool:
         """A mirror keeps what snapshots hold as its source does, but may have less room for it."""
-        return self._was_told("The log can't grow", since)
+        return self._was_told("The log can't grow", since) or self._was_told("The mirror needs", since)
 
     async def _more_room(self) -> None:
         """A bigger disk, and leave to use it."""

@@ -16,6 +16,7 @@ from revolume.sim.platter import Platter
 from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, MirrorService, PrimaryService
 from revolume.sim.worlds.world import KiB, MiB, World
+from revolume.volume.base_history import History
 
 
 class PairGround(World):
@@ -32,6 +33,9 @@ class PairGround(World):
         self._uneven = chance.hit(0.3)
         self._asked = self._geometry()
         self._crashes: dict[str, str] = {}
+        self.history = chance.choice((History.NAMED, History.NAMED, History.ALL, History.NONE))
+        self.names: dict[str, int] = {}
+        """Snapshots that were answered, and the write number of each."""
         self._detached_at: int | None = None
         """What had been told when the mirror was given up: nothing is kept for it since."""
         self._may_part: int | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from revolume.errors import Refused, RevolumeError
 from revolume.sim.checks.clean import check_clean
+from revolume.sim.checks.names import check_names
 from revolume.sim.checks.prefix import check_recovered
 from revolume.sim.machine import Ended
 from revolume.sim.platter import NOTHING
@@ -44,7 +45,7 @@ class PairRunning(PairGround):
 
     async def start_primary(self, *, promote: bool = False) -> None:
         """The primary, as it was left. Its clients are let in when it has been looked at."""
-        mirrors = () if promote else (mirror_at(self.second.name, self.sync),)
+        mirrors = () if promote else (replace(mirror_at(self.second.name, self.sync), history=self.history),)
         asked = replace(self._asked[self.first.name], mirrors=mirrors)
         if self._fresh_volume() is False:
             asked = replace(asked, size=None)
@@ -80,6 +81,7 @@ class PairRunning(PairGround):
             self.wrong += check_recovered(
                 self.model, self.register, content, self.promised_by(*sources), f"{self.first.name}: {crash}"
             )
+            self.wrong += check_names(self.names, opened.volume, f"{self.first.name}: {crash}")
         elif self.model.numbers == [0]:
             self.model.begin(opened.volume.write)
         await self.first.run(opened.serve())

@@ -16,6 +16,7 @@ from revolume.sim.platter import Platter, state_of
 from revolume.sim.process import Process
 from revolume.sim.service import MirrorService
 from revolume.sim.worlds.pair.intruders import PairIntruders
+from revolume.volume.base_history import History
 
 
 class PairTakeover(PairIntruders):
@@ -29,6 +30,7 @@ class PairTakeover(PairIntruders):
         if self.primary is None or there.core.commit.durable < self.primary.opened_at:
             return  # a state from before the last recovery: the register knows no other than what was found then
         required = self._required()
+        self._names_there(required)
         cut_off = required and self.chance.hit(0.4)
         both = required and not cut_off and self.chance.hit(0.5)  # the mirror too, which then stands for it alone
         self.orders.busy()
@@ -76,6 +78,16 @@ class PairTakeover(PairIntruders):
         beside.die()
         self.fabric.process_ended(beside, silently=False)
         there.cancel()
+
+    def _names_there(self, required: bool) -> None:
+        """What a mirror that is promoted now must have of the names. Without one on which answers rest that is
+        nothing; one that began without the past has what came after."""
+        assert self.primary is not None
+        since = next((mirror.state.since for mirror in self.primary.volume.mirrors), None)
+        if not required or since is None:
+            self.names = {}
+        elif self.history == History.NONE:
+            self.names = {name: write for name, write in self.names.items() if write >= since}
 
     async def _old_returns(self) -> None:
         """The old primary is started as it is, to be a mirror: it is refused, and keeps what it has."""

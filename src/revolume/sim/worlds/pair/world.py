@@ -60,6 +60,8 @@ class PairWorld(PairStrangers):
         if self._no_room(0):  # answers may wait for a mirror that has none
             await self._more_room()
         await self.rest()
+        if self._was_told("its budget is used up", 0):
+            self.say("a mirror held its source up for its budget's sake" + self.state())
         await self.readers.leave()
         await self._advised()
         await self._judge()
@@ -117,7 +119,11 @@ class PairWorld(PairStrangers):
 
     async def op_snapshot(self) -> None:
         """Name this moment, here and there."""
-        await self._asks(lambda volume: volume.snapshot(f"s{self.loop.now_ns}"))
+        if self.primary is None:
+            return
+        with contextlib.suppress(Ended, RevolumeError):
+            named = await self.first.run(self.primary.volume.snapshot(f"s{self.loop.now_ns}"))
+            self.names[named.name] = named.write
 
     async def op_point(self) -> None:
         """A point now."""
