@@ -368,7 +368,9 @@ def test_writes_wait_for_a_required_mirror_that_keeps_the_log(place: Path) -> No
                 await driver.acknowledge()
                 await asyncio.sleep(0.05)
             await writing
-            assert driver.volume.status().state == "online" and driver.volume.core.admission.refused == 0
+            status = driver.volume.status()  # nothing waits any more; the budget is small, and that is said
+            assert status.state == "online" or status.reason.startswith("mirror m keeps"), status.reason
+            assert driver.volume.core.admission.refused == 0
             await filling.driver.check_live()
             assert driver.secondary is not None
             await driver.secondary.close()
