@@ -130,7 +130,8 @@ def _small(scale: Scale) -> list[Row]:
         Row("mixed-32", f"{mixed}, depth 32", _timed("randrw", 4 * KiB, 32, short, reads=70), "iops", STORES),
         Row("randread-32", "4 KiB random read, depth 32, cached", _timed("randread", 4 * KiB, 32, short), "iops",
             STORES),
-        Row("randread-1", "4 KiB random read, depth 1, cached", _timed("randread", 4 * KiB, 1, short), "iops", STORES),
+        Row("randread-1", "4 KiB random read, depth 1, cached", _timed("randread", 4 * KiB, 1, short), "iops",
+            STORES),
         Row("coldread-32", "4 KiB random read, depth 32, cold cache", _timed("randread", 4 * KiB, 32, short),
             "iops", STORES, state="cold"),
     ]  # fmt: skip
