@@ -144,6 +144,8 @@ def test_an_overlay_has_a_quota_and_counts_what_it_holds(tmp_path: Path) -> None
             await put(overlay, [(OP_WRITE, 41 * BLOCK + 1, 5, memoryview(b"parts"))])
         await put(overlay, [(OP_TRIM, 0, 2 * BLOCK, None)])  # makes room
         await put(overlay, [(OP_WRITE, 40 * BLOCK, 2 * BLOCK, memoryview(payload(7, 2 * BLOCK)))])
+        with pytest.raises(NoSpace):  # what was given up counts again
+            await put(overlay, [(OP_WRITE, 0, BLOCK, memoryview(bytes(BLOCK)))])
         overlay.close(True)
 
     play(scenario, tmp_path)
