@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from revolume.blocks.word import DATA
+from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO
 from revolume.chain import delta_maps as delta_maps_module
 from revolume.chain.delta_maps import changed, delta_maps
 from revolume.chain.versions import Newest, Span, Stretch, load_pieces
@@ -75,6 +75,31 @@ def test_d15_a_block_sent_whole_after_the_next_point_had_come_counts_when_it_is_
         await made.settle()
         assert made.asked == [[11]]
         script.whole(11, 4)
+        await made.agreed()
+        await made.lives_on()
+
+    on_stage(scenario)
+
+
+def test_d15_a_block_sent_whole_segments_behind_the_next_points_record_is_found_by_every_job() -> None:
+    async def scenario(made: Stage) -> None:
+        script = made.script
+        script.whole(11, 1)
+        script.whole(12, 1)
+        script.point(without(11))
+        script.whole(12, 2)
+        script.point()
+        for seed in range(12):
+            script.whole(40 + seed * 4, seed, 4)
+        arrived = script.sent[made._shipped :]
+        await made.secondary.room(made.secondary.need(arrived))
+        made.secondary.keep(arrived)  # all of it, before anything is asked for
+        made._shipped = len(script.sent)
+        await made.settle()
+        second, third = made.secondary.points()[-2:]
+        blocks = made.secondary.segment_blocks
+        assert made.asked == [[11]] and second.record // blocks > third.record // blocks
+        await made.holds()
         await made.agreed()
         await made.lives_on()
 
@@ -195,10 +220,13 @@ def test_d2_d15_the_map_out_of_records_is_the_logs_own_newest(
         for index in range(0, 40, 3):
             stretch = secondary.folder._stretch(None, points[index])
             assert stretch.agreed == Span(1, points[index].number)
-            for write in (points[index].write, points[index].write + 5):
+            for write in (points[index].write + 5, points[index].write):
                 ours = changed(core.log_directory, stretch, VOLUME, 10, write)
                 own = changed(core.log_directory, replace(stretch, agreed=None), VOLUME, 10, write)
                 same_map(ours, own)
+            single = ours.words[ours.words >> np.uint64(62) == ZERO].tolist()
+            cuts = [word & ADDRESS_MASK for word in [*single, *(word for *_, word in ours.ranges)]]
+            assert max(cuts, default=0) < points[index].address, "a fold to this point takes them up"
 
     on_stage(scenario)
 
