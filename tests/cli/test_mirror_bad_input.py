@@ -395,7 +395,7 @@ FAR = End(1 << 62, 1, b"r" * 16, b"c" * 16, 1 << 62, 1)
 
 
 def newer(welcome: bytes) -> bytes:
-    return struct.pack("<H", 2) + welcome[2:]
+    return struct.pack("<H", 3) + welcome[2:]
 
 
 def whole(hello: Hello, **changes: Any) -> bytes:
@@ -405,7 +405,7 @@ def whole(hello: Hello, **changes: Any) -> bytes:
 
 
 TARGETS: dict[str, tuple[Callable[[Hello], bytes], str]] = {
-    "a newer version": (lambda hello: newer(pack_welcome(EMPTY)), "version 2 of the mirror protocol"),
+    "a newer version": (lambda hello: newer(pack_welcome(EMPTY)), "one speaks version 2, the other version 3."),
     "half a welcome": (lambda hello: pack_welcome(EMPTY)[:-8], "240 bytes instead of 248"),
     "a welcome and more": (lambda hello: pack_welcome(EMPTY) + bytes(8), "WELCOME of 264 bytes"),
     "a later opening": (lambda hello: whole(hello, known_epoch=1 << 40), "The target knows opening"),
