@@ -26,6 +26,7 @@ from revolume.mirror.decide import Rule
 from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Type, control
 from revolume.mirror.messages import (
     NOWHERE,
+    WELCOME,
     Begin,
     Hello,
     Opening,
@@ -406,8 +407,8 @@ def whole(hello: Hello, **changes: Any) -> bytes:
 
 TARGETS: dict[str, tuple[Callable[[Hello], bytes], str]] = {
     "a newer version": (lambda hello: newer(pack_welcome(EMPTY)), "one speaks version 2, the other version 3."),
-    "half a welcome": (lambda hello: pack_welcome(EMPTY)[:-8], "240 bytes instead of 248"),
-    "a welcome and more": (lambda hello: pack_welcome(EMPTY) + bytes(8), "WELCOME of 264 bytes"),
+    "half a welcome": (lambda hello: pack_welcome(EMPTY)[:-8], f"{WELCOME.size - 8} bytes instead of {WELCOME.size}"),
+    "a welcome and more": (lambda hello: pack_welcome(EMPTY) + bytes(8), f"WELCOME of {WELCOME.size + 16} bytes"),
     "a later opening": (lambda hello: whole(hello, known_epoch=1 << 40), "The target knows opening"),
 }  # fmt: skip
 if SOAK:  # a source comes back to one that refuses after 5 seconds only
