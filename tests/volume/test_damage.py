@@ -25,6 +25,7 @@ import xxhash
 from revolume.host import Host, real_host
 from revolume.log.ops import OP_WRITE
 from revolume.log.segment import segment_name
+from revolume.offline.check import check
 from revolume.volume.manifest import load
 
 from .driver import BLOCK, Driver, abandon
@@ -302,8 +303,10 @@ def test_a_directory_missing(bench: Bench, name: str) -> None:
     aside = bench.place / "aside"
     (bench.spoilt / name).rename(aside)
     verdict = bench.judge()
+    found = check(bench.host, str(bench.spoilt))
     aside.rename(bench.spoilt / name)
     assert verdict.told and not verdict.wrong
+    assert [problem.what for problem in found.problems] == [f"{name} is missing."]
 
 
 def swap(bench: Bench, one: tuple[Path, int], other: tuple[Path, int]) -> None:

@@ -73,7 +73,7 @@ def _room(answer: Answer) -> Iterator[Field]:
     for holder in answer["holders"]:
         room = f", {show_size(holder['bytes'])} of its own" if holder["bytes"] else ""
         yield "held by", f"{holder['name']} from w{holder['write']} on{room}"
-    if answer["forecast"] is not None and answer["state"] != "degraded":
+    if answer["forecast"] is not None and answer["state"] not in ("degraded", "full"):
         yield "forecast", Forecast(**answer["forecast"]).sentence
     if answer["gave_way"]:
         yield "gave way", f"{answer['gave_way']} views and overlays were ended for the room that they kept"

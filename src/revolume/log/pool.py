@@ -134,6 +134,13 @@ class SegmentPool:
         """What the log takes on the disk."""
         return self.files * self.segment_blocks * BLOCK
 
+    def gap_between(self, begin: int, end: int) -> int:
+        """How many of the blocks from one address to another are in no segment. An unclean stop leaves the use
+        numbers unused that stood ready, so addresses alone don't say how much log there is."""
+        first, last = begin // self.segment_blocks, end // self.segment_blocks
+        there = sum(first <= use <= last for use in self.by_use)
+        return (last - first + 1 - there) * self.segment_blocks
+
     def segments_for(self, blocks: int) -> int:
         """Segments in which so many blocks of transfers surely fit: what headers, footers and the transfer
         that no longer fits at a segment's end leave of each."""

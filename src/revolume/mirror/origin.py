@@ -111,8 +111,10 @@ class VolumeOrigin:
 
     def _log_behind(self, number: int) -> int:
         """Bytes of this node's log behind a point's cut."""
-        point = self.point(number)
-        return 0 if point is None else max(0, self.feed.end_address - point.address) * BLOCK
+        point, end = self.point(number), self.feed.end_address
+        if point is None:
+            return 0
+        return max(0, end - point.address - self._volume.core.pool.gap_between(point.address, end)) * BLOCK
 
     async def based(self, mirror: Mirror) -> None:
         """See ``parts.Origin``."""

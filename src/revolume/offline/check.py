@@ -47,8 +47,21 @@ def check(host: Host, path: str, progress: Progress = lambda stage, done, total:
         except NotFound:
             raise
         except (RevolumeError, OSError, ValueError, KeyError, IndexError) as error:
-            findings.say(directory.path, error.cause if isinstance(error, RevolumeError) else str(error))
+            findings.say(directory.path, _cause(error))
         return findings.report()
+
+
+def _cause(error: Exception) -> str:
+    """In words, whatever it is: what is missing or unreadable by its name."""
+    match error:
+        case RevolumeError():
+            return error.cause
+        case FileNotFoundError(filename=str(name)):
+            return f"{name} is missing."
+        case OSError(filename=name, strerror=str(words)):
+            return f"{name} can't be read: {words}." if name else f"It can't be read: {words}."
+        case _:
+            return f"What is there makes no sense ({type(error).__name__}: {error})."
 
 
 def _verify(directory: Directory, held: ExitStack, findings: Findings) -> None:

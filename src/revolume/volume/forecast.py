@@ -83,8 +83,9 @@ class Outlook:
             return None
         write, name = min(kept)
         below = [p.address for p in core.points if p.write <= write] or [core.horizon.address]
-        blocks = core.pool.segment_blocks
-        return name, (core.appender.address // blocks - below[-1] // blocks + 1) * blocks * BLOCK
+        begin, end, blocks = below[-1], core.appender.address, core.pool.segment_blocks
+        spanned = (end // blocks - begin // blocks + 1) * blocks
+        return name, (spanned - core.pool.gap_between(begin, end)) * BLOCK
 
     def _limit(self) -> int:
         """What the log may come to: its budget, or what the disk has for it."""
