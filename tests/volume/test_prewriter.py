@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from revolume.errors import RevolumeError
 from revolume.host.real_disk import RealDisk
 from revolume.log import pool as module
 from revolume.log.pool import PoolLimits, SegmentPool
 from revolume.log.prewriting import is_written
 from revolume.log.transfer import BLOCK
+from revolume.volume import admission
+from revolume.volume.admission import Admission
 
 from .faulty import Faults, FaultyDisk
 from .store import Inline
@@ -124,5 +127,53 @@ def test_a_failed_upgrade_leaves_what_stands_ready(tmp_path: Path, monkeypatch: 
         assert pool.files == 4
         await pool.stop()
         pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_segment_that_cannot_be_opened_is_not_taken_and_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "PATIENCE_S", 0.01)
+
+    async def scenario() -> None:
+        faults = Faults()
+        limits = PoolLimits(ready=2, budget_bytes=1 << 20, reserve_bytes=0)
+        directory = FaultyDisk(faults).open(str(tmp_path))
+        pool = SegmentPool(directory, Inline(), SEGMENT_BLOCKS, limits, nothing_recorded)
+        waiting = Admission(pool, lambda blocks, spare: bool(pool.ready) and pool.at_hand)
+        pool.start()
+        await until(pool, 2)
+        faults.always({"open"}, ".seg", errno.EMFILE)
+        pool.take()
+        assert not pool.at_hand
+        with pytest.raises(OSError, match="Too many open files"):
+            pool.take()
+        assert len(pool.ready) == 1, "nothing was taken"
+        asyncio.get_running_loop().call_later(0.3, faults.never)
+        await asyncio.wait_for(waiting.wait(1), 30)  # descriptors come back, and nobody was refused
+        assert pool.take().use == 2
+        await pool.stop()
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_descriptor_is_waited_for_as_long_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(admission, "DESCRIPTOR_ATTEMPTS", 10)
+
+    async def scenario() -> None:
+        faults = Faults()
+        faults.always({"open"}, ".seg", errno.EMFILE)
+        limits = PoolLimits(ready=2, budget_bytes=1 << 20, reserve_bytes=0)
+        directory = FaultyDisk(faults).open(str(tmp_path))
+        pool = SegmentPool(directory, Inline(), SEGMENT_BLOCKS, limits, nothing_recorded)
+        pool.start()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(RevolumeError, match="no descriptor left"):
+            await Admission(pool, lambda blocks, spare: bool(pool.ready)).wait(1)
+        assert asyncio.get_running_loop().time() - began > 0.15, "each attempt fails at once"
+        await pool.stop()
 
     asyncio.run(scenario())

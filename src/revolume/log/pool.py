@@ -79,6 +79,7 @@ class SegmentPool:
         self._withdrawn = 0
         self._taken_before = 0
         self.failure: OSError | None = None
+        self._unopened: OSError | None = None
         self.owed_bytes: Callable[[], int] = lambda: 0
         """Bytes of the disk that are somebody else's before a file is made."""
         self._demand = 0
@@ -148,8 +149,9 @@ class SegmentPool:
 
     def take(self) -> Segment:
         """The next ready segment; the caller has looked at ``ready``. It stays open until ``sealed``."""
-        segment = self.ready.popleft()
-        self._handles[segment.use].hold()
+        segment = self.ready[0]
+        self._handles[segment.use].hold()  # if that fails nothing has been taken
+        self.ready.popleft()
         self.taken += 1
         self.handed_out_unwritten += not segment.written
         self._wake.set()
@@ -158,9 +160,19 @@ class SegmentPool:
 
     def _open_next(self) -> None:
         """The one that is taken next is opened before anybody waits for it, and tried again where that failed."""
+        self._unopened = None
         if self.ready:
-            with contextlib.suppress(OSError):
+            try:
                 self._handles[self.ready[0].use].hold()
+            except OSError as error:
+                self._unopened = error
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the segment that is taken next can be taken now: it takes a descriptor."""
+        if self._unopened is not None:
+            self._open_next()
+        return self._unopened is None
 
     def go_on_in(self, segment: Segment) -> None:
         """This segment, of which a part is used, is written to again: it stays open until ``sealed``."""
@@ -237,13 +249,16 @@ class SegmentPool:
             self._wake.clear()
             try:
                 self.stuck = not await self._fill()
+                if not self.at_hand and self._unopened is not None:
+                    raise self._unopened
                 self.failure = None
                 if not self.stuck:
                     await self._upgrade()
             except Exception as error:  # whatever it was: writers are told, and it is tried again
                 self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
                 self.disk_short = self.failure.errno == errno.ENOSPC
-                self.stuck = len(self.ready) < max(self.limits.ready, self._demand)
+                enough = len(self.ready) >= max(self.limits.ready, self._demand)
+                self.stuck = not enough or self._unopened is not None
             self._changed.set()
             if not self._stopping:
                 await self._wake.wait()

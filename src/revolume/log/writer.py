@@ -84,7 +84,7 @@ class Writer:
         ready = len(self._pool.ready)
         if blocks + SEGMENT_SLACK <= self._appender.blocks_left() and ready >= spare:
             return True
-        return ready >= self._pool.segments_for(blocks) + spare
+        return ready >= self._pool.segments_for(blocks) + spare and self._pool.at_hand
 
     def need_blocks(self, ops: list[Op]) -> int:
         """Blocks that these operations take at most, headers and the footers' growth counted."""
@@ -204,9 +204,13 @@ class Writer:
     def roll(self) -> None:
         """Seal the open segment and go on in the next ready one."""
         appender = self._appender
+        try:
+            following = self._pool.take()  # first: what is sealed is never written to again
+        except OSError as error:  # the rest of a write that has begun has no place
+            raise self._commit.poison(f"Opening a segment of the log failed: {error.strerror}.") from error
         if appender.segment is not None:
             self.on_seal(appender.segment, appender)
-        appender.open(self._pool.take())
+        appender.open(following)
 
     def emit(self, draft: Draft) -> int:
         """Append a draft of any kind, rolling to the next segment where it must; address of its payload."""

@@ -8,6 +8,7 @@ always left (``urgent``): folding needs them, and folding is what makes room.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from revolume.errors import NoSpace, Poisoned, RevolumeError
@@ -76,6 +77,8 @@ class Admission:
             hopeless += 1
             if hopeless >= (DESCRIPTOR_ATTEMPTS if self._without_descriptors else ATTEMPTS):
                 self._refuse(blocks)
+            if self._without_descriptors:  # each attempt fails at once
+                await asyncio.sleep(PATIENCE_S)
 
     @property
     def full(self) -> bool:
