@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from revolume.nbd.budget import Account, Budget
+from revolume.nbd.constants import CommandFlag
 from revolume.nbd.limits import Limits
 from revolume.nbd.session import Session
 from tests.nbd.harness import MiB, World, run, serving, until
@@ -228,6 +229,26 @@ def test_bytes_without_an_answer_are_bounded_too(folder: Path):
             raw.close()
             await until(lambda: not world.server._sessions)
             assert world.server._unanswered.bytes == 0
+
+    run(scenario)
+
+
+def test_only_the_bytes_of_what_waits_count(folder: Path):
+    """Reads, and writes that were made durable, are answered: their bytes are nobody's later."""
+
+    async def scenario():
+        async with serving(folder) as world:
+            raw = await Raw.open(world.socket)
+            for n in range(8):
+                raw.say(write(n, 0, bytes(MiB), flags=CommandFlag.FUA), request(FLUSH, n + 100, 0, 0))
+            assert len(await raw.errors(16)) == 16
+            world.memory.withhold = True
+            raw.say(write(50, 0, bytes(4096)))
+            await until(lambda: world.server._unanswered.requests == 1)
+            assert world.server._unanswered.bytes < MiB
+            world.memory.release()
+            assert await raw.errors(1) == {50: 0}
+            raw.close()
 
     run(scenario)
 

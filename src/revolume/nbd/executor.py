@@ -146,6 +146,7 @@ class Executor:
         self._answer()
         if not self._rest and not self._ops:
             self._view = _NOTHING
+            self._bytes = 0  # of reads, flushes and the like: no payload of theirs is kept
 
     def _run(self, requests: list[Request]) -> None:
         size = self.export.size
