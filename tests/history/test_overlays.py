@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from revolume.history.exports import ALLOCATION, VolumeExports, identity
 from revolume.host.network import Peer
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
 from tests.volume.driver import BLOCK, Driver, Model, abandon
+from tests.volume.faulty import Faults, FaultyDisk, io_error
 from tests.volume.store import TINY, inline_host, payload
 
 SIZE = 1 << 20
@@ -25,8 +27,9 @@ class Offered(Driver):
     """A driver with its exports."""
 
     def __init__(self, path: Path) -> None:
+        self.faults = Faults()
         options = replace(TINY, spare_bytes=1 << 20, overlay_quota_bytes=16 * BLOCK)
-        super().__init__(inline_host(), path, SIZE, options)
+        super().__init__(inline_host(FaultyDisk(self.faults)), path, SIZE, options)
         self.exports: VolumeExports
 
     async def begin(self) -> None:
@@ -174,3 +177,20 @@ def test_who_a_peer_is() -> None:
     assert identity(certified) == "tls:vm-host"
     assert identity(ONE) == "uid:1000" != identity(OTHER)
     assert identity(Peer("tcp", "10.0.0.1:4000")) == identity(Peer("tcp", "10.0.0.1:4001")) == "at:10.0.0.1"
+
+
+@pytest.mark.parametrize("operation", ["open", "truncate"])
+def test_an_overlay_that_finds_no_room_for_its_file_holds_nothing(tmp_path: Path, operation: str) -> None:
+    async def scenario(driver: Offered) -> None:
+        hit = lambda called, name: called == operation and name.startswith("scratch")  # noqa: E731
+        driver.faults.fail = lambda called, name: io_error(errno.ENOSPC) if hit(called, name) else None
+        leases = len(driver.volume.core.leases)
+        with pytest.raises(OSError, match="No space left"):
+            await driver.exports.open(f"{driver.volume.name}@now,rw", ONE)
+        assert len(driver.volume.core.leases) == leases
+        assert driver.views() == 0
+        driver.faults.never()
+        export = await driver.exports.open(f"{driver.volume.name}@now,rw", ONE)
+        export.close(True)
+
+    play(scenario, tmp_path)

@@ -303,7 +303,11 @@ class VolumeExports:
         view = await open_view(self._volume, spot, f"{what} @w{spot.write}", kind)
         token = self._volume.core.host.entropy.token(8).hex()
         quota = self._volume.core.options.overlay_quota_bytes
-        held = _Open(view, Scratch(view, token, quota) if asked.writable_view else None)
+        try:
+            held = _Open(view, Scratch(view, token, quota) if asked.writable_view else None)
+        except BaseException:  # the disk has no room for a file: nothing is to be kept for this view
+            view.close()
+            raise
         view.tenure.on_end.append(lambda: self._gave_way(key, held))
         return held
 
