@@ -233,11 +233,13 @@ class SegmentPool:
         self._demand = max(self._demand, segments)
         self._wanted.set()
 
-    async def wait_ready(self, patience_s: float) -> bool:
-        """Wait a while for a segment to become ready; False if none did."""
+    async def wait_ready(self, patience_s: float, retry: bool = True) -> bool:
+        """Wait a while for a segment to become ready; False if none did. With ``retry`` it is tried now, and what
+        fails at once ends the wait at once."""
         count = self.made_ready
         self._changed.clear()
-        self._wake.set()
+        if retry:
+            self._wake.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), patience_s)
         return self.made_ready != count

@@ -8,7 +8,6 @@ always left (``urgent``): folding needs them, and folding is what makes room.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from revolume.errors import NoSpace, Poisoned, RevolumeError
@@ -78,7 +77,7 @@ class Admission:
             if hopeless >= (DESCRIPTOR_ATTEMPTS if self._without_descriptors else ATTEMPTS):
                 self._refuse(blocks)
             if self._without_descriptors:  # each attempt fails at once
-                await asyncio.sleep(PATIENCE_S)
+                await self._pool.wait_ready(PATIENCE_S, retry=False)
 
     @property
     def full(self) -> bool:
