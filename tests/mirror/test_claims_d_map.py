@@ -12,7 +12,7 @@ import pytest
 
 from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO
 from revolume.chain import delta_maps as delta_maps_module
-from revolume.chain.delta_maps import changed, delta_maps
+from revolume.chain.delta_maps import U64, changed, delta_maps
 from revolume.chain.versions import Newest, Span, Stretch, load_pieces
 from revolume.errors import Damaged
 from revolume.log.columns import Columns, only
@@ -238,6 +238,32 @@ def all_of(pieces: list[tuple[Segment, Columns]], span: Span) -> None:
 
 def leaving_out(pieces: list[tuple[Segment, Columns]], kind: Kind) -> list[tuple[Segment, Columns]]:
     return [(segment, only(columns, columns.rows["kind"] != kind)) for segment, columns in pieces]
+
+
+def test_d15_points_that_name_each_others_transfers_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such references are dropped when the point is sealed. Of many points at once each could name everything."""
+    named: list[int] = []
+    each_of = delta_maps_module.each_of
+
+    def counted(starts: U64, stops: U64) -> U64:
+        found = each_of(starts, stops)
+        named.append(len(found))
+        return found
+
+    monkeypatch.setattr(delta_maps_module, "each_of", counted)
+
+    async def scenario(made: Stage) -> None:
+        everything: list[tuple[int, int, int]] = []
+        for point in range(6):
+            made.script.whole(10 + point, 1, 4)
+            everything += [(made.script.epoch, made.script.position, row) for row in range(4)]
+            await made.agreed(lambda claim: claim.rows.update({200: everything[:-4]}))
+        assert not made.asked
+        stretch = made.secondary.folder._stretch(None, made.secondary.agreed)
+        all_of(await pieces_of(made, stretch), Span(1, 7))
+        assert sum(named) == 6 * 4
+
+    on_stage(scenario)
 
 
 def test_d15_a_record_that_disagrees_with_the_log_is_damage_and_both_are_named() -> None:

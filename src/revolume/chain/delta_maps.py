@@ -217,7 +217,7 @@ class _Batch:
         if not_these_zeroes(zeroes, own):
             numbers = f"cp{self._records[0].cut.number} to cp{self._records[-1].cut.number}"
             raise _disagrees(f"One of the points {numbers} states other zeroes than the log holds.")
-        references, owners = self._references()
+        references, owners = self._of_their_intervals(*self._references())
         starts, stops, index = places_of(references, table, ends, NO_LIMIT)
         places = _by_owner(starts, stops, owners[index])
         owners = np.repeat(places[2], (places[1] - places[0]).astype(np.int64))
@@ -263,6 +263,15 @@ class _Batch:
         )
         columns = ("epochs", "positions", "blocks", "runs")
         return References(*(_joined([getattr(p, column) for p in parts]) for column in columns)), owners
+
+    def _of_their_intervals(
+        self, references: References, owners: npt.NDArray[np.int64]
+    ) -> tuple[References, npt.NDArray[np.int64]]:
+        """Those that name a transfer of their point's own interval. Others hold for nothing, and a record may state
+        any number of them: each of many points could name every block of the batch."""
+        own = np.searchsorted(self._cuts, references.positions) == owners
+        columns = (references.epochs, references.positions, references.blocks, references.runs)
+        return References(*(column[own] for column in columns)), owners[own]
 
     def _refused(self, found: Resolved) -> Iterator[_Owed]:
         owners = found.refused // self._stride
