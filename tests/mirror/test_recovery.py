@@ -236,3 +236,22 @@ def test_after_a_clean_stop_nobody_is_asked(mode: MirrorMode) -> None:
         await made.opens(whole=True)
 
     play(scenario)
+
+
+def test_a_mirror_that_another_node_feeds_keeps_the_volume_closed(mode: MirrorMode) -> None:
+    """Also an async one, and also with --alone: two primaries would write to one volume."""
+
+    async def scenario(made: Lost) -> None:
+        volume = made.volume.volume_id
+        await made.power_is_lost()
+        await made.serve()
+        assert made.target is not None
+        hello = SimpleNamespace(node=b"another primary.", volume=volume, name="v", epoch=9)
+        made.target.current = SimpleNamespace(hello=hello)  # type: ignore[assignment]
+        for alone in (False, True):
+            with pytest.raises(Refused) as refused:
+                await made.fetch(alone=alone)
+            assert refused.value.code == "another-primary"
+            assert "fed by another node, in opening 9" in refused.value.cause
+
+    play(scenario)

@@ -82,7 +82,7 @@ async def fetch_longer_tail(
         asking = _Asking(host, state, tail, context, alone, tell)
         asked = [await asking.ask(place, joined[place.name]) for place in places if place.name in joined]
         unproved = [each for each in asked if each.problem and each.mirror.required]
-        if superseded := next((each for each in unproved if each.code == ANOTHER_PRIMARY), None):
+        if superseded := next((each for each in asked if each.code == ANOTHER_PRIMARY), None):
             raise _superseded(superseded)
         if unproved and not alone:
             raise _closed([each for each in asked if each.mirror.required])

@@ -32,6 +32,7 @@ from revolume.mirror.messages import (
 )
 from revolume.mirror.parts import Secondary, Shelf
 from revolume.mirror.target_session import TargetSession
+from revolume.volume.longer_tail import ANOTHER_PRIMARY
 
 STRANGERS_MAX: Final = 16
 """Connections that have not said who they are. One more, and the oldest has to go: a source says it at once."""
@@ -134,6 +135,7 @@ class Target:
         """See ``target_session.Admission``."""
         self._refuse_other_certificate(session)
         async with self._turn:
+            self._refuse_superseded(fetch)
             self._refuse_second(fetch.node, fetch.volume)
             await self._refuse_copy(None)
             await self._fence()
@@ -156,6 +158,15 @@ class Target:
         secondary = self._shelf.secondary
         wanted = self._source_name or (secondary.bound.source_name if secondary is not None else "")
         refuse_other(session.link.peer, wanted)
+
+    def _refuse_superseded(self, fetch: Fetch) -> None:
+        """Refused if another node feeds us that volume: that one is its primary now."""
+        source = self.current.hello if self.current is not None else None
+        if source is not None and source.volume == fetch.volume and source.node != fetch.node:
+            raise Refused(
+                ANOTHER_PRIMARY, f"This mirror of {source.name} is fed by another node, in opening {source.epoch}.",
+                "Serve the one that is the primary; make this one its mirror, in an empty directory.",
+            )  # fmt: skip
 
     def _refuse_second(self, node: bytes, volume: bytes) -> None:
         current = self.current
