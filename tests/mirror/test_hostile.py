@@ -588,6 +588,15 @@ class TestSource:
 
         against_source(scenario, folder)
 
+    def test_a_welcome_with_more_on_the_disk_than_in_the_log(self, folder: Path) -> None:
+        async def scenario(w: World, trap: Trap) -> None:
+            peer = await trap.welcomed(durable=1 << 60)
+            await peer.ended.wait()
+            await until(lambda: any("where it cannot be" in text for text in trap.told))
+            assert w.mirror.received == w.mirror.durable == 0
+
+        against_source(scenario, folder)
+
     def test_positions_that_go_back(self, folder: Path) -> None:
         async def scenario(w: World, trap: Trap) -> None:
             w.log.write(0, bytes(BLOCK))

@@ -178,6 +178,8 @@ class SourceSession:
     async def _decide(self, welcome: Welcome) -> None:
         hello = self._hello
         assert hello is not None
+        if welcome.durable > welcome.end.position:
+            raise Broken("It says that it is where it cannot be.")
         found = None
         if welcome.state != TargetState.EMPTY and welcome.volume == hello.volume:
             found = await self._origin.feed.identity_at(welcome.end.position)
