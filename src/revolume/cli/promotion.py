@@ -74,6 +74,7 @@ class Promotion:
                 role.refuse_promotion(yes)
                 if others and not yes:
                     await role.refuse_shorter(others)
+                    role.refuse_promotion(yes)  # its source may have come back while they were asked
                 told = await self._promoted(role)
             except BaseException:
                 takeover.close()
