@@ -91,9 +91,9 @@ class VolumeOrigin:
     async def plan_base(self, mirror: Mirror) -> BasePlan:
         """See ``parts.Origin``."""
         volume = self._volume
-        point = self.base_point(mirror)
-        if point is None:
-            point = await volume.mirrors.pin_base(self._known(mirror), volume.base_start(self._history))
+        point, known = self.base_point(mirror), self._known(mirror)
+        if point is None or known.state.based:  # a copy that was whole is gone: what was kept for that one is not
+            point = await volume.mirrors.pin_base(known, volume.base_start(self._history))
         snapshots, position = await volume.named()
         held, lacking = held_by(point.write, snapshots)
         names = [Named(s.name, s.write, s.point, s.time_ns, here) for s, here in _with(held, lacking)]

@@ -180,6 +180,12 @@ class MirrorState:
         """Answers wait for it."""
         return self.joined and self.mode == MirrorMode.SYNC
 
+    @property
+    def firm(self) -> bool:
+        """What is kept for it does not give way: a sync mirror that is required, or will be once it has caught
+        up."""
+        return (self.joined or self.based) and self.mode == MirrorMode.SYNC
+
 
 @dataclass(frozen=True, slots=True)
 class State:

@@ -81,9 +81,8 @@ class Mirror:
 
     @property
     def firm(self) -> bool:
-        """What is kept for it does not give way: a sync mirror that is required, or will be once it has caught
-        up."""
-        return self.required or (self.state.based and self.mode == MirrorMode.SYNC)
+        """What is kept for it does not give way."""
+        return self.state.firm
 
     @property
     def lost(self) -> bool:
@@ -116,11 +115,15 @@ class Mirror:
 
 
 class Mirrors:
-    """All mirrors of an open primary. ``begin`` makes a point for a new one to begin at."""
+    """All mirrors of an open primary. ``begin`` makes a point for a new one to begin at, ``retired`` is the write
+    below which the log is being folded, or was."""
 
-    def __init__(self, core: Core, begin: Callable[[], Awaitable[Point]]) -> None:
+    def __init__(
+        self, core: Core, begin: Callable[[], Awaitable[Point]], retired: Callable[[], int] = lambda: 0
+    ) -> None:
         self._core = core
         self._begin = begin
+        self._retired = retired
         self._released: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
         self._changing = asyncio.Lock()
@@ -159,17 +162,13 @@ class Mirrors:
                 "member-replaced", f"A copy has joined as mirror {mirror.name}; no other begins in its place.",
                 f"Give it up first: 'revolume mirror replace DIR {mirror.name}'.",
             )  # fmt: skip
-        let_go = self._core.lease(f"{HOLDER}{mirror.name} beginning", start.write) if start else lambda: None
-        try:
-            point = start or await self._begin()
+        point = start or await self._begin()
 
-            def begun(state: MirrorState) -> MirrorState:
-                return _kept_from(replace(state, since=point.write, based=False), point)
+        def begun(state: MirrorState) -> MirrorState:
+            return _kept_from(replace(state, since=point.write, based=False), point)
 
-            await self._change(mirror, begun)
-            return point
-        finally:
-            let_go()
+        await self._change_at(mirror, point, begun)
+        return point
 
     async def unpin_base(self, mirror: Mirror) -> None:
         """A base is not begun after all."""
@@ -177,15 +176,19 @@ class Mirrors:
 
     async def joined(self, mirror: Mirror, node: bytes) -> None:
         """Base and log have met in the copy of this node, which the mirror is from now on. A sync mirror is
-        required from now on. If nothing of the log was kept for it any more, it is kept again from here."""
-        point = None if mirror.state.kept else await self._begin()
+        required from now on. If nothing of the log was kept for it, it is kept again from where it stands.
+        Refused if what was kept is given up at this moment."""
+        point = None if mirror.state.kept else self._newest_held(mirror) or await self._begin()
 
         def join(state: MirrorState) -> MirrorState:
-            if point is not None and not state.kept:
+            if not state.kept:
+                if point is None:
+                    cause = f"What was kept for mirror {mirror.name} was given up while it was about to join."
+                    raise Refused("mirror-given-up", cause, "It connects anew by itself.")
                 state = _kept_from(state, point)
             return replace(state, joined=True, node=node)
 
-        await self._change(mirror, join)
+        await self._change_at(mirror, point, join)
 
     async def detach(self, name: str) -> None:
         """Give a mirror up: nothing waits for it and nothing is kept for it any more."""
@@ -214,6 +217,16 @@ class Mirrors:
         stays so."""
         await self._core.maintenance.finished(self._changed(mirror, change))
 
+    async def _change_at(
+        self, mirror: Mirror, point: Point | None, change: Callable[[MirrorState], MirrorState]
+    ) -> None:
+        """The same; the point from which it keeps the log is not folded meanwhile."""
+        let_go = self._core.lease(f"{HOLDER}{mirror.name} beginning", point.write) if point else lambda: None
+        try:
+            await self._change(mirror, change)
+        finally:
+            let_go()
+
     async def _changed(self, mirror: Mirror, change: Callable[[MirrorState], MirrorState]) -> None:
         async with self._changing:
             if self._mirrors.get(mirror.name) is not mirror:
@@ -237,8 +250,22 @@ class Mirrors:
         before()
 
     async def based(self, mirror: Mirror) -> None:
-        """Its base is complete. What is kept for a sync mirror does not give way from now on."""
-        await self._change(mirror, lambda state: replace(state, based=True))
+        """Its base is complete, or it is a whole copy that another source fed before. What is kept for a sync mirror
+        does not give way from now on."""
+        point = None if mirror.state.kept else self._newest_held(mirror)
+
+        def complete(state: MirrorState) -> MirrorState:
+            if point is not None and not state.kept:
+                state = _kept_from(state, point)
+            return replace(state, based=True)
+
+        await self._change_at(mirror, point, complete)
+
+    def _newest_held(self, mirror: Mirror) -> Point | None:
+        """The newest retained point that the mirror holds durably."""
+        reached, retired = min(mirror.durable, mirror.agreed_position), self._retired()
+        held = [p for p in self._core.points if p.position <= reached and p.write >= retired]
+        return held[-1] if held else None
 
     async def passed(self, mirror: Mirror) -> None:
         """Record that the log is needed only behind the newest point that the mirror holds durably."""
@@ -266,7 +293,7 @@ class Mirrors:
             if mirror.joined
             else f"the log has no more room for the base of mirror {mirror.name}: it will begin anew"
         )
-        await self._change(mirror, lambda state: _kept_from(state, None))
+        await self._change(mirror, lambda state: state if state.firm else _kept_from(state, None))
         return True
 
     def in_the_way(self) -> str:
@@ -352,6 +379,9 @@ def less_than_acknowledged(mirror: Mirror) -> str:
         f"position {mirror.durable}, and had acknowledged {mirror.level_at}. Its directory is an older state of "
         "itself, or its disk lost what it had synced. It proves nothing until it has caught up."
     )
+
+
+
 def _kept_from(state: MirrorState, point: Point | None) -> MirrorState:
     """The log is kept for the mirror from a point on. None: nothing is."""
     if point is None:

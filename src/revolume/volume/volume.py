@@ -73,7 +73,7 @@ class Volume(Remembered):
         self._naming: set[str] = set()
         self._hint: asyncio.Future[None] | None = None
         self.feed = Feed(core)
-        self.mirrors = Mirrors(core, cutter.begin)
+        self.mirrors = Mirrors(core, cutter.begin, lambda: folder.retired_write)
         self._facts = asyncio.Lock()
         """Held from a fact about a name in the log to the same in the manifest."""
         self.outlook = Outlook(core)
