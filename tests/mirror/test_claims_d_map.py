@@ -253,11 +253,15 @@ def test_d15_points_that_name_each_others_transfers_take_no_more_memory(monkeypa
     monkeypatch.setattr(delta_maps_module, "each_of", counted)
 
     async def scenario(made: Stage) -> None:
-        everything: list[tuple[int, int, int]] = []
+        before: list[tuple[int, int, int]] = []
+
+        def all_before(claim: Claim) -> None:
+            claim.rows[200] = list(before)
+
         for point in range(6):
             made.script.whole(10 + point, 1, 4)
-            everything += [(made.script.epoch, made.script.position, row) for row in range(4)]
-            await made.agreed(lambda claim: claim.rows.update({200: everything[:-4]}))
+            await made.agreed(all_before)
+            before += [(made.script.epoch, made.script.position - 1, row) for row in range(4)]
         assert not made.asked
         stretch = made.secondary.folder._stretch(None, made.secondary.agreed)
         all_of(await pieces_of(made, stretch), Span(1, 7))

@@ -252,6 +252,6 @@ def test_a_mirror_that_another_node_feeds_keeps_the_volume_closed(mode: MirrorMo
             with pytest.raises(Refused) as refused:
                 await made.fetch(alone=alone)
             assert refused.value.code == "another-primary"
-            assert "fed by another node, in opening 9" in refused.value.cause
+            assert "fed by another node, v in opening 9" in refused.value.cause
 
     play(scenario)

@@ -1,4 +1,4 @@
-"""What of the log is kept for a mirror when it is a whole copy already, is replaced, or loses its hold meanwhile."""
+"""What of the log is kept for a mirror that is a whole copy already, is replaced, or loses its hold meanwhile."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class Target:
         source = self.current.hello if self.current is not None else None
         if source is not None and source.volume == fetch.volume and source.node != fetch.node:
             raise Refused(
-                ANOTHER_PRIMARY, f"This mirror of {source.name} is fed by another node, in opening {source.epoch}.",
+                ANOTHER_PRIMARY, f"This mirror is fed by another node, {source.name} in opening {source.epoch}.",
                 "Serve the one that is the primary; make this one its mirror, in an empty directory.",
             )  # fmt: skip
 

@@ -250,8 +250,8 @@ class Mirrors:
         before()
 
     async def based(self, mirror: Mirror) -> None:
-        """Its base is complete, or it is a whole copy that another source fed before. What is kept for a sync mirror
-        does not give way from now on."""
+        """Its base is complete, or it is a whole copy that another source fed. What is kept for a sync mirror does
+        not give way from now on."""
         point = None if mirror.state.kept else self._newest_held(mirror)
 
         def complete(state: MirrorState) -> MirrorState:
