@@ -267,7 +267,7 @@ class _Batch:
     def _of_their_intervals(
         self, references: References, owners: npt.NDArray[np.int64]
     ) -> tuple[References, npt.NDArray[np.int64]]:
-        """Those that name a transfer of their point's own interval. Others hold for nothing, and a record may state
+        """Those that name a transfer of their point's own interval. Others never hold, and a record may state
         any number of them: each of many points could name all blocks of the batch."""
         own = np.searchsorted(self._cuts, references.positions) == owners
         columns = (references.epochs, references.positions, references.blocks, references.runs)
