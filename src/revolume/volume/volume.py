@@ -319,7 +319,8 @@ class Volume(Remembered):
 
     async def _confirmed(self, position: int, code: str, done: str) -> None:
         """Once it is durable here and at every required mirror. TimedOut: it is so here, and a mirror is away."""
-        await self.core.commit.wait_durable(position)
+        if self.core.commit.durable < position:  # what is durable stays so, even if the store was poisoned since
+            await self.core.commit.wait_durable(position)
         try:
             await within(self.core.host.clock, CONFIRMED_SECONDS, self.mirrors.wait_durable(position))
         except TimeoutError:
