@@ -165,3 +165,38 @@ def test_without_a_descriptor_one_of_its_own_is_given_up(directory: RealDirector
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for number in taken:
             os.close(number)
+
+
+def test_what_is_held_is_not_closed_while_it_is_being_opened(
+    files: OpenFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, others = files.file("0"), [files.file(str(number)) for number in range(1, 2 * KEPT)]
+    opened = OpenFiles.opened
+
+    def beside(self: OpenFiles, pooled: PooledFile) -> File:
+        file = opened(self, pooled)
+        if pooled is held:  # other threads open files now
+            for other in others:
+                content(other)
+        return file
+
+    monkeypatch.setattr(OpenFiles, "opened", beside)
+    held.hold()
+    assert held.file is not None
+
+
+def test_a_file_that_is_closed_while_it_is_being_opened_stays_closed(
+    files: OpenFiles, directory: RealDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real = files.file("0"), RealDirectory.open
+
+    def slowly(self: RealDirectory, name: str, **options: bool) -> File:
+        found = real(self, name, **options)
+        file.close()  # by its owner, who gives the name another meaning
+        return found
+
+    monkeypatch.setattr(RealDirectory, "open", slowly)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            content(file)
+    assert open_here(tmp_path) == []

@@ -60,6 +60,9 @@ class OpenFiles:
             while len(self._ring) >= self.kept_max and self._close_one():
                 pass
             pooled.file = file = self._open(pooled.name)
+            if pooled.closed:  # meanwhile, without waiting for this lock: the name may mean another file by now
+                pooled.file = None
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF), pooled.name)
             self._ring.append(pooled)
             return file
 
@@ -108,8 +111,12 @@ class PooledFile:
 
     def hold(self) -> None:
         """Open it now, and keep it open until ``release``."""
-        self._now()
-        self._held = True
+        before, self._held = self._held, True  # first: another thread may close what is not held
+        try:
+            self._now()
+        except OSError:
+            self._held = before
+            raise
 
     def release(self) -> None:
         """It may be closed once it is synced."""
