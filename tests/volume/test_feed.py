@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from revolume.host import real_host
 from revolume.log.ops import OP_WRITE
 from revolume.log.pool import SegmentPool
 from revolume.log.scan import Found, SegmentReader
+from revolume.log.segment import Segment
 from revolume.volume.feed import Feed
 
 from .driver import BLOCK, SMALL, Driver
@@ -147,6 +149,30 @@ def test_catching_up_reads_each_header_once(folder: Path, monkeypatch: pytest.Mo
         headers = 0
         assert await read_all(feed, 5 * BLOCK, end) == list(range(end + 1, feed.end + 1))
         assert headers < 1.5 * (feed.end - end)
+        await driver.volume.close()
+        await host.work.close()
+
+    asyncio.run(run())
+
+
+def test_the_pool_is_not_looked_at_beside_the_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes in the loop: a thread would meet a queue that changes under it, or a segment that is gone."""
+    asked: list[threading.Thread] = []
+    segments = SegmentPool.segments
+
+    def noted(pool: SegmentPool) -> list[Segment]:
+        asked.append(threading.current_thread())
+        return segments(pool)
+
+    async def run() -> None:
+        host = real_host()
+        driver = Driver(host, folder / "v", 4 << 20)
+        await driver.open()
+        for number in range(12):
+            await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(number, 7 * BLOCK))])
+        monkeypatch.setattr(SegmentPool, "segments", noted)
+        assert await driver.volume.feed.older(0, 1 << 20)
+        assert set(asked) == {threading.main_thread()}
         await driver.volume.close()
         await host.work.close()
 

@@ -216,14 +216,13 @@ class Feed:
         if not self.oldest < position <= core.appender.position:
             return None
         await core.footers_written()
-        return await core.host.work.call(self._find, position)
+        ready = {segment.use for segment in core.pool.ready}  # not in the thread: the pool changes meanwhile
+        segments = [s for s in core.pool.segments() if s.use not in ready]
+        return await core.host.work.call(self._find, segments, position)
 
-    def _find(self, position: int) -> Segment | None:
+    def _find(self, segments: Sequence[Segment], position: int) -> Segment | None:
         """Segments are asked by their first transfer, in halves. One in which nothing lies (a crash left it
         unused) is passed over."""
-        core = self._core
-        ready = {segment.use for segment in core.pool.ready}
-        segments = [s for s in core.pool.segments() if s.use not in ready]
         low, high = 0, len(segments)
         while low < high:
             middle = ahead = (low + high) // 2
