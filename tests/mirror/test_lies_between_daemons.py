@@ -372,6 +372,7 @@ def test_d2_d13_a_record_that_is_not_true_is_refused_by_mirror_and_status(folder
         assert content(first.server) == before
         refuse_to_promote(first, before)
         second.begin_anew()
+        revolume("mirror", "replace", made.primary.directory, second.name, "--yes")  # that copy had joined
         until("it is whole again", lambda: made.state(second.name)["joined"], 30)
         made.until_equal(second.name)
 
