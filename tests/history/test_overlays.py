@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from revolume.errors import NoSpace, NotFound
+from revolume.chain.versions import Fragment
+from revolume.errors import GaveWay, NoSpace, NotFound
+from revolume.history import views
 from revolume.history.exports import ALLOCATION, VolumeExports, identity
 from revolume.host.network import Peer
 from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
+from revolume.volume.remembered import Remembered
 from tests.volume.driver import BLOCK, Driver, Model, abandon
 from tests.volume.faulty import Faults, FaultyDisk, io_error
 from tests.volume.store import TINY, inline_host, payload
@@ -192,5 +195,27 @@ def test_an_overlay_that_finds_no_room_for_its_file_holds_nothing(tmp_path: Path
         driver.faults.never()
         export = await driver.exports.open(f"{driver.volume.name}@now,rw", ONE)
         export.close(True)
+
+    play(scenario, tmp_path)
+
+
+def test_a_view_that_gives_way_while_it_is_opened_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(driver: Offered) -> None:
+        core, real = driver.volume.core, views._piece
+        segments = dict(core.pool.by_use)
+
+        def recycled(volume: Remembered, fragment: Fragment) -> bytes:
+            for lease in list(core.leases.values()):
+                lease.revoke()
+            core.pool.by_use.clear()  # as when a fold has given them back
+            try:
+                return real(volume, fragment)
+            finally:
+                core.pool.by_use.update(segments)
+
+        monkeypatch.setattr(views, "_piece", recycled)
+        with pytest.raises(GaveWay):
+            await driver.exports.open(f"{driver.volume.name}@now", ONE)
+        assert not core.leases
 
     play(scenario, tmp_path)

@@ -339,8 +339,11 @@ async def _partials(
 def _piece(volume: Remembered, fragment: Fragment) -> bytes:
     piece = bytearray(fragment.length)
     if fragment.place:
-        segment = volume.core.pool.segment_at(fragment.place // BLOCK)
-        segment.file.preadv([piece], fragment.place - segment.base * BLOCK)
+        try:
+            segment = volume.core.pool.segment_at(fragment.place // BLOCK)
+            segment.file.preadv([piece], fragment.place - segment.base * BLOCK)
+        except (KeyError, OSError):  # recycled, when the view has given way meanwhile; or the disk fails
+            piece = bytearray(fragment.length)
         if fragment_digest(piece) != fragment.digest:
             raise Damaged(
                 "log-block-damaged",
