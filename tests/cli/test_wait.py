@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.cli.test_whose import SMALL, serving, verb
@@ -32,6 +34,23 @@ def test_what_was_started_is_waited_for(folder: Path) -> None:
             assert status["nbd"] == [f"nbd+unix:///vol?socket={folder}/nbd"], "named by its source"
             assert f"nbd+unix:///vol?socket={folder}/nbd" in verb("status", mirror)
             verb("detach", primary, "m1")
+
+
+def test_a_process_that_hangs_is_waited_for_no_longer_than_asked(folder: Path) -> None:
+    """Stopped by a signal it still accepts, and answers nobody."""
+    command = [str(REVOLUME), "serve", str(folder / "vol"), *SMALL]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None and server.stdout.readline().startswith("ready ")
+        server.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        said = verb("wait", folder / "vol", "--timeout", "1s", status=6)
+        assert "error[timed-out]" in said and "did not answer" in said
+        assert time.monotonic() - began < 20.0
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 def test_the_version_is_an_option_too() -> None:

@@ -30,16 +30,16 @@ _ANSWER_BYTES_MAX: Final = 256 << 20
 _HEAD_BYTES_MAX: Final = 64 << 10
 
 
-def connect(directory: str) -> ControlClient | None:
+def connect(directory: str, timeout_s: float = _TIMEOUT_S) -> ControlClient | None:
     """A client of the volume running in ``directory``, if one is. Raises OSError if it may not be asked, Refused
-    if somebody else answers there."""
+    if somebody else answers there, TimeoutError if nobody accepts within ``timeout_s``."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     client = ControlClient(descriptor, os.path.join(directory, SOCKET_NAME))
     try:
-        client.dial(_TIMEOUT_S).close()
+        client.dial(timeout_s).close()
     except (FileNotFoundError, ConnectionRefusedError):
         client.close()
         return None
@@ -90,8 +90,8 @@ class ControlClient:
             connection.close()
             raise
 
-    def status(self) -> dict[str, Any]:
-        return self._object("GET", "/v1/status")
+    def status(self, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+        return self._object("GET", "/v1/status", None, timeout_s)
 
     def points(self, at: str | None = None) -> dict[str, Any]:
         return self._object("GET", "/v1/points" + ("" if at is None else f"?at={quote(at, safe='')}"))

@@ -15,6 +15,8 @@ from revolume.cli.values import parse_seconds
 from revolume.errors import NotFound, RevolumeError
 
 _PAUSE_S: Final = 0.1
+_ANSWER_S: Final = 1.0
+"""So long at least is an answer waited for."""
 _TIMED_OUT: Final = 6
 Answer = Mapping[str, Any]
 InSyncOption = Annotated[
@@ -43,7 +45,7 @@ def wait(
     """
     deadline = time.monotonic() + parse_seconds(timeout)
     while True:
-        answer = _asked(volume)
+        answer = _asked(volume, max(_ANSWER_S, deadline - time.monotonic()))
         lacking = _lacking(volume, answer, in_sync, mirror or [])
         if not lacking and answer is not None:
             break
@@ -56,16 +58,20 @@ def wait(
         print_line(_told(answer, in_sync or bool(mirror)))
 
 
-def _asked(volume: str) -> Answer | None:
-    """Its status; None while nobody serves it."""
+def _asked(volume: str, patience_s: float) -> Answer | None:
+    """Its status; None while nobody serves it. A process that is stopped or hangs does not answer: with exit
+    status 6 when ``patience_s`` is over, which is when the wait is."""
     from revolume.api.client import connect
 
-    client = connect(trusted(volume))
+    try:
+        client = connect(trusted(volume), patience_s)
+    except TimeoutError:
+        return None
     if client is None:
         return None
     with client:
         try:
-            return client.status()
+            return client.status(patience_s)
         except RevolumeError as error:
             if error.code == "volume-gone":
                 return None

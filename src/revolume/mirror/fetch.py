@@ -156,5 +156,6 @@ async def fetch_tail(
             await within(host.clock, seconds, fetching.answered.wait())
         return await fetching.outcome
     finally:
+        fetching.outcome.cancel()  # nobody asks for it any more, if it is still to come
         link.break_off("Done.")
         await link.finished()
