@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -263,6 +265,26 @@ def test_a_client_that_leaves_takes_its_unanswered_requests_with_it(folder: Path
             raw.close()
             await until(lambda: not world.server._sessions)
             assert (world.server._unanswered.requests, world.server._unanswered.bytes) == (0, 0)
+            world.memory.release()
+
+    run(scenario)
+
+
+def test_nothing_is_left_of_clients_that_leave_before_their_answers(folder: Path):
+    async def scenario():
+        async with serving(folder) as world:
+            world.memory.withhold = True
+            known: list[weakref.ref[object]] = []
+            for n in range(8):
+                raw = await Raw.open(world.socket)
+                raw.say(write(n, 0, bytes(4096)))
+                await until(lambda: world.server._unanswered.requests == 1)
+                known += [weakref.ref(session._executor) for session in world.server._sessions]
+                raw.close()
+                await until(lambda: not world.server._sessions)
+            await asyncio.sleep(0)
+            gc.collect()
+            assert len(known) == 8 and not any(executor() for executor in known)
             world.memory.release()
 
     run(scenario)

@@ -25,6 +25,7 @@ was let in.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -231,7 +232,7 @@ class Executor:
         self._tally.add(len(self._plain), count)
         self._plain.clear()
         self._idle.clear()
-        self.export.on_release(position, partial(self._on_release, self._releases))
+        self.export.on_release(position, partial(_on_release, weakref.ref(self), self._releases))
 
     def _on_release(self, number: int) -> None:
         group = self._unreleased.pop(number, None)
@@ -443,3 +444,10 @@ class Executor:
         self._tally.clear()
         self._view = _NOTHING
         self._idle.set()
+
+
+def _on_release(executor: weakref.ref[Executor], number: int) -> None:
+    """A mirror may be away for long: who waits for it is not what keeps a connection's remains in memory."""
+    there = executor()
+    if there is not None:
+        there._on_release(number)
