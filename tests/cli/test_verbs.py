@@ -163,6 +163,8 @@ def test_what_reads_a_stopped_volume_refuses_a_running_one(run: Run, running: tu
         (["copy", "/nowhere", "/tmp/x"], 3, "no-such-source"),
         (["copy", "/nowhere@10m", "/tmp/x"], 2, "bad-moment"),
         (["copy", "/tmp", "/tmp"], 2, "two-volumes"),
+        (["copy", "/tmp", "-"], 2, "no-stream"),
+        (["copy", "-", "/tmp/x"], 2, "no-stream"),
         (["bisect", "/tmp", "--", "true"], 2, "no-placeholder"),
         (["bisect", "/tmp", "--from", "x y", "--", "true", "{uri}"], 2, "bad-moment"),
         (["bisect", "/nowhere", "--", "true", "{uri}"], 3, "no-such-volume"),

@@ -41,6 +41,7 @@ def copy(
 
     from revolume.cli.progress import progress
 
+    _refuse_streams(source, target)
     if os.path.isfile(source) or _is_device(source):
         _volume_target(source, target)
         with progress(as_json=json) as report:
@@ -54,6 +55,15 @@ def copy(
     else:
         data, size = show_size(answer["data_bytes"]), show_size(answer["size"])
         print_line(f"{answer['from']} -> {answer['to']}: {size}, of which {data} not zero")
+
+
+def _refuse_streams(*names: str) -> None:
+    """Elsewhere - is a stream; a file of that name, and a success, would be misread in a pipe."""
+    if "-" in names:
+        raise UsageError(
+            "no-stream", "A copy is sparse: it goes from or to a file, not a stream.",
+            "Name a file (./- is one), or read the volume over NBD: nbdcopy URI -.",
+        )  # fmt: skip
 
 
 def _is_device(path: str) -> bool:
