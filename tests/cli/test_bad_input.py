@@ -25,7 +25,7 @@ import pytest
 import xxhash
 
 from tests.support.programs import need, run
-from tests.support.servers import REVOLUME, Serve, Server
+from tests.support.servers import REVOLUME, Serve, Server, without_folder
 from tests.support.wire import Wire, WireError
 
 BLOCK = 4096
@@ -56,7 +56,7 @@ def refused(code: str, *words: str | Path, status: int) -> str:
     found = re.fullmatch(r"error\[([a-z0-9-]+)\]: (.+[.?!])", lines[0])
     assert found and found[1] == code, done.stderr
     assert len(lines) == 1 or lines[1].startswith("try: ")
-    said = re.sub(rf"{tempfile.gettempdir()}/rv-\w*", "", done.stderr)  # such a name is a matter of chance
+    said = without_folder(done.stderr)
     assert "Errno" not in said and "0x" not in said
     return done.stderr
 

@@ -49,6 +49,11 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def without_folder(text: str) -> str:
+    """Without the names of such folders, which are a matter of chance: any letters and digits stand in them."""
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/rv-\w*", "", text)
+
+
 def revolume(*arguments: str | os.PathLike[str], ok: tuple[int, ...] = (0,), timeout: float = 120) -> str:
     """Run one verb; its standard output."""
     done = subprocess.run(
