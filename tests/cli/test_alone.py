@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from revolume.cli.main import main
-from revolume.mirror import recovery
+from revolume.errors import TimedOut
 from tests.support.mirrors import SMALL, MiB, Node, read, refused, revolume, told, until, write
+from tests.support.surgery import patched
 
 SIZE = 8 * MiB
 PRIMARY = ("--size", str(SIZE), "--cp-interval", "200ms", *SMALL)
 pytestmark = pytest.mark.timeout(180)
+
+IMPATIENT = """
+    import revolume.mirror.recovery as recovery
+    import revolume.volume.volume as volume
+    recovery.REQUIRED_SECONDS, volume.CONFIRMED_SECONDS = 1.0, 0.3
+"""
+"""How long a primary waits for a required mirror that is gone is not what is shown here."""
 
 
 class Trio:
@@ -23,6 +30,7 @@ class Trio:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nodes: list[Node] = []
+        self.impatient = patched(folder / "impatient", IMPATIENT)
 
     def mirror(self, name: str) -> Node:
         self.nodes.append(Node(self.folder / name, "--mirror-listen", f"unix:{self.folder}/{name}.link", *SMALL))
@@ -34,7 +42,7 @@ class Trio:
         return [word for words in both for word in words]
 
     def primary(self, *more: str) -> Node:
-        self.nodes.append(Node(self.folder / "p", *PRIMARY, *self.to, *more))
+        self.nodes.append(Node(self.folder / "p", *PRIMARY, *self.to, *more, environment=self.impatient))
         return self.nodes[-1]
 
     def close(self) -> None:
@@ -57,12 +65,9 @@ def all_joined(primary: Node) -> bool:
         return all(mirror["joined"] for mirror in control.status()["mirrors"])
 
 
-def test_with_one_of_two_mirrors_gone_the_other_is_asked(
-    trio: Trio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_one_of_two_mirrors_gone_the_other_is_asked(trio: Trio) -> None:
     """The primary's own end of the log is lost with its power, and one required mirror for good: what was answered
     is at the other."""
-    monkeypatch.setattr(recovery, "REQUIRED_SECONDS", 1.0)
     first, second = trio.mirror("m1"), trio.mirror("m2")
     primary = trio.primary()
     until("both join", lambda: all_joined(primary))
@@ -78,9 +83,8 @@ def test_with_one_of_two_mirrors_gone_the_other_is_asked(
     shutil.rmtree(primary.directory)
     shutil.copytree(disk, primary.directory)
 
-    words = ["serve", str(primary.directory), *PRIMARY, *trio.to]
-    assert main(words) == 4
-    said = " ".join(capsys.readouterr().err.split())
+    words = ["serve", primary.directory, *PRIMARY, *trio.to]
+    said = " ".join(revolume(*words, status=4, environment=trio.impatient).stderr.split())
     assert "Mirror m1" in said and "can't be asked" in said and "it is known to hold cp" in said
     assert "mirror m2" in said.lower() and "was asked, and what it has is here" in said
     assert said.index("revolume detach DIR m1") < said.index("--alone")
@@ -103,7 +107,7 @@ def test_of_two_mirrors_the_longer_one_is_promoted(trio: Trio) -> None:
     write(primary.uri(), (0, b"before" * 700))
     until("both have it", lambda: len({m["received"] for m in primary.status["mirrors"]}) == 1)
     first.kill()
-    with primary.control as control:
+    with primary.control as control, pytest.raises(TimedOut, match="made; the confirmation waits for mirror m1"):
         control.snapshot("named")  # goes to the second alone
     until("one has more", lambda: len({m["received"] for m in primary.status["mirrors"]}) == 2)
     primary.kill()
@@ -119,4 +123,5 @@ def test_of_two_mirrors_the_longer_one_is_promoted(trio: Trio) -> None:
     said = revolume("promote", second.directory, "--others", links[0])
     assert "is a primary now" in said.stdout
     assert "this mirror holds the log up to position" in said.stderr
+    assert [snapshot["name"] for snapshot in second.status["snapshots"]] == ["named"]
     revolume("promote", first.directory, "--others", f"{links[1]}x", "--yes")

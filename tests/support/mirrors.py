@@ -25,8 +25,12 @@ SMALL = ("--segment-size", "1M", "--budget", "64M", "--spare", "4M")
 SECONDS = 60
 
 
-def revolume(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    ended = subprocess.run([REVOLUME, *map(str, words)], capture_output=True, text=True, timeout=120, check=False)
+def revolume(
+    *words: str | Path, status: int = 0, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end; ``environment`` is added to this process's."""
+    command, env = [REVOLUME, *map(str, words)], {**os.environ, **(environment or {})}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert ended.returncode == status, f"{ended.returncode}: {words}\n{ended.stdout}\n{ended.stderr}"
     return ended
 
@@ -54,7 +58,7 @@ def until(what: str, happened: Callable[[], Any], seconds: float = SECONDS) -> A
 class Node:
     """``revolume serve`` of one directory."""
 
-    def __init__(self, directory: Path, *words: str | Path) -> None:
+    def __init__(self, directory: Path, *words: str | Path, environment: dict[str, str] | None = None) -> None:
         self.directory = directory
         self.log = directory.with_suffix(".log")
         with self.log.open("a") as said:
@@ -63,6 +67,7 @@ class Node:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
+                env={**os.environ, **(environment or {})},
             )
         self.ready: list[str] = []
         mirror = "--mirror-listen" in words
