@@ -349,7 +349,8 @@ REFUSED: list[tuple[Lie, str]] = [
 
 def test_d2_d13_a_record_that_is_not_true_is_refused_by_mirror_and_status(folder: Path) -> None:
     """One mirror for each lie about the same point. Refused for good: the lie is in its log. It stays at the point
-    before, shows it, says so at both ends, and is not promoted; in an empty directory it becomes equal again."""
+    before, shows it, says so at both ends, and is not promoted. An empty directory is not taken for it, until the
+    mirror is given up by name: then it becomes equal."""
     with liars(folder, {lie.__name__: {} for lie, _ in REFUSED}) as made:
         made.history()
         made.until_equal(*made.far)
@@ -372,8 +373,12 @@ def test_d2_d13_a_record_that_is_not_true_is_refused_by_mirror_and_status(folder
         assert content(first.server) == before
         refuse_to_promote(first, before)
         second.begin_anew()
-        revolume("mirror", "replace", made.primary.directory, second.name, "--yes")  # that copy had joined
-        until("it is whole again", lambda: made.state(second.name)["joined"], 30)
+        stranger = "is not the copy that mirror"
+        until("another copy is refused", lambda: stranger in made.state(second.name)["reason"], 30)
+        assert made.agreed(second.name) == last
+        given_up = made.state(second.name)["node"]
+        revolume("mirror", "replace", made.primary.directory, second.name)
+        until("another joins", lambda: made.state(second.name)["node"] not in ("", given_up), 30)
         made.until_equal(second.name)
 
 
@@ -408,11 +413,13 @@ def promotion(far: Far) -> str:
 
 @dataclass(frozen=True)
 class Bend:
-    """``job``: what goes out for the last of these frames. ``late``: the one before it has not gone out."""
+    """``job``: what goes out for the last of these frames. ``late``: the one before it has not gone out.
+    ``refused``: the mirror tells its source why, and the source waits before it comes again."""
 
     job: Callable[[list[bytes], Relay], list[bytes]]
     sentence: str
     late: bool = False
+    refused: bool = False
 
 
 class Once:
@@ -474,7 +481,9 @@ BENT: dict[str, Bend] = {
     ),
     "written elsewhere": Bend(lambda frames, _: [flipped(frames[-1], OFFSET + 2)], CHAIN),
     "another chain stated": Bend(lambda frames, _: [flipped(frames[-1], OFFSET - 1)], CHAIN),
-    "another payload": Bend(lambda frames, _: [flipped(frames[-1], len(frames[-1]) - 100)], "fails its digests"),
+    "another payload": Bend(
+        lambda frames, _: [flipped(frames[-1], len(frames[-1]) - 100)], "fails its digests", refused=True
+    ),
     "one byte longer": Bend(
         lambda frames, _: [sized(frames[-1], len(frames[-1]) - FRAME_SIZE + 1) + b"!"], COUNTS
     ),
@@ -503,16 +512,17 @@ def test_d8_d10_frames_that_come_otherwise_end_the_connection_and_nothing_is_los
                 for block in (700, 701, 702, 703, 704):
                     wire.pwrite(block * BLOCK, made.block())
             assert far.relay.lied.wait(10), name
-            until(f"{name}: {bend.sentence}", lambda: heard(far, said, bend.sentence), 10)  # noqa: B023
+            until(f"{name}: {bend.sentence}", lambda: heard(far, said, bend), 10)  # noqa: B023
             far.relay.turn_honest()
         made.until_equal("m")
         assert made.primary.stop() == 0 and far.server.stop() == 0
         revolume("check", far.server.directory)
 
 
-def heard(far: Far, since: int, sentence: str) -> bool:
-    """One sentence says why the connection has ended."""
-    return any("is gone" in line and sentence in line for line in far.server.log[since:])
+def heard(far: Far, since: int, bend: Bend) -> bool:
+    """One sentence says why the connection has ended, and by whom."""
+    how = "is refused" if bend.refused else "is gone"
+    return any(f" {how}: " in line and bend.sentence in line for line in far.server.log[since:])
 
 
 # --- a check left out: the lie gets through --------------------------------------------------------------------
