@@ -97,7 +97,7 @@ def test_a_segment_in_which_nothing_lies_is_passed_over() -> None:
                 used[index].file.pwritev([bytes(BLOCK)], 0)
             for index in set(range(len(used))) - set(blank):
                 position = firsts[index]
-                assert position is not None and feed._find(position) is used[index], (index, blank)
+                assert position is not None and feed._find(used, position) is used[index], (index, blank)
             for index, head in heads.items():
                 used[index].file.pwritev([head], 0)
         await driver.volume.close()
