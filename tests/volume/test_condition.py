@@ -18,6 +18,7 @@ WORST_FIRST = [
     (Condition(log_waits="m1"), "full", "Writes wait: the log is full until mirror m1 has come on."),
     (Condition(replies_wait="Replies wait for mirror m1, lost for 9 s."), "waiting",
      "Replies wait for mirror m1, lost for 9 s."),
+    (Condition(damaged_past="reads of block 7 of v@w4 fail"), "degraded", "Reads of block 7 of v@w4 fail."),
     (Condition(damaged=((3, 2), (9, 1))), "degraded",
      "Reads of blocks 3 to 4, 9 fail: what is there is not what was written."),
     (Condition(lost="Block 5 was lost."), "degraded", "Block 5 was lost."),

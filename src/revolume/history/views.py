@@ -30,8 +30,7 @@ from revolume.errors import Damaged, GaveWay, NoSpace, NotFound, RevolumeError
 from revolume.history.timeline import Spot
 from revolume.host.disk import Directory
 from revolume.volume import layout
-from revolume.volume.damage import range_words, ranges
-from revolume.volume.events import EventKind, Events
+from revolume.volume.damage import Damage
 from revolume.volume.holding import HoldKind
 from revolume.volume.live import over_base
 from revolume.volume.reader import Reader
@@ -167,7 +166,7 @@ class View:
         self.tenure = tenure
         self.reader = ViewReader(core.store, source, core.host.work)
         self.reader.view = weakref.proxy(self)
-        self.reader.damaged = partial(_met_damage, core.events, tenure)
+        self.reader.damaged = partial(_met_damage, core.damage, tenure, spot.write)
         self.closing: list[Callable[[], None]] = [map_file.close, lambda: _removed(core.maps_directory, map_name)]
         self._users = 0
         self._closed = False
@@ -201,10 +200,9 @@ class View:
                 close()
 
 
-def _met_damage(events: Events, tenure: Tenure, blocks: list[int]) -> None:
+def _met_damage(damage: Damage, tenure: Tenure, write: int, blocks: list[int]) -> None:
     if not tenure.ended:
-        which = f"{range_words(ranges(blocks))} of {tenure.where}"
-        events.tell(f"reads of {which} fail: what is there is not what was written", EventKind.DAMAGE)
+        damage.met_in_past(write, tenure.where, blocks)
 
 
 class ViewReader(Reader):

@@ -31,6 +31,7 @@ class Condition:
     folding: str = ""
     points: str = ""
     damaged: tuple[tuple[int, int], ...] = ()
+    damaged_past: str = ""
     lost: str = ""
     forecast: str = ""
 
@@ -48,6 +49,7 @@ def state_of(c: Condition) -> tuple[str, str]:
         (c.replies_wait, "waiting", c.replies_wait),
         (c.damaged, "degraded", damaged),
         (c.lost, "degraded", c.lost),
+        (c.damaged_past, "degraded", f"{c.damaged_past[:1].upper()}{c.damaged_past[1:]}."),
         (c.folding, "degraded", f"The history can't be folded: {c.folding}"),
         (c.points, "degraded", f"No consistency point can be made: {c.points}"),
         (c.forecast, "degraded", c.forecast),

@@ -2,6 +2,9 @@
 
 They are remembered until a later read gets them: because they were overwritten, or because the disk answers again.
 That read is made from time to time by the volume itself, a few blocks at a time.
+
+Moments of the past in which a view met such blocks are remembered as long as they are retained: nothing writes
+over them. A mirror is read through views alone, so this is how its status learns of damage.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from revolume.volume.events import EventKind, Events
 from revolume.volume.reader import BLOCK, Reader
 
 BLOCKS_MAX = 1 << 16
+PAST_MAX = 64
 LOOKED_AT = 64
 RANGES_TOLD = 32
 
@@ -42,6 +46,7 @@ class Damage:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._blocks: dict[int, None] = {}  # in the order in which they are looked at again
+        self._past: dict[int, str] = {}  # by the write number of the moment: the newest sentence
 
     def met(self, blocks: list[int]) -> None:
         """A reader could not get these."""
@@ -53,6 +58,19 @@ class Damage:
             )
         for block in new[: BLOCKS_MAX - len(self._blocks)]:
             self._blocks[block] = None
+
+    def met_in_past(self, write: int, where: str, blocks: list[int]) -> None:
+        """A view of the moment behind ``write``, called ``where``, could not get these."""
+        sentence = f"reads of {range_words(ranges(blocks))} of {where} fail: what is there is not what was written"
+        self._events.tell(sentence, EventKind.DAMAGE)
+        if write in self._past or len(self._past) < PAST_MAX:
+            self._past[write] = sentence
+
+    def in_past(self, retired_write: int) -> str:
+        """The newest moment that is retained, so not before ``retired_write``, in which a view met damage: a
+        sentence, or empty."""
+        self._past = {write: told for write, told in self._past.items() if write >= retired_write}
+        return self._past[max(self._past)] if self._past else ""
 
     def __bool__(self) -> bool:
         return bool(self._blocks)

@@ -42,6 +42,7 @@ def _condition(secondary: Secondary, damaged: tuple[tuple[int, int], ...]) -> Co
         keeper=refusal(core),
         folding=secondary.folder.failure or "",
         damaged=damaged,
+        damaged_past=core.damage.in_past(secondary.folder.retired_write),
         forecast=secondary.outlook.warning,
     )
 
