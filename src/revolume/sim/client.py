@@ -59,7 +59,7 @@ class Orders:
     paused: bool = False
     enough: int = 1 << 30
     """Answers after which they take their time."""
-    holders: Callable[[], tuple[str, ...]] = lambda: ()
+    holders: Callable[[int], tuple[str, ...]] = lambda start_ns: ()
     counts: Counts = field(default_factory=Counts)
 
     def busy(self) -> None:
@@ -174,7 +174,7 @@ class SimClient:
             self._told(written, fua)
 
     def _told(self, written: Written, fua: bool) -> None:
-        self._register.answered(written, fua, self._orders.holders())
+        self._register.answered(written, fua, self._orders.holders(written.start_ns))
 
     async def _insist(self, once: Callable[[Client], Awaitable[None]]) -> bool:
         """Until it is answered: True; False: with an error, so nobody knows whether it was done."""

@@ -59,7 +59,7 @@ class PrimaryWorld(World):
         }  # fmt: skip
 
     async def begin(self) -> None:
-        self.orders.holders = lambda: ("a",)
+        self.orders.holders = lambda start_ns: ("a",)
         await self.start()
         self.serve_at("a")
         self.start_clients(self.chance.choice((1, 2, 3)))

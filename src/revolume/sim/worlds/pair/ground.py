@@ -17,6 +17,7 @@ from revolume.sim.register import NEVER, Written
 from revolume.sim.service import PATH, MirrorService, PrimaryService
 from revolume.sim.worlds.world import KiB, MiB, World
 from revolume.volume.base_history import History
+from revolume.volume.volume import Volume
 
 
 class PairGround(World):
@@ -43,6 +44,8 @@ class PairGround(World):
         have more of the log than the disk since."""
         self._member = False
         """Answers rest on the mirror: from when the primary said so until it is given up by order."""
+        self._unheld_ns = -1
+        """When the last answer was released that did not rest on the mirror."""
         self._retired: Platter | None = None
         """The disk of a copy that was the mirror, until it was replaced by order; and that copy's node."""
         self._retired_node = b""
@@ -68,11 +71,28 @@ class PairGround(World):
 
     # What is promised
 
-    def holders(self) -> tuple[str, ...]:
-        """Who has a write that is answered now."""
+    def holders(self, start_ns: int) -> tuple[str, ...]:
+        """Who has a write whose answer has come now. It was asked for at ``start_ns``, so an answer that was
+        released before the mirror joined may be its own: that it was on the way meanwhile promises nothing."""
         service, here, there = self._answering
-        self._member = self._member or any(mirror.required for mirror in service.volume.mirrors)
-        return (here, there) if self._member else (here,)
+        self._rests(service.volume)
+        return (here, there) if self._member and start_ns > self._unheld_ns else (here,)
+
+    def _rests(self, volume: Volume) -> bool:
+        self._member = self._member or any(mirror.required for mirror in volume.mirrors)
+        return self._member
+
+    def _watch_releases(self, volume: Volume) -> None:
+        """Know when an answer leaves that does not rest on the mirror."""
+        released = volume.released
+
+        def told(position: int) -> bool:
+            done = released(position)
+            if done and not self._rests(volume):
+                self._unheld_ns = self.loop.now_ns
+            return done
+
+        volume.released = told  # type: ignore[method-assign]
 
     def _given_up(self) -> None:
         """By order: answers do not rest on the mirror any more."""

@@ -84,6 +84,7 @@ class PairRunning(PairGround):
             self.wrong += check_names(self.names, opened.volume, f"{self.first.name}: {crash}")
         elif self.model.numbers == [0]:
             self.model.begin(opened.volume.write)
+        self._watch_releases(opened.volume)
         await self.first.run(opened.serve())
         self._answering = opened, self.first.name, self.second.name
         self.primary = opened
