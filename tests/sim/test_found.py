@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from revolume.cli.serving import Serving
 from revolume.errors import NotFound
-from revolume.log.ops import OP_WRITE, OP_ZERO
+from revolume.log.ops import OP_WRITE, OP_ZERO, NoRoomNow, Op
 from revolume.offline.check import check
 from revolume.offline.report import CheckReport
 from revolume.sim.chance import Chance
@@ -287,8 +287,14 @@ def test_a_promoted_mirror_goes_on_above_numbers_that_only_points_have_named() -
 
         @staticmethod
         async def _written(volume: Volume, offset: int) -> None:
-            volume.append([(OP_ZERO, offset, 512, None)])
-            await volume.durable(volume.position)
+            ops: list[Op] = [(OP_ZERO, offset, 512, None)]
+            while True:
+                try:
+                    position = volume.append(ops)
+                    break
+                except NoRoomNow:
+                    await volume.room(ops)
+            await volume.durable(position)
 
     verdict = next(world for seed in range(20) if not (world := Promotion(seed))._uneven).live()
     assert verdict.wrong == []

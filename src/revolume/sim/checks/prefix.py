@@ -7,13 +7,16 @@ from revolume.sim.register import Promised, Register
 
 
 def check_recovered(
-    model: Model, register: Register, content: bytearray, promised: Promised, who: str
+    model: Model, register: Register, content: bytearray, written: int, promised: Promised, who: str
 ) -> list[str]:
-    """Model and clients' register go on from what was found."""
+    """Model and clients' register go on from what was found. ``written``: the last write that the volume says it
+    has, which content alone doesn't tell: a write may have changed nothing."""
     register.recovered(content, promised, who)
-    number = model.find(content)
-    if number is None:
+    found = model.find(content)
+    if found is None:
         return [f"{who}: it is in no state in which it ever was; newest w{model.newest}: "
                 f"{model.differs(model.newest, content)}"]  # fmt: skip
-    model.cut_back(number)
+    model.cut_back(written)
+    if different := model.differs(model.newest, content):
+        return [f"{who}: it says that it ends with w{written}, and is what it was at w{found}: {different}"]
     return []

@@ -96,8 +96,9 @@ class PrimaryWorld(World):
         if self.a.lives > 1:
             content = await self.a.run(opened.content())
             self.wrong += check_recovered(
-                self.model, self.register, content, self.promised, f"a.{self.a.lives} after {self._why()}"
-            )
+                self.model, self.register, content, opened.volume.write, self.promised,
+                f"a.{self.a.lives} after {self._why()}",
+            )  # fmt: skip
         else:
             self.model.begin(opened.volume.write)
         self.powerless = False

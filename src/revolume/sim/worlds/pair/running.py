@@ -79,8 +79,9 @@ class PairRunning(PairGround):
             sources = (self.first, self.second) if crash != "promoted" else (self.first,)
             content = await self.first.run(opened.content())
             self.wrong += check_recovered(
-                self.model, self.register, content, self.promised_by(*sources), f"{self.first.name}: {crash}"
-            )
+                self.model, self.register, content, opened.volume.write, self.promised_by(*sources),
+                f"{self.first.name}: {crash}",
+            )  # fmt: skip
             self.wrong += check_names(self.names, opened.volume, f"{self.first.name}: {crash}")
         elif self.model.numbers == [0]:
             self.model.begin(opened.volume.write)
