@@ -4,7 +4,8 @@ They are remembered until a later read gets them: because they were overwritten,
 That read is made from time to time by the volume itself, a few blocks at a time.
 
 Moments of the past in which a view met such blocks are remembered as long as they are retained: nothing writes
-over them. A mirror is read through views alone, so this is how its status learns of damage.
+over them. A mirror is read through views alone, so this is how its status learns of damage. A primary's status is
+about the present, which an overwrite heals; of its past it tells by events.
 """
 
 from __future__ import annotations

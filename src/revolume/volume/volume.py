@@ -366,7 +366,6 @@ class Volume(Remembered):
             points=self.points_failure or "",
             damaged=damaged,
             lost=lost_sentence(lost) if lost else "",
-            damaged_past=core.damage.in_past(self.folder.retired_write),
             forecast=self.outlook.warning,
         )
 
