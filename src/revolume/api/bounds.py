@@ -33,14 +33,15 @@ LIMITS: Final = ControlLimits()
 
 
 class Bounded:
-    """An application whose requests have bodies of bounded size, all there before it is called."""
+    """An ASGI application that reads a request's whole body, bounded in bytes and in time, before it calls
+    ``app``."""
 
     def __init__(self, app: ASGIApp, limits: ControlLimits) -> None:
         self._app = app
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -57,7 +58,7 @@ class Bounded:
         await self._app(scope, _once(body, receive), send)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """All of it; None: it is too long."""
+        """The request's body; None if it is too long."""
         pieces: list[bytes] = []
         left = self._limits.body_bytes_max
         while True:
@@ -94,7 +95,7 @@ def patient(limits: ControlLimits) -> type[H11Protocol]:
     """The protocol class for ``uvicorn.Config(http=…)``."""
 
     class Patient(H11Protocol):
-        """See the module."""
+        """Uvicorn's HTTP/1.1 protocol, with a bounded number of connections and a bounded time for a request."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)

@@ -14,18 +14,23 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 from revolume.api.problems import error_from
-from revolume.errors import Refused, RevolumeError
+from revolume.errors import NotFound, Refused, RevolumeError, TimedOut
+from revolume.host.stopped_process import is_stopped
 from revolume.host.text import harmless
+from revolume.volume.metadata.layout import CONTROL_SOCKET
 
-SOCKET_NAME: Final = "control.sock"
 _TIMEOUT_S: Final = 60.0
 _PROMOTION_S: Final = 3600.0
+_RESTORE_S: Final = 3600.0
 """A promotion reads all that the mirror has not dealt with yet."""
+_LOOK_S: Final = 3.0
+"""After so long without an answer it is looked whether the process is stopped: it accepts, and answers nobody."""
 _ANSWER_BYTES_MAX: Final = 256 << 20
 _HEAD_BYTES_MAX: Final = 64 << 10
 
@@ -37,7 +42,7 @@ def connect(directory: str, timeout_s: float = _TIMEOUT_S) -> ControlClient | No
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    client = ControlClient(descriptor, os.path.join(directory, SOCKET_NAME))
+    client = ControlClient(descriptor, os.path.join(directory, CONTROL_SOCKET))
     try:
         client.dial(timeout_s).close()
     except (FileNotFoundError, ConnectionRefusedError):
@@ -54,11 +59,14 @@ def connect(directory: str, timeout_s: float = _TIMEOUT_S) -> ControlClient | No
 
 
 class ControlClient:
-    """Questions to one running volume. The answers are the JSON of ``api.shapes``."""
+    """Asks one running volume over its control socket. Answers are JSON in the shapes of ``api.schemas``; an
+    answer that is no success is raised as the RevolumeError that the volume raised."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
         self.path = path
+        self.pid = 0
+        """Of the process that answers there; 0: not known."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,18 +75,19 @@ class ControlClient:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the directory's descriptor. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def dial(self, timeout_s: float) -> socket.socket:
-        """A connection to the volume's own server, and to nobody else's."""
+        """Connect to the volume's own server. Refused: the socket belongs to another user."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(timeout_s)
-            connection.connect(f"/proc/self/fd/{self._descriptor}/{SOCKET_NAME}")
-            _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            connection.connect(f"/proc/self/fd/{self._descriptor}/{CONTROL_SOCKET}")
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            self.pid, uid, _ = struct.unpack("3i", peer)
             us = os.geteuid()
             if uid not in (us, 0) and not (us == 0 and uid == os.fstat(self._descriptor).st_uid):
                 raise Refused(
@@ -90,11 +99,31 @@ class ControlClient:
             connection.close()
             raise
 
-    def status(self, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
-        return self._object("GET", "/v1/status", None, timeout_s)
+    def status(self, timeout_s: float = _TIMEOUT_S, *, patient: bool = False) -> dict[str, Any]:
+        """``patient``: a process that is stopped by a signal is waited for too, since it may be continued."""
+        return self._object("GET", "/v1/status", None, timeout_s, patient)
 
     def points(self, at: str | None = None) -> dict[str, Any]:
         return self._object("GET", "/v1/points" + ("" if at is None else f"?at={quote(at, safe='')}"))
+
+    def changes(self, start: int, end: int, limit: int) -> list[dict[str, Any]]:
+        answer = self._ask("GET", f"/v1/changes?start={start}&end={end}&limit={limit}")
+        return answer if isinstance(answer, list) else []
+
+    def proofs(self) -> list[dict[str, Any]]:
+        """None where an older version answers."""
+        try:
+            answer = self._ask("GET", "/v1/proofs")
+        except NotFound:
+            return []
+        return answer if isinstance(answer, list) else []
+
+    def prove(self, write: int, verdict: str, duration_ms: int, command: str) -> dict[str, Any]:
+        asked = {"write": write, "verdict": verdict, "duration_ms": duration_ms, "command": command}
+        return self._object("POST", "/v1/proofs", asked)
+
+    def usage(self) -> dict[str, Any]:
+        return self._object("GET", "/v1/usage")
 
     def cut(self) -> dict[str, Any]:
         return self._object("POST", "/v1/points")
@@ -103,14 +132,34 @@ class ControlClient:
         answer = self._ask("GET", "/v1/snapshots")
         return answer if isinstance(answer, list) else []
 
-    def snapshot(self, name: str) -> dict[str, Any]:
-        return self._object("POST", "/v1/snapshots", {"name": name})
+    def snapshot(self, name: str, expires_s: float = 0.0) -> dict[str, Any]:
+        return self._object("POST", "/v1/snapshots", {"name": name, "expires": expires_s})
+
+    def hold_snapshot(self, name: str, held: bool) -> None:
+        self._ask("PATCH", f"/v1/snapshots/{quote(name, safe='')}", {"held": held})
 
     def drop_snapshot(self, name: str) -> None:
         self._ask("DELETE", f"/v1/snapshots/{quote(name, safe='')}")
 
+    def drop_branch(self, name: str) -> None:
+        self._ask("DELETE", f"/v1/branches/{quote(name, safe='')}")
+
+    def make_clone(self, name: str, moment: str, at: str = "", suspect: bool = False) -> dict[str, Any]:
+        asked = {"name": name, "moment": moment, "at": at, "suspect": suspect}
+        return self._object("POST", "/v1/clones", asked, _PROMOTION_S)
+
+    def drop_clone(self, name: str) -> None:
+        self._ask("DELETE", f"/v1/clones/{quote(name, safe='')}", None, _PROMOTION_S)
+
     def grow(self, size: int) -> int:
         return int(self._object("POST", "/v1/grow", {"size": size})["size"])
+
+    def kept(self) -> dict[str, Any]:
+        return self._object("GET", "/v1/keep")
+
+    def keep(self, **order: str | int | bool | None) -> dict[str, Any]:
+        """``order``: policy, budget, when_full, dry_run."""
+        return self._object("POST", "/v1/keep", order)
 
     def promote(
         self, addresses: Sequence[str] = (), others: Sequence[str] = (), yes: bool = False
@@ -118,28 +167,76 @@ class ControlClient:
         asked = {"nbd": list(addresses), "others": list(others), "yes": yes}
         return self._object("POST", "/v1/promote", asked, _PROMOTION_S)
 
+    def demote(self, listen: str | None = None, yes: bool = False) -> dict[str, Any]:
+        return self._object("POST", "/v1/demote", {"listen": listen, "yes": yes}, _PROMOTION_S)
+
+    def switch_over(self, name: str, listen: str | None = None) -> dict[str, Any]:
+        return self._object("POST", "/v1/switchover", {"to": name, "listen": listen}, _PROMOTION_S)
+
+    def restore(self, to: str, **orders: bool | int | None) -> dict[str, Any]:
+        """``orders``: undo, begin, end, dry_run, yes, disconnect."""
+        return self._object("POST", "/v1/restore", {"to": to, **orders}, _RESTORE_S)
+
     def detach(self, name: str) -> None:
-        self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}")
+        self._ask("DELETE", f"/v1/mirrors/{quote(name, safe='')}", None, _PROMOTION_S)
 
     def replace_mirror(self, name: str, yes: bool) -> str:
-        return str(self._object("POST", f"/v1/mirrors/{quote(name, safe='')}", {"yes": yes})["told"])
+        path = f"/v1/mirrors/{quote(name, safe='')}"
+        return str(self._object("POST", path, {"yes": yes}, _PROMOTION_S)["told"])
+
+    def add_mirror(self, name: str, address: str, **more: str | float | None) -> dict[str, Any]:
+        """``more``: mode, history, peer, on_lost, deadline."""
+        return self._object("POST", "/v1/mirrors", {"name": name, "address": address, **more})
+
+    def set_mirror(self, name: str, **changes: str | float | None) -> dict[str, Any]:
+        """``changes``: address, mode, peer, on_lost, deadline."""
+        return self._object("PATCH", f"/v1/mirrors/{quote(name, safe='')}", changes, _PROMOTION_S)
+
+    def resync(self, names: Sequence[str], prefer: str, **orders: bool | int | str | None) -> list[dict[str, Any]]:
+        """``orders``: take_back, dry_run, rate, window, cancel."""
+        answer = self._ask("POST", "/v1/resync", {"mirrors": list(names), "prefer": prefer, **orders})
+        return answer if isinstance(answer, list) else []
+
+    def start_job(self, kind: str, **orders: Any) -> dict[str, Any]:
+        """``orders``: JSON values, as the kind of job takes them."""
+        return self._object("POST", "/v1/jobs", {"kind": kind, **orders})
+
+    def jobs(self) -> list[dict[str, Any]]:
+        answer = self._ask("GET", "/v1/jobs")
+        return answer if isinstance(answer, list) else []
+
+    def job(self, identity: str) -> dict[str, Any]:
+        return self._object("GET", f"/v1/jobs/{quote(identity, safe='')}")
+
+    def cancel_job(self, identity: str) -> dict[str, Any]:
+        return self._object("DELETE", f"/v1/jobs/{quote(identity, safe='')}")
 
     def _object(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = _TIMEOUT_S
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        patient: bool = False,
     ) -> dict[str, Any]:
-        answer = self._ask(method, path, body, timeout_s)
+        answer = self._ask(method, path, body, timeout_s, patient)
         if not isinstance(answer, dict):
             raise _not_understood(path)
         return answer
 
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = _TIMEOUT_S
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        patient: bool = False,
     ) -> Any:
         try:
-            status, content = self._exchange(method, path, body, timeout_s)
+            status, content = self._exchange(method, path, body, timeout_s, patient)
             answer = harmless(json.loads(content)) if content else None
         except TimeoutError as error:
-            raise _timed_out(path, timeout_s) from error
+            raise self._timed_out(path, timeout_s) from error
         except OSError as error:
             hint = "See what it logged; then ask again, or start it again."
             raise RevolumeError("volume-gone", f"The volume stopped answering: {error}.", hint) from error
@@ -150,7 +247,7 @@ class ControlClient:
         raise error_from(answer if isinstance(answer, dict) else {})
 
     def _exchange(
-        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float, patient: bool
     ) -> tuple[int, bytes]:
         """One request on a connection of its own: in HTTP/1.0 the answer ends where the stream does."""
         content = b"" if body is None else json.dumps(body).encode()
@@ -160,17 +257,32 @@ class ControlClient:
         )
         with self.dial(timeout_s) as connection:
             connection.sendall(head.encode() + content)
-            answer = _until_the_end(connection)
+            answer = self._until_the_end(connection, time.monotonic() + timeout_s, patient)
         return _parsed(answer)
 
+    def _until_the_end(self, connection: socket.socket, deadline: float, patient: bool) -> bytes:
+        answer = bytearray()
+        while piece := self._received(connection, deadline, patient):
+            answer += piece
+            if len(answer) > _ANSWER_BYTES_MAX:
+                raise ValueError("an answer without end")
+        return bytes(answer)
 
-def _until_the_end(connection: socket.socket) -> bytes:
-    answer = bytearray()
-    while piece := connection.recv(1 << 18):
-        answer += piece
-        if len(answer) > _ANSWER_BYTES_MAX:
-            raise ValueError("an answer without end")
-    return bytes(answer)
+    def _received(self, connection: socket.socket, deadline: float, patient: bool) -> bytes:
+        """Its next piece. TimeoutError at the deadline; TimedOut as soon as its process is seen to be stopped."""
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(min(left, _LOOK_S))
+            try:
+                return connection.recv(1 << 18)
+            except TimeoutError:
+                if not patient and left > _LOOK_S and is_stopped(self.pid):
+                    raise _stopped(self.pid) from None
+        raise TimeoutError
+
+    def _timed_out(self, path: str, timeout_s: float) -> RevolumeError:
+        who = f"The volume's process (PID {self.pid})" if self.pid else "The volume"
+        hint = _continue(self.pid) if is_stopped(self.pid) else "See what it logged; 'revolume wait' waits for it."
+        return TimedOut("timed-out", f"{who} did not answer {path} within {timeout_s:.0f} seconds.", hint)
 
 
 def _parsed(answer: bytes) -> tuple[int, bytes]:
@@ -188,10 +300,13 @@ def _parsed(answer: bytes) -> tuple[int, bytes]:
     return int(status[1]), content
 
 
-def _timed_out(path: str, timeout_s: float) -> RevolumeError:
-    error = RevolumeError("timed-out", f"The volume did not answer {path} within {timeout_s:.0f} seconds.")
-    error.exit_status = 6
-    return error
+def _stopped(pid: int) -> TimedOut:
+    cause = f"The volume's process (PID {pid}) does not answer: it was stopped by a signal."
+    return TimedOut("process-stopped", cause, _continue(pid))
+
+
+def _continue(pid: int) -> str:
+    return f"Let it go on with: kill -CONT {pid}"
 
 
 def _not_understood(path: str) -> RevolumeError:

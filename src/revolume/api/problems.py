@@ -26,7 +26,7 @@ _STATUSES: Final[tuple[tuple[type[RevolumeError], int], ...]] = (
 
 
 def problem(error: RevolumeError) -> tuple[int, dict[str, Any]]:
-    """The HTTP status and the body that tell ``error``."""
+    """(HTTP status, body) of an error."""
     kind, status = next((kind, status) for kind, status in _STATUSES if isinstance(error, kind))
     body = {
         "type": "about:blank",
@@ -42,7 +42,7 @@ def problem(error: RevolumeError) -> tuple[int, dict[str, Any]]:
 
 
 def error_from(body: dict[str, Any]) -> RevolumeError:
-    """The error that a problem's body tells; an unknown kind is the root's."""
+    """The error that a problem's body describes; RevolumeError if its kind is unknown."""
     kinds = {kind.__name__: kind for kind, _ in _STATUSES}
     kind = kinds.get(str(body.get("kind")), RevolumeError)
     error = kind(str(body.get("code", "unknown")), str(body.get("detail", "")), str(body.get("hint", "")))

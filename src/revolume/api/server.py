@@ -22,8 +22,8 @@ from fastapi import FastAPI
 
 from revolume.api.bounds import LIMITS, Bounded, ControlLimits, patient
 from revolume.host.owner import like_directory
+from revolume.volume.metadata.layout import CONTROL_SOCKET
 
-SOCKET_NAME: Final = "control.sock"
 QUEUE_LENGTH: Final = 16
 """Connections that wait. Asyncio also accepts so many at a time, and logs each that finds no descriptor."""
 
@@ -57,8 +57,15 @@ class ControlServer:
         self._directory = directory
         self._server = _Quiet(
             uvicorn.Config(
-                Bounded(app, limits), http=patient(limits), ws="none", lifespan="off", timeout_graceful_shutdown=2,
-                log_config=None, access_log=False, backlog=QUEUE_LENGTH, date_header=False,
+                Bounded(app, limits),
+                http=patient(limits),
+                ws="none",
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+                log_config=None,
+                access_log=False,
+                backlog=QUEUE_LENGTH,
+                date_header=False,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -78,19 +85,19 @@ class ControlServer:
         await self._task
         self._task = None
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self._directory, SOCKET_NAME))
+            os.unlink(os.path.join(self._directory, CONTROL_SOCKET))
 
 
 def _listener(directory: str) -> socket.socket:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path = f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+        path = f"/proc/self/fd/{descriptor}/{CONTROL_SOCKET}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         listener.bind(path)
         os.chmod(path, 0o600)
-        like_directory(descriptor, SOCKET_NAME)
+        like_directory(descriptor, CONTROL_SOCKET)
         listener.listen(QUEUE_LENGTH)
         listener.setblocking(False)
     except OSError:

@@ -45,7 +45,7 @@ def block_digests(view: memoryview, count: int) -> list[int]:
 
 
 def digest_array(view: memoryview, count: int) -> npt.NDArray[np.uint64]:
-    """The same as an array."""
+    """The digest of each of the first ``count`` blocks of ``view`` (single bytes), as uint64."""
     return np.array(block_digests(view, count), np.uint64)
 
 

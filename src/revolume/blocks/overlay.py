@@ -9,31 +9,28 @@ that 0, the state of untouched memory, is an empty slot. A bucket fills from the
 singly: a free last slot ends the search, otherwise the next bucket of the same page goes on.
 
 *Pages.* Buckets lie in pages (48 KiB) taken one after the other from an arena that is reserved once and
-becomes resident as it is used. A directory maps the hash's upper bits to pages; each page owns a run of
-its slots. A page that gets too full is divided, its run of the directory with it (extendible hashing), so
-growth never moves more than one page's entries at a time: about a tenth of a millisecond.
-
-*Uneven first runs.* Equal pages would all fill, and divide, at the same time: the table would swing between
-half empty and full, and so would its memory. The first eight pages own runs that grow from one to two by
-equal factors, so that at any time some pages have just been divided and some are about to be, and the
-load stays near 0.52 (46 bytes an entry) at every size.
+becomes resident as it is used. ``PageDirectory`` says which page a key belongs to; a page that gets too full is
+divided, so growth never moves more than one page's entries at a time: about a tenth of a millisecond. Pages are
+divided at different times, so that the load stays near 0.52 (46 bytes an entry) at every size.
 
 *Forgetting.* Addresses only grow, and what lies below a bound is known elsewhere. ``forget_below`` only
 notes the bound; entries below it go when their page is next rebuilt: when it is full, or in ``sweep``.
 
-What would break it: blocks chosen so that all fall into one page. The hash is seeded by the caller for that
-reason. Not safe for threads: the loop owns it.
+Not safe for threads: the loop owns it.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.word import ADDRESS_MASK
+from revolume.blocks.block_location import ADDRESS_MASK
+from revolume.blocks.numbers import Address
+from revolume.blocks.ordering import last_of_each
+from revolume.blocks.page_directory import FIRST_RUNS, PageDirectory
+from revolume.blocks.reserved import reserved
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -43,25 +40,15 @@ Entries = tuple[U64, U64, U64]
 SLOTS = 8
 PAGE_BUCKETS = 256
 ENTRY_BYTES = 24
-FIRST_RUNS = (94, 102, 112, 122, 133, 145, 158, 158)
-"""How the directory's 1024 first slots are shared out: each about 2^(1/8) times the one before."""
 LOAD_MAX = 0.72
 """A page fuller than this is divided, if there is a page left."""
 LOAD_FULL = 0.95
 """And without one, this is the end."""
 LOAD_SURE = 0.50
 """What ``room`` promises, however the entries happen to fall."""
-DIRECTORY_BITS_MAX = 22
 BATCH = 8192
 
-assert sum(FIRST_RUNS) == 1024
-
 _ONE = np.array(1, np.uint64)
-_BUCKET_BITS = np.array(24, np.uint64)
-_MIX_NUMBER, _STIR_NUMBER, _MOD = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, (1 << 64) - 1
-_FOLD = np.array(32, np.uint64)
-_MIX = np.array(_MIX_NUMBER, np.uint64)
-_STIR = np.array(_STIR_NUMBER, np.uint64)
 _AHEAD = np.arange(1, 5)
 _MASK = np.array(ADDRESS_MASK, np.uint64)
 _IN_BUCKET = np.array(SLOTS - 1, np.int64)
@@ -79,38 +66,27 @@ def bytes_for(entries: int) -> int:
 
 
 class Overlay:
-    """See the module's text. ``page_buckets`` is a parameter so that tests divide pages early."""
+    """Block → location and digest, of at most ``capacity_bytes``. Asked and changed in batches: uint64 columns, in
+    any order. ``seed`` keeps clients from choosing blocks that fall together; ``page_buckets``: a power of two,
+    small in tests so that pages divide early."""
 
     def __init__(self, capacity_bytes: int, seed: int = 0, page_buckets: int = PAGE_BUCKETS) -> None:
         assert page_buckets & (page_buckets - 1) == 0
         self._page_slots = page_buckets * SLOTS
         self._pages_max = max(2 * len(FIRST_RUNS), capacity_bytes // (self._page_slots * ENTRY_BYTES))
         slots = (self._pages_max * page_buckets + 1) * SLOTS  # the last bucket stays empty: "absent"
-        self._keys = _reserved(slots)
+        self._keys = reserved(slots)
         self._lines = self._keys.reshape(-1, SLOTS)
-        self._words = _reserved(slots)
-        self._digests = _reserved(slots)
+        self._words = reserved(slots)
+        self._digests = reserved(slots)
         self._fills = np.zeros(slots // SLOTS, np.uint8)  # used slots of each bucket
         self._absent = slots - SLOTS
-        self._seed_number = seed & _MOD
-        self._seed = np.array(self._seed_number, np.uint64)
         self._page_buckets = page_buckets
         self._page_shift = page_buckets.bit_length() - 1
-        self._page_mask = np.array(page_buckets - 1, np.uint64)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Empty, with the first pages. The directory holds the number of a page's first bucket."""
-        self._pages = len(FIRST_RUNS)
-        self._counts = np.zeros(self._pages_max, np.int64)
-        self._run = np.zeros(self._pages_max, np.int64)
-        self._span = np.zeros(self._pages_max, np.int64)
-        self._span[: self._pages] = FIRST_RUNS
-        self._run[1 : self._pages] = np.cumsum(FIRST_RUNS)[:-1]
-        bases = np.arange(self._pages, dtype=np.int64) << self._page_shift
-        self._directory = np.repeat(bases, FIRST_RUNS)
-        self._bits = 10
-        self._shift = np.array(64 - self._bits, np.uint64)
+        self._directory = PageDirectory(self._pages_max, page_buckets, seed)
+        self._buckets_of = self._directory.buckets_of
+        self._bucket_of = self._directory.bucket_of
+        self._counts = np.zeros(self._pages_max, np.int64)  # entries of each page
         self._floor = 0
         self._len = 0
         self._swept = 0
@@ -133,7 +109,8 @@ class Overlay:
     @property
     def used_bytes(self) -> int:
         """Resident memory, as far as it is ours to know."""
-        return self._pages * self._page_slots * ENTRY_BYTES + self._directory.nbytes + 3 * self._counts.nbytes
+        pages = self._directory.pages * self._page_slots * ENTRY_BYTES
+        return pages + self._directory.nbytes + self._counts.nbytes
 
     # Asking
 
@@ -149,9 +126,7 @@ class Overlay:
         """``get`` of a single block in plain numbers, a third of the time; None: not settled in its home
         bucket."""
         key = block + 1
-        mixed = (key ^ self._seed_number) * _MIX_NUMBER & _MOD
-        mixed = (mixed ^ mixed >> 32) * _STIR_NUMBER & _MOD
-        bucket = self._directory.item(mixed >> (64 - self._bits)) + (mixed >> 24 & self._page_buckets - 1)
+        bucket = self._bucket_of(key)
         line = self._lines[bucket].tolist()
         if key in line:
             slot = bucket * SLOTS + line.index(key)
@@ -180,11 +155,7 @@ class Overlay:
         The table may be changed between two pieces: what was put before the start and is not forgotten is
         met exactly once, as it stands when its page is reached.
         """
-        at = 0  # on the scale of the finest possible directory
-        while at < 1 << DIRECTORY_BITS_MAX:
-            coarse = DIRECTORY_BITS_MAX - self._bits
-            page = int(self._directory[at >> coarse]) >> self._page_shift
-            at = int(self._run[page] + self._span[page]) << coarse
+        for page in self._directory.walk():
             keys, words, digests = self._page_entries(page)
             if len(keys):
                 yield keys - _ONE, words, digests
@@ -200,35 +171,19 @@ class Overlay:
             piece = slice(first, first + BATCH)
             self._put(blocks[piece] + _ONE, words[piece], digests[piece])
 
-    def forget_below(self, address: int) -> None:
+    def forget_below(self, address: Address) -> None:
         """Entries whose word's address lies below may go from now on, whenever it is convenient."""
         self._floor = max(self._floor, address)
 
     def sweep(self, pages: int) -> int:
         """Drop what may be forgotten from the next few pages, in turn; returns how many entries went."""
         before = self._len
-        for _ in range(min(pages, self._pages)):
-            self._swept = (self._swept + 1) % self._pages
+        for _ in range(min(pages, self._directory.pages)):
+            self._swept = (self._swept + 1) % self._directory.pages
             self._drop_forgotten(self._swept)
         return before - self._len
 
     # Where a key lies
-
-    def _hash(self, keys: U64) -> U64:
-        mixed = keys ^ self._seed
-        mixed *= _MIX
-        mixed ^= mixed >> _FOLD
-        mixed *= _STIR
-        return mixed
-
-    def _buckets_of(self, keys: U64) -> I64:
-        """The home bucket: the page by the hash's upper bits, the bucket in it by middle ones."""
-        mixed = self._hash(keys)
-        bases = self._directory.take((mixed >> self._shift).view(np.int64))
-        mixed >>= _BUCKET_BITS
-        mixed &= self._page_mask
-        bases += mixed.view(np.int64)
-        return bases
 
     def _next(self, buckets: I64) -> I64:
         """The bucket behind each, within its page."""
@@ -280,7 +235,7 @@ class Overlay:
         known = (slots != self._absent).nonzero()[0]
         self._words[slots[known]] = words[known]
         self._digests[slots[known]] = digests[known]
-        new = unknown[_last_of_each(keys[unknown])]
+        new = unknown[last_of_each(keys[unknown])]
         self._put_new(keys[new], words[new], digests[new])
 
     def _put_new(self, keys: U64, words: U64, digests: U64) -> None:
@@ -353,31 +308,16 @@ class Overlay:
         return True
 
     def _divide(self, page: int) -> bool:
-        """The upper half of the page's run goes to a new page. False: there is none left."""
-        if self._pages == self._pages_max or not self._refine(page):
+        """About half of the page's entries go to a new page. False: there is none left."""
+        upper = self._directory.divide(page)
+        if upper is None:
             return False
-        begin, span = int(self._run[page]), int(self._span[page])
-        middle = begin + span // 2
         keys, words, digests = self._live_entries(page)
         self._clear(page)
-        upper, self._pages = self._pages, self._pages + 1
-        self._directory[middle : begin + span] = upper << self._page_shift
-        self._span[page] = middle - begin
-        self._run[upper], self._span[upper] = middle, begin + span - middle
-        moves = (self._hash(keys) >> self._shift) >= np.uint64(middle)
+        moves = (self._buckets_of(keys) >> self._page_shift) == upper
         self._fill(page, keys[~moves], words[~moves], digests[~moves])
         self._fill(upper, keys[moves], words[moves], digests[moves])
         return True
-
-    def _refine(self, page: int) -> bool:
-        """See that the page's run can be halved fairly: a finer directory where it is short."""
-        while self._span[page] < SLOTS and self._bits < DIRECTORY_BITS_MAX:
-            self._directory = np.repeat(self._directory, 2)
-            self._bits += 1
-            self._shift = np.array(64 - self._bits, np.uint64)
-            self._run *= 2
-            self._span *= 2
-        return bool(self._span[page] > 1)
 
     def _page_entries(self, page: int) -> Entries:
         """(keys, words, digests) of a page, copied."""
@@ -418,20 +358,3 @@ class Overlay:
         self._digests[slots] = digests[order]
         self._counts[page] = len(keys)
         self._len += len(keys)
-
-
-def _reserved(count: int) -> U64:
-    """Zeroes that become resident in small pages as they are touched. (numpy asks for huge pages, and the
-    first touch of one was seen to stall for two milliseconds.)"""
-    return np.frombuffer(mmap.mmap(-1, count * 8), np.uint64)
-
-
-def _last_of_each(keys: U64) -> I64:
-    """Indexes of the last occurrence of every key; all of them where keys ascend (a sequential run)."""
-    if (keys[1:] > keys[:-1]).all():
-        return np.arange(len(keys))
-    order = keys.argsort(kind="stable")
-    ordered = keys[order]
-    last = np.ones(len(keys), bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    return order[last]

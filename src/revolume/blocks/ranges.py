@@ -15,7 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.word import ADDRESS_MASK
+from revolume.blocks.block_location import ADDRESS_MASK
+from revolume.blocks.block_set import BlockSet
+from revolume.blocks.extents import complement, overlaps
+from revolume.blocks.numbers import Address
 
 U64 = npt.NDArray[np.uint64]
 
@@ -24,7 +27,8 @@ _MASK = np.uint64(ADDRESS_MASK)
 
 
 class Ranges:
-    """Sorted ranges [start, end) of block numbers, each with its word. Immutable."""
+    """Zero ranges: sorted, disjoint [start, end) of block numbers (uint64), each with the location at which it was
+    stated. Immutable."""
 
     __slots__ = ("_ends", "_starts", "_words")
 
@@ -66,15 +70,32 @@ class Ranges:
             return result
         return self._repainted([one for one in ranges if one[0] < one[1]])
 
-    def without_below(self, address: int) -> Ranges:
-        """Without the ranges whose word's address lies below ``address``."""
+    def without_below(self, address: Address) -> Ranges:
+        """The ranges whose location's address is not below ``address``."""
         keep = (self._words & _MASK) >= np.uint64(address)
         if keep.all():
             return self
         return Ranges(self._starts[keep], self._ends[keep], self._words[keep])
 
+    def blocks(self) -> BlockSet:
+        """All blocks under a range."""
+        return BlockSet.of_intervals(self._starts, self._ends)
+
+    def within(self, blocks: BlockSet) -> Ranges:
+        """The ranges, clipped to these blocks."""
+        return self._overlapping(blocks.starts, blocks.ends)
+
+    def without(self, blocks: BlockSet) -> Ranges:
+        """The ranges, with these blocks cut out."""
+        return self._overlapping(*complement(blocks.starts, blocks.ends)) if len(self) and len(blocks) else self
+
+    def _overlapping(self, starts: U64, ends: U64) -> Ranges:
+        begins, stops, index = overlaps(self._starts, self._ends, starts, ends)
+        return Ranges(begins, stops, self._words[index])
+
     def get(self, blocks: U64) -> U64:
-        """The word over each block, 0 where there is none."""
+        """The location of the range over each block (uint64, in the order of ``blocks``); 0 where there is
+        none."""
         if not len(self._starts):
             return np.zeros(len(blocks), np.uint64)
         at = self._ends.searchsorted(blocks, "right")  # the first that ends behind the block
@@ -94,7 +115,7 @@ class Ranges:
         return np.maximum(self._starts[found], first), np.minimum(self._ends[found], last), self._words[found]
 
     def arrays(self) -> tuple[U64, U64, U64]:
-        """(starts, ends, words): the whole, not to be changed."""
+        """(starts, ends, locations): uint64 arrays that must not be changed."""
         return self._starts, self._ends, self._words
 
     def _repainted(self, ranges: list[tuple[int, int, int]]) -> Ranges:

@@ -44,13 +44,18 @@ def root_terms(blocks: U64, digests: U64) -> tuple[U64, U64]:
 
 
 def add(root: Root, blocks: U64, digests: U64) -> Root:
-    """The root with these blocks counted in; each block once."""
+    """The root with these blocks added, each named once. ``blocks``, ``digests``: uint64, in any order."""
     low, high = root_terms(blocks, digests)
     return (root[0] + int(low.sum())) & _MOD, (root[1] + int(high.sum())) & _MOD
 
 
+def combine(one: Root, other: Root) -> Root:
+    """The root of blocks of which each is in one of the two."""
+    return (one[0] + other[0]) & _MOD, (one[1] + other[1]) & _MOD
+
+
 def subtract(root: Root, blocks: U64, digests: U64) -> Root:
-    """The root with these blocks, which were counted in with these digests, taken out."""
+    """The root with these blocks removed; the digests must be those with which they were added."""
     low, high = root_terms(blocks, digests)
     return (root[0] - int(low.sum())) & _MOD, (root[1] - int(high.sum())) & _MOD
 

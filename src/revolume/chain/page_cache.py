@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from revolume.blocks.reserved import reserved
 from revolume.errors import Damaged
 from revolume.host.disk import File
 
@@ -122,7 +123,7 @@ class PageCache:
 
     def __init__(self, pages: int = CACHE_PAGES) -> None:
         assert pages & (pages - 1) == 0
-        self.table = blank(pages)
+        self.table = reserved(pages * NUMBERS).reshape(pages, NUMBERS)
         self._numbers = np.full(pages, -1)
         self._stamps = np.zeros(pages, np.int64)  # which call of add filled the row
         self._stamp = 0

@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.numbers import Address, Position, WriteNumber
+
 Buffer = bytes | memoryview
 U64 = npt.NDArray[np.uint64]
 
@@ -48,21 +50,22 @@ assert REFERENCE_ROW.itemsize == 12
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A sealed consistency point. Its value is (epoch, number, digest); ``root`` proves whole volumes equal."""
+    """A closed consistency point. Its value is (epoch, number, digest); equal ``root``s prove whole volumes
+    equal."""
 
     number: int
     previous: int
-    position: int
-    write: int
+    position: Position
+    write: WriteNumber
     time_ns: int
     epoch: int
     digest: int
     root: tuple[int, int]
     chain: bytes
     changed_blocks: int
-    address: int = 0
+    address: Address = Address(0)
     """Where the cut lies in this node's log."""
-    record: int = 0
+    record: Address = Address(0)
     """Where the sealing transfer of the record lies in this node's log."""
     lived_ms: int = 0
     """This node's lived time when it kept the record, in ms; 0: not known, which is long ago."""
@@ -84,8 +87,8 @@ class Part:
 
     number: int
     previous: int
-    position: int
-    write: int
+    position: Position
+    write: WriteNumber
     time_ns: int
     part: int
     parts: int
@@ -105,8 +108,8 @@ class Totals:
 
     number: int
     previous: int
-    position: int
-    write: int
+    position: Position
+    write: WriteNumber
     time_ns: int
     referenced: int
     partials: int
@@ -116,9 +119,7 @@ class Totals:
     chain: bytes
 
 
-def pack_part(
-    totals: Totals, part: tuple[int, int], references: References, zeroes: tuple[U64, U64]
-) -> bytes:
+def pack_part(totals: Totals, part: tuple[int, int], references: References, zeroes: tuple[U64, U64]) -> bytes:
     """The body of one part; ``part`` is (index, parts in all)."""
     names, index = _transfers_named(references)
     rows = np.empty(len(references.runs), REFERENCE_ROW)
@@ -144,7 +145,7 @@ def _transfers_named(references: References) -> tuple[npt.NDArray[np.void], npt.
 
 
 def named_positions(body: Buffer) -> U64:
-    """The positions of the transfers that one part names. ValueError: it does not hold together."""
+    """The positions of the transfers that one part's references name. ValueError: the part's counts are wrong."""
     named = BODY.unpack_from(body)[14]
     return np.frombuffer(body, TRANSFER_ROW, named, BODY.size)["position"]
 
@@ -172,6 +173,17 @@ def unpack_part(body: bytes) -> Part | None:
     root: tuple[int, int] = fields[11:13]
     values = (*fields[:11], root, fields[13], references, zeroes)
     return Part(*values)
+
+
+def stated_point(parts: Sequence[Part], *, epoch: int, address: Address, record: Address, lived_ms: int) -> Point:
+    """The point of a whole record, with what only this node knows: where cut and record lie in its log, and its
+    lived time."""
+    part = parts[0]
+    return Point(
+        number=part.number, previous=part.previous, position=part.position, write=part.write, time_ns=part.time_ns,
+        epoch=epoch, digest=part.digest, root=part.root, chain=part.chain, changed_blocks=changed_blocks(parts),
+        address=address, record=record, lived_ms=lived_ms,
+    )  # fmt: skip
 
 
 def changed_blocks(parts: Sequence[Part]) -> int:

@@ -1,12 +1,12 @@
 """The delta maps of a mirror's log, built from the records of its agreed points.
 
 A mirror's views, base maps and folds read this and nothing else up to the last point that they need. Each record
-is read again and resolved in this node's own log, as it was when the point was sealed (``received.py``):
+is read again and resolved in this node's own log, as it was when the point was sealed (``reference_resolver.py``):
 
     (epoch, position) of a transfer → where that transfer lies here → the block within it
 
 Partially modified blocks come from the record's own payload, blocks that were asked for whole from the local
-records (FIXUP) of that point, zeroes from its zero runs. What the log itself holds as the newest version is
+records (LOCAL_BLOCKS) of that point, zeroes from its zero runs. What the log itself holds as the newest version is
 computed beside it as the cross-check: where the two disagree, and no local record makes up for it, the job ends
 with ``Damaged`` naming both places, and serves neither. Behind the last point the log itself is read.
 
@@ -24,26 +24,40 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.word import ADDRESS_MASK, ZERO
+from revolume.blocks.block_location import ADDRESS_MASK, ZERO, pack_all
+from revolume.blocks.delta_map import DeltaMap
+from revolume.blocks.extents import merged_intervals, numbers_in
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Position, WriteNumber
 from revolume.chain.point import Part, References, unpack_part
-from revolume.chain.received import (
-    Resolved,
+from revolume.chain.reference_resolver import (
+    Resolution,
     carried_whole,
-    disjoint,
-    each_of,
     not_these_zeroes,
     places_of,
-    resolved,
+    resolve,
     stated_zeroes,
+    zero_runs,
 )
-from revolume.chain.versions import GATHER, Newest, Span, Stretch, load_pieces, load_stretch, newest, under_ranges
+from revolume.chain.versions import (
+    EVERY_WRITE,
+    GATHER,
+    NO_WRITE,
+    LogRange,
+    NewestVersions,
+    Span,
+    load_range,
+    load_segments,
+    newest,
+    newest_in,
+)
 from revolume.errors import Damaged
 from revolume.host.disk import Directory
-from revolume.log.columns import RANGE_BLOCKS, Columns, Versions, only, ramp
-from revolume.log.scan import Found, SegmentReader
-from revolume.log.segment import Segment
-from revolume.log.table import TableView
-from revolume.log.transfer import BLOCK, LENGTH_MASK, Flag, Kind
+from revolume.log.format.columns import RANGE_BLOCKS, Columns, Versions, select
+from revolume.log.format.segment import Segment
+from revolume.log.format.transfer import LENGTH_MASK, Flag, Kind
+from revolume.log.format.transfer_table import TableView
+from revolume.log.read.scan import FoundTransfer, SegmentReader
 
 U64 = npt.NDArray[np.uint64]
 NOTHING = np.zeros(0, np.uint64)
@@ -54,23 +68,24 @@ BLOCKS_BITS = 52
 NO_LIMIT = (1 << 63) - 1
 
 
-def changed(log: Directory, stretch: Stretch, volume: bytes, after: int, upto: int) -> Newest:
+def changed(
+    log: Directory, log_range: LogRange, volume: bytes, after: WriteNumber, upto: WriteNumber
+) -> NewestVersions:
     """The newest version of every block that was changed behind write ``after`` and up to write ``upto``: from
-    the records of the stretch's agreed points if it names any (a mirror's does), else from the log itself."""
-    if stretch.agreed is None:
-        versions = (columns.versions() for columns in load_stretch(log, stretch, volume))
-        return under_ranges(newest(versions, after, upto))
-    walk = _Walk(volume, stretch.agreed, stretch.after)
-    maps = walk.delta_maps(load_pieces(log, stretch, volume))
-    return under_ranges(newest(chain(maps, walk.rest()), 0, upto))
+    the records of the range's agreed points if it names any (a mirror's does), else from the log itself."""
+    if log_range.agreed is None:
+        return newest_in(load_range(log, log_range, volume), after, upto)
+    walk = _RecordWalk(volume, log_range.agreed, log_range.after)
+    maps = walk.point_deltas(load_segments(log, log_range, volume))
+    return newest(chain(maps, walk.rest()), NO_WRITE, upto)
 
 
-def delta_maps(
-    pieces: Iterable[tuple[Segment, Columns]], volume: bytes, span: Span, position: int
+def point_deltas(
+    pieces: Iterable[tuple[Segment, Columns]], volume: bytes, span: Span, position: Position
 ) -> Iterator[Versions]:
     """The delta maps of the points in ``span``, versions as of their points' cuts. ``position``: of the cut before
     the first; ``pieces``: the log from there on. Damaged: a record is missing, or disagrees with the log."""
-    return _Walk(volume, span, position).delta_maps(pieces)
+    return _RecordWalk(volume, span, position).point_deltas(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ class _Record:
     """A point's record: its parts, and their positions."""
 
     parts: Sequence[Part]
-    positions: Sequence[int]
+    positions: Sequence[Position]
 
     @property
     def cut(self) -> Part:
@@ -96,24 +111,25 @@ class _Owed:
     led: U64
 
 
-class _Walk:
+class _RecordWalk:
     """The log behind a cut: transfers that no point has covered yet, and the records met."""
 
-    def __init__(self, volume: bytes, span: Span, position: int) -> None:
+    def __init__(self, volume: bytes, span: Span, position: Position) -> None:
         self._volume = volume
         self._span = span
         self._next = span.after + 1
         self._position = position
         self._held: list[Columns] = []
-        self._parts: list[tuple[Part, int]] = []
+        self._parts: list[tuple[Part, Position]] = []
         self._records: list[_Record] = []
         self._owed: list[_Owed] = []
         self._sent_whole: list[tuple[int, Versions]] = []
         self._whole: dict[int, list[U64]] = {}
         self._gathered = 0
 
-    def delta_maps(self, pieces: Iterable[tuple[Segment, Columns]]) -> Iterator[Versions]:
-        """See the function of this name."""
+    def point_deltas(self, pieces: Iterable[tuple[Segment, Columns]]) -> Iterator[Versions]:
+        """The delta maps of the points met in ``pieces``, the log from the cut before the first on. Damaged, at
+        the end too: a record or a block is missing."""
         for segment, columns in pieces:
             self._take(segment, columns)
             if self._gathered >= GATHER:
@@ -124,7 +140,7 @@ class _Walk:
     def rest(self) -> Iterator[Versions]:
         """The log behind the last point, once the delta maps are through."""
         for columns in self._held:
-            yield only(columns, columns.rows["kind"] == Kind.WRITES).versions()
+            yield select(columns, columns.rows["kind"] == Kind.WRITES).versions()
 
     # Walking
 
@@ -134,14 +150,14 @@ class _Walk:
         if self._next <= self._span.upto:
             for row in np.flatnonzero((kinds == Kind.POINT) & behind).tolist():
                 self._part(_read(reader, columns, row))
-        for row in np.flatnonzero(kinds == Kind.FIXUP).tolist():
+        for row in np.flatnonzero(kinds == Kind.LOCAL_BLOCKS).tolist():
             self._fixup(_read(reader, columns, row), columns, row)
-        held = only(columns, behind & (kinds != Kind.FIXUP))
+        held = select(columns, behind & (kinds != Kind.LOCAL_BLOCKS))
         if len(held.rows):
             self._held.append(held)
             self._gathered += len(held.digests)
 
-    def _part(self, found: Found) -> None:
+    def _part(self, found: FoundTransfer) -> None:
         part = unpack_part(found.transfer.body)
         if part is None:
             raise _unreadable(found.segment, found.block)
@@ -155,12 +171,12 @@ class _Walk:
             self._records.append(_Record([p for p, _ in self._parts], [at for _, at in self._parts]))
             self._next += 1
 
-    def _fixup(self, found: Found, columns: Columns, row: int) -> None:
+    def _fixup(self, found: FoundTransfer, columns: Columns, row: int) -> None:
         number = int.from_bytes(found.transfer.body, "little")
         if self._span.after < number <= self._span.upto:
             chosen = np.zeros(len(columns.rows), bool)
             chosen[row] = True
-            versions = only(columns, chosen).versions()
+            versions = select(columns, chosen).versions()
             self._whole.setdefault(number, []).append(versions.blocks)
             self._sent_whole.append((number, versions))
 
@@ -184,7 +200,7 @@ class _Walk:
             yield _Batch(records, self._held, stride).versions(self._owed)
             del self._records[: len(records)]
             self._position = records[-1].cut.position
-            held = (only(c, c.rows["position"] > self._position) for c in self._held)
+            held = (select(c, c.rows["position"] > self._position) for c in self._held)
             self._held = [columns for columns in held if len(columns.rows)]
         self._gathered = sum(len(columns.digests) for columns in self._held)
         yield from (versions for number, versions in self._sent_whole if number < self._next)
@@ -210,18 +226,18 @@ class _Batch:
         owed += self._refused(found)
         return self._delta(found, carried, zeroes)
 
-    def _resolved(self, carried: tuple[U64, U64, U64], zeroes: tuple[U64, U64]) -> Resolved:
+    def _resolved(self, carried: DeltaMap, zeroes: tuple[U64, U64]) -> Resolution:
         written, table, ends = self._written()
         versions = [columns.versions() for columns in written]
-        own = under_ranges(newest(versions, 0, NO_LIMIT))
-        if not_these_zeroes(zeroes, own):
+        own = newest(versions, NO_WRITE, EVERY_WRITE)
+        if not_these_zeroes(zeroes, zero_runs(own)):
             numbers = f"cp{self._records[0].cut.number} to cp{self._records[-1].cut.number}"
             raise _disagrees(f"One of the points {numbers} states other zeroes than the log holds.")
         references, owners = self._of_their_intervals(*self._references())
         starts, stops, index = places_of(references, table, ends, NO_LIMIT)
         places = _by_owner(starts, stops, owners[index])
         owners = np.repeat(places[2], (places[1] - places[0]).astype(np.int64))
-        found = resolved(own, versions, each_of(*places[:2]), carried[0], owners, int(self._stride))
+        found = resolve(own, versions, numbers_in(*places[:2]), carried.blocks, owners, int(self._stride))
         if len(found.excess):
             number, block = self._named(int(found.excess[0]))
             raise _disagrees(f"Point cp{number} carries block {block} whole, which the log holds whole.")
@@ -230,7 +246,7 @@ class _Batch:
     def _written(self) -> tuple[list[Columns], TableView, U64]:
         """The writes up to the last cut, each moved to its point's blocks; their transfers and where those end."""
         last = self._cuts[-1]
-        chosen = [only(c, (c.rows["kind"] == Kind.WRITES) & (c.rows["position"] <= last)) for c in self._held]
+        chosen = [select(c, (c.rows["kind"] == Kind.WRITES) & (c.rows["position"] <= last)) for c in self._held]
         addresses = _joined(
             [np.uint64(c.base) + c.rows["block"].astype(np.uint64) + c.rows["header_blocks"] for c in chosen]
         )
@@ -246,7 +262,7 @@ class _Batch:
         found = []
         for columns in self._held:
             rows = columns.rows
-            chosen = only(columns, (rows["kind"] == Kind.POINT) & np.isin(rows["position"], positions))
+            chosen = select(columns, (rows["kind"] == Kind.POINT) & np.isin(rows["position"], positions))
             found.append(self._moved(chosen, owners[np.searchsorted(positions, chosen.rows["position"])]))
         return found
 
@@ -273,7 +289,7 @@ class _Batch:
         columns = (references.epochs, references.positions, references.blocks, references.runs)
         return References(*(column[own] for column in columns)), owners[own]
 
-    def _refused(self, found: Resolved) -> Iterator[_Owed]:
+    def _refused(self, found: Resolution) -> Iterator[_Owed]:
         owners = found.refused // self._stride
         for owner in np.unique(owners).tolist():
             of = owners == owner
@@ -286,22 +302,23 @@ class _Batch:
 
     # The result
 
-    def _delta(self, found: Resolved, carried: tuple[U64, U64, U64], zeroes: list[tuple[U64, U64]]) -> Versions:
+    def _delta(self, found: Resolution, carried: DeltaMap, zeroes: list[tuple[U64, U64]]) -> Versions:
         """Zeroes first: of versions as of the same cut, what stands behind counts."""
         words = self._zero_words()
         owners = np.repeat(np.arange(len(zeroes)), [len(starts) for starts, _ in zeroes])
         starts, counts = _joined([s for s, _ in zeroes]), _joined([c for _, c in zeroes])
         large = counts >= RANGE_BLOCKS
         small = counts[~large]
-        single = np.repeat(starts[~large], small.astype(np.int64)) + ramp(small)
+        single = numbers_in(starts[~large], starts[~large] + small)
         single_owner = np.repeat(owners[~large], small.astype(np.int64))
-        blocks = np.concatenate([found.blocks, carried[0]])
+        whole = found.delta
+        blocks = np.concatenate([whole.blocks, carried.blocks])
         none = NOTHING
         return Versions(
             np.concatenate([single, blocks % self._stride]),
             self._writes[np.concatenate([single_owner, (blocks // self._stride).astype(np.int64)])],
-            np.concatenate([words[single_owner], found.words, carried[1]]),
-            np.concatenate([np.zeros(len(single), np.uint64), found.digests, carried[2]]),
+            np.concatenate([words[single_owner], whole.locations, carried.locations]),
+            np.concatenate([np.zeros(len(single), np.uint64), whole.digests, carried.digests]),
             starts[large], starts[large] + counts[large], self._writes[owners[large]], words[owners[large]],
             none, none, none, none, none, none, none,
         )  # fmt: skip
@@ -311,15 +328,16 @@ class _Batch:
         positions = _joined([c.rows["position"].astype(np.uint64) for c in self._held])
         addresses = _joined([np.uint64(c.base) + c.rows["block"].astype(np.uint64) for c in self._held])
         behind = addresses[np.searchsorted(positions, self._cuts, "right")]
-        words: U64 = (behind - np.uint64(1)) | np.uint64(ZERO << 62)
-        return words
+        return pack_all(ZERO, behind - np.uint64(1))
 
 
 def _by_owner(starts: U64, stops: U64, owners: npt.NDArray[np.int64]) -> tuple[U64, U64, npt.NDArray[np.int64]]:
     """The places that each point names, each once. Records that nobody lies in name none twice."""
     if (starts[1:] >= stops[:-1]).all():
         return starts, stops, owners
-    each = [(owner, *disjoint(starts[owners == owner], stops[owners == owner])) for owner in np.unique(owners)]
+    each = [
+        (owner, *merged_intervals(starts[owners == owner], stops[owners == owner])) for owner in np.unique(owners)
+    ]
     counts = [len(starts) for _, starts, _ in each]
     joined = _joined([starts for _, starts, _ in each]), _joined([stops for _, _, stops in each])
     return *joined, np.repeat(np.array([owner for owner, _, _ in each]), counts)
@@ -335,7 +353,7 @@ def _joined(parts: Sequence[U64]) -> U64:
     return np.concatenate([NOTHING, *parts])
 
 
-def _read(reader: SegmentReader, columns: Columns, row: int) -> Found:
+def _read(reader: SegmentReader, columns: Columns, row: int) -> FoundTransfer:
     block = int(columns.rows["block"][row])
     found = reader.at(block)
     if found is None:
@@ -369,4 +387,4 @@ def _disagrees(cause: str) -> Damaged:
     return Damaged("record-disagrees", cause, HINT)
 
 
-__all__ = ["changed", "delta_maps"]
+__all__ = ["changed", "point_deltas"]

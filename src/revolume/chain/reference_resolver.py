@@ -17,7 +17,7 @@ So a reference to a transfer that is not here, to a block that it does not have,
 newest, to another block, is dropped, and costs a question only where it leaves a block without one that holds.
 
 Pure: columns and record in, values out. Whether the whole is right is for the interval digest and the volume root
-to say; that comparison is the caller's. ``delta_maps.py`` resolves the same records again, many at once, for
+to say; that comparison is the caller's. ``point_deltas.py`` resolves the same records again, many at once, for
 views, base maps and folds.
 """
 
@@ -29,13 +29,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.block_location import ADDRESS_MASK, DATA, ZERO, kinds, pack, pack_all
+from revolume.blocks.block_set import BlockSet
+from revolume.blocks.delta_map import DeltaMap
+from revolume.blocks.extents import merged_intervals, numbers_in
+from revolume.blocks.numbers import Address, Position, WriteNumber
+from revolume.blocks.ordering import among, first_of_each
 from revolume.blocks.ranges import Ranges
-from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
 from revolume.chain.point import Part, References
-from revolume.chain.versions import Newest, newest, under_ranges
-from revolume.log.columns import Columns, Versions, only, ramp
-from revolume.log.table import TableView
-from revolume.log.transfer import Kind
+from revolume.chain.versions import NewestVersions, newest
+from revolume.log.format.columns import Columns, Versions, select
+from revolume.log.format.transfer import Kind
+from revolume.log.format.transfer_table import TableView
 
 U64 = npt.NDArray[np.uint64]
 NOTHING = np.zeros(0, np.uint64)
@@ -43,107 +48,110 @@ MASK = np.uint64(ADDRESS_MASK)
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """What a record amounts to here. ``blocks`` (ascending), their ``words`` and ``digests``: resolved references
-    that hold. ``partial_blocks`` came whole with the record. ``refused``: blocks to be asked for. ``dropped``:
-    blocks referenced to no purpose. ``cut_address``: where the cut lies here. ``wrong``: why this is not a record
-    of this log at all, "" if it is."""
+class ResolvedRecord:
+    """What a record amounts to here. ``delta``: resolved references that hold, and the zero runs. ``carried``: the
+    blocks that came whole with the record. ``refused``: blocks to be asked for, ascending. ``dropped``: blocks
+    referenced to no purpose. ``cut_address``: where the cut lies here. ``wrong``: why this is not a record of this
+    log at all, "" if it is."""
 
-    blocks: U64
-    words: U64
-    digests: U64
-    partial_blocks: U64
-    partial_words: U64
-    partial_digests: U64
-    zeroes: tuple[U64, U64]
+    delta: DeltaMap
+    carried: DeltaMap
     refused: U64
     dropped: int
-    cut_address: int
+    cut_address: Address
     wrong: str
 
 
-def received(
+def resolve_record(
     parts: Sequence[Part],
     columns: Sequence[Columns],
     table: TableView,
-    before: tuple[int, int],
-    record: Sequence[int],
-) -> Received:
-    """See the module's text. ``columns`` hold everything from the cut before to the record's end; ``before`` is
-    position and write number of the cut before; ``record``: positions of the record's parts, in order."""
+    before: tuple[Position, WriteNumber],
+    record: Sequence[Position],
+) -> ResolvedRecord:
+    """What a point's record, all ``parts`` of it, amounts to in this node's log; nothing is changed by asking.
+
+    ``columns``: of everything from the cut before to the record's end, in order. ``table``: where this node stored
+    the transfers of that range. ``before``: position and write number of the cut before. ``record``: positions of
+    the record's parts, in order. A record that is not of this log is said to be wrong, not raised.
+    """
     cut = parts[0]
-    written = [only(c, c.rows["kind"] == Kind.WRITES) for c in columns]
+    written = [select(c, c.rows["kind"] == Kind.WRITES) for c in columns]
     versions = [c.versions() for c in written]
-    own = under_ranges(newest(versions, before[1], cut.write))
-    zeroes = stated_zeroes(parts)
-    records = [only(c, (c.rows["kind"] == Kind.POINT) & np.isin(c.rows["position"], record)) for c in columns]
-    partial = carried_whole(records)
+    own = newest(versions, before[1], cut.write)
+    records = [select(c, (c.rows["kind"] == Kind.POINT) & np.isin(c.rows["position"], record)) for c in columns]
+    carried = carried_whole(records)
     most = sum(int(c.rows["blocks"].sum()) for c in written)
     starts, stops, _ = places_of(_references(parts), table, table.ends(), most)
-    found = resolved(own, versions, each_of(*disjoint(starts, stops)), partial[0])
-    wrong = _not_one_cut(parts, written, before, record[0]) or not_these_zeroes(zeroes, own)
+    found = resolve(own, versions, numbers_in(*merged_intervals(starts, stops)), carried.blocks)
+    zeroes = zero_runs(own)
+    wrong = _not_one_cut(parts, written, before, record[0]) or not_these_zeroes(stated_zeroes(parts), zeroes)
     if not wrong and len(found.excess):
         wrong = f"it carries block {int(found.excess[0])} whole, which was not modified in part"
-    return Received(
-        found.blocks, found.words, found.digests, *partial, zeroes, found.refused,
-        _stated_blocks(parts) - len(found.blocks), _address_behind(columns, cut.position), wrong,
+    cut_address = _address_behind(columns, cut.position)
+    return ResolvedRecord(
+        found.delta.with_zeroes(zeroed_at(zeroes, cut_address)), carried, found.refused,
+        _stated_blocks(parts) - len(found.delta), cut_address, wrong,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What references lead to. ``blocks`` (ascending), ``words``, ``digests``: the delta map's wholly modified
-    blocks, where the references found them. ``refused``: blocks for which no reference holds and that were not
-    carried whole; of each, ``own``, the word of the log's newest version, and ``led``, the word of a place to
-    which a reference led all the same (0: none). ``excess``: blocks carried whole that were whole already."""
+class Resolution:
+    """What references lead to.
 
-    blocks: U64
-    words: U64
-    digests: U64
+    ``delta``: the wholly modified blocks, where the references found them. ``refused``, ascending: blocks for
+    which no reference holds and that were not carried whole; of each, ``own``, the location of the log's newest
+    version, and ``led``, that of a place to which a reference led all the same (0: none). ``excess``: blocks
+    carried whole that were whole already.
+    """
+
+    delta: DeltaMap
     refused: U64
     own: U64
     led: U64
     excess: U64
 
 
-def resolved(
-    own: Newest,
+def resolve(
+    own: NewestVersions,
     versions: Sequence[Versions],
     addresses: U64,
     carried: U64,
     owners: npt.NDArray[np.int64] | None = None,
     stride: int = 1,
-) -> Resolved:
+) -> Resolution:
     """Build the delta map from the ``addresses`` to which the references lead, and compare it with ``own``, the
     newest versions by the log itself. ``carried``: blocks that came whole. ``owners``: for records of many points
     at once, the point that named each address; its blocks are those from owner · ``stride`` on."""
     in_part = _partial_blocks(own)
-    expected, expected_words = _whole(own, in_part)
+    expected, expected_locations = _whole(own, in_part)
     at, digests, reached = _led_to(versions, addresses)
     if owners is not None:
         mine = at // np.uint64(stride) == owners[reached].astype(np.uint64)
         at, digests, reached = at[mine], digests[mine], reached[mine]
-    words = addresses[reached] | np.uint64(DATA << 62)
+    locations = pack_all(DATA, addresses[reached])
     index = np.searchsorted(expected, at)
     index[index == len(expected)] = 0
     known = expected[index] == at if len(expected) else np.zeros(len(at), bool)
-    index, words, digests = index[known], words[known], digests[known]
+    index, locations, digests = index[known], locations[known], digests[known]
     led, led_digests = np.zeros(len(expected), np.uint64), np.zeros(len(expected), np.uint64)
-    led[index] = words
-    holds = words == expected_words[index]
-    led[index[holds]], led_digests[index[holds]] = words[holds], digests[holds]
-    good = (led == expected_words) & (led != 0)
+    led[index] = locations
+    holds = locations == expected_locations[index]
+    led[index[holds]], led_digests[index[holds]] = locations[holds], digests[holds]
+    good = (led == expected_locations) & (led != 0)
     lacking = np.setdiff1d(in_part, carried, assume_unique=True)
     refused = _union(expected[~good], lacking)
     of_own, of_led = np.zeros(len(refused), np.uint64), np.zeros(len(refused), np.uint64)
     if len(refused):
         place = np.searchsorted(refused, expected[~good])
-        of_own[place], of_led[place] = expected_words[~good], led[~good]
-    excess = carried[~_among(carried, in_part) & _touched(own, carried)]
-    return Resolved(expected[good], led[good], led_digests[good], refused, of_own, of_led, excess)
+        of_own[place], of_led[place] = expected_locations[~good], led[~good]
+    excess = carried[~among(carried, in_part) & _touched(own, carried)]
+    return Resolution(DeltaMap(expected[good], led[good], led_digests[good]), refused, of_own, of_led, excess)
 
 
-def _not_one_cut(parts: Sequence[Part], written: list[Columns], before: tuple[int, int], record: int) -> str:
+def _not_one_cut(
+    parts: Sequence[Part], written: list[Columns], before: tuple[Position, WriteNumber], record: Position
+) -> str:
     """Every part speaks of one cut, which lies between the point before and the record, and between writes."""
     cut = parts[0]
     if any(_totals(part) != _totals(cut) for part in parts):
@@ -169,9 +177,9 @@ def _totals(part: Part) -> tuple[object, ...]:
 def _led_to(versions: Sequence[Versions], addresses: U64) -> tuple[U64, U64, npt.NDArray[np.int64]]:
     """What lies at the addresses, by the columns: blocks and digests, and which of the addresses they lie at. At
     the others no block of a write begins."""
-    words = np.concatenate([NOTHING, *(v.words for v in versions)])
-    data = kinds(words) == DATA
-    places = words[data] & MASK
+    locations = np.concatenate([NOTHING, *(v.words for v in versions)])
+    data = kinds(locations) == DATA
+    places = locations[data] & MASK
     if not len(places):
         return NOTHING, NOTHING, np.zeros(0, np.int64)
     blocks = np.concatenate([NOTHING, *(v.blocks for v in versions)])[data]
@@ -204,55 +212,26 @@ def places_of(
     return starts[index], stops[index], index
 
 
-def disjoint(starts: U64, stops: U64) -> tuple[U64, U64]:
-    """The same places, each once, ascending: however often a record repeats itself."""
-    if (starts[1:] >= stops[:-1]).all():
-        return starts, stops
-    order = np.argsort(starts, kind="stable")
-    starts, reach = starts[order], np.maximum.accumulate(stops[order])
-    begins = np.ones(len(starts), bool)
-    begins[1:] = starts[1:] > reach[:-1]
-    first = np.flatnonzero(begins)
-    return starts[first], reach[np.append(first[1:], len(starts)) - 1]
-
-
-def each_of(starts: U64, stops: U64) -> U64:
-    """All numbers in these intervals, one interval behind the other."""
-    found: U64 = np.repeat(starts, (stops - starts).astype(np.int64)) + ramp(stops - starts)
-    return found
-
-
 def _stated_blocks(parts: Sequence[Part]) -> int:
     return sum(sum(part.references.runs.tolist()) for part in parts)
 
 
-def _whole(own: Newest, in_part: U64) -> tuple[U64, U64]:
-    """The blocks whose newest version is a whole one, and their words."""
-    chosen = kinds(own.words) == DATA
+def _whole(own: NewestVersions, in_part: U64) -> tuple[U64, U64]:
+    """The blocks whose newest version is a whole one, and where it lies."""
+    delta = own.delta
+    chosen = kinds(delta.locations) == DATA
     if len(in_part):
-        chosen &= ~_among(own.blocks, in_part)
-    return own.blocks[chosen], own.words[chosen]
+        chosen &= ~among(delta.blocks, in_part)
+    return delta.blocks[chosen], delta.locations[chosen]
 
 
-def _touched(own: Newest, blocks: U64) -> npt.NDArray[np.bool_]:
+def _touched(own: NewestVersions, blocks: U64) -> npt.NDArray[np.bool_]:
     """Which of these blocks the interval wrote or zeroed whole."""
-    touched = _among(blocks, own.blocks)
-    for start, end, _, _ in own.ranges:
-        touched |= (blocks >= np.uint64(start)) & (blocks < np.uint64(end))
+    touched: npt.NDArray[np.bool_] = among(blocks, own.delta.blocks) | (own.delta.zeroes.get(blocks) != 0)
     return touched
 
 
-def _among(blocks: U64, known: U64) -> npt.NDArray[np.bool_]:
-    """Which of these blocks are in ``known``, which ascends."""
-    if not len(known):
-        return np.zeros(len(blocks), bool)
-    at = np.searchsorted(known, blocks)
-    at[at == len(known)] = 0
-    found: npt.NDArray[np.bool_] = known[at] == blocks
-    return found
-
-
-def _partial_blocks(own: Newest) -> U64:
+def _partial_blocks(own: NewestVersions) -> U64:
     return np.array(sorted({f.block for f in own.fragments}), np.uint64)
 
 
@@ -263,60 +242,47 @@ def _union(one: U64, other: U64) -> U64:
     return np.union1d(one, other)
 
 
-def carried_whole(records: Sequence[Columns]) -> tuple[U64, U64, U64]:
-    """The blocks that records carry, given their transfers' columns, by block: block, word, digest."""
+def carried_whole(records: Sequence[Columns]) -> DeltaMap:
+    """The blocks that records carry, given their transfers' columns. Of a block that stands there twice the first
+    counts."""
     found = [columns.versions() for columns in records if len(columns.digests)]
     blocks = np.concatenate([NOTHING, *(v.blocks for v in found)])
-    words = np.concatenate([NOTHING, *(v.words for v in found)])
+    locations = np.concatenate([NOTHING, *(v.words for v in found)])
     digests = np.concatenate([NOTHING, *(v.digests for v in found)])
-    blocks, first = np.unique(blocks, return_index=True)
-    return blocks, words[first], digests[first]
+    first = first_of_each(blocks)
+    return DeltaMap(blocks[first], locations[first], digests[first])
 
 
 def stated_zeroes(parts: Sequence[Part]) -> tuple[U64, U64]:
+    """The zero runs of a record as it states them, whatever that is: (first blocks, counts)."""
     return np.concatenate([p.zeroes[0] for p in parts]), np.concatenate([p.zeroes[1] for p in parts])
 
 
-def not_these_zeroes(stated: tuple[U64, U64], own: Newest) -> str:
-    """The record states the runs that the log has, as its digest covers them: sorted, each as long as can be."""
-    starts = np.array([start for start, _, _, _ in own.ranges], np.uint64)
-    ends = np.array([end for _, end, _, _ in own.ranges], np.uint64)
-    single = np.setdiff1d(own.blocks[kinds(own.words) == ZERO], _partial_blocks(own), assume_unique=True)
-    starts, ends = _painted(np.append(starts, single), np.append(ends, single + np.uint64(1)))
-    if np.array_equal(stated[0], starts) and np.array_equal(stated[1], ends - starts):
+def zero_runs(own: NewestVersions) -> BlockSet:
+    """What the interval zeroed, as a record has to state it. Of the blocks that were zeroed one by one, those that
+    were then written in part go whole instead."""
+    zeroed = own.delta.entries(~among(own.delta.blocks, _partial_blocks(own)))
+    return zeroed.with_zeroes(own.delta.zeroes).zero_runs()
+
+
+def not_these_zeroes(stated: tuple[U64, U64], expected: BlockSet) -> str:
+    """The record must state the runs that the log has, as its digest covers them: sorted, each as long as can be.
+    What is wrong with it, "" if nothing is."""
+    if np.array_equal(stated[0], expected.starts) and np.array_equal(stated[1], expected.counts):
         return ""
     return "it does not state the zeroes that the log has"
 
 
-def _painted(starts: U64, ends: U64) -> tuple[U64, U64]:
-    """The union of intervals as sorted, disjoint, maximal ones."""
-    ranges = [(start, end, 1) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    begins, stops, _ = Ranges().with_ranges(ranges).arrays()
-    if not len(begins):
-        return begins, stops
-    apart = np.ones(len(begins), bool)
-    apart[1:] = begins[1:] > stops[:-1]
-    index = np.flatnonzero(apart)
-    return begins[index], stops[np.append(index[1:], len(begins)) - 1]
+def zeroed_at(zeroes: BlockSet, cut_address: Address) -> Ranges:
+    """A point's zero runs with a location: just below its cut."""
+    location = pack(ZERO, max(0, cut_address - 1))
+    return Ranges(zeroes.starts, zeroes.ends, np.full(len(zeroes), location, np.uint64))
 
 
-def _address_behind(columns: Sequence[Columns], position: int) -> int:
+def _address_behind(columns: Sequence[Columns], position: Position) -> Address:
     """The address of the first transfer behind a position."""
     for each in columns:
         behind = np.flatnonzero(each.rows["position"] > position)
         if len(behind):
-            return each.base + int(each.rows["block"][behind[0]])
-    return 0  # not a cut of this log
-
-
-def zeroed_elsewhere(zeroes: tuple[U64, U64], blocks: U64) -> tuple[U64, U64]:
-    """Zero runs (first, count) as intervals (start, end) without these blocks (ascending)."""
-    starts, ends = zeroes[0], zeroes[0] + zeroes[1]
-    if not len(starts):
-        return starts, ends
-    at = np.searchsorted(starts, blocks, "right")
-    inside = blocks[(at > 0) & (blocks < ends[np.maximum(at, 1) - 1])]
-    left = np.sort(np.append(starts, inside + np.uint64(1)))
-    right = np.sort(np.append(ends, inside))
-    some = left < right
-    return left[some], right[some]
+            return Address(each.base + int(each.rows["block"][behind[0]]))
+    return Address(0)  # not a cut of this log

@@ -11,22 +11,27 @@ is bound by the blocks that changed and not by the length of the log.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.delta_map import DeltaMap
+from revolume.blocks.numbers import Address, Position, WriteNumber
+from revolume.blocks.ordering import ascends, stable_order
 from revolume.blocks.ranges import Ranges
 from revolume.errors import Damaged
 from revolume.host.disk import Directory
-from revolume.log.columns import Columns, ColumnsBuilder, Versions, end_address
-from revolume.log.scan import SegmentReader
-from revolume.log.segment import Segment, read_footer, segment_name
-from revolume.log.transfer import Kind
+from revolume.log.format.columns import Columns, ColumnsBuilder, Versions, end_address, select
+from revolume.log.format.segment import Segment, read_footer, segment_name
+from revolume.log.format.transfer import Kind
+from revolume.log.read.scan import SegmentReader
 
 U64 = npt.NDArray[np.uint64]
 NOTHING = np.zeros(0, np.uint64)
 GATHER = 1 << 18
+NO_WRITE, EVERY_WRITE = WriteNumber(0), WriteNumber((1 << 63) - 1)
+"""Bounds of write numbers that leave nothing out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,14 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class LogRange:
     """The part of the log that a job is about: every transfer behind position ``after`` of which something
     lies below address ``end``. ``segments``, oldest use first, are those in which they lie. ``agreed``: at a
-    mirror, the points whose records say what changed (``delta_maps.py``)."""
+    mirror, the points whose records say what changed (``point_deltas.py``)."""
 
     segments: tuple[SegmentSpec, ...]
-    after: int
-    end: int
+    after: Position
+    end: Address
     agreed: Span | None = None
 
 
@@ -65,7 +70,7 @@ class Fragment:
     the log, 0 = zeroes."""
 
     block: int
-    asof: int
+    asof: WriteNumber
     at: int
     length: int
     place: int
@@ -73,51 +78,41 @@ class Fragment:
     digest: int
 
 
-@dataclass(slots=True)
-class Newest:
-    """The newest version of every block changed. Arrays sorted by block; ``fragments`` in write order, only
-    those newer than their block's newest whole version."""
+@dataclass(frozen=True, slots=True)
+class NewestVersions:
+    """What a stretch of the log changed. ``delta``: the newest whole version of every block, and zero ranges; no
+    entry lies under a range that is newer. ``fragments``, in write order: bytes that were written over those."""
 
-    blocks: U64
-    asof: U64
-    words: U64
-    digests: U64
-    ranges: list[tuple[int, int, int, int]] = field(default_factory=list)  # start, end, asof, word
-    fragments: list[Fragment] = field(default_factory=list)
-    write: int = 0
-
-    def zero_ranges(self) -> Ranges:
-        """The zero ranges as a set, newest on top."""
-        ordered = sorted(self.ranges, key=lambda fact: fact[2])
-        return Ranges().with_ranges([(start, end, word) for start, end, _, word in ordered])
+    delta: DeltaMap
+    fragments: tuple[Fragment, ...] = ()
 
 
-def load_stretch(directory: Directory, stretch: Stretch, volume: bytes) -> Iterator[Columns]:
-    """The stretch's columns, segment by segment. Damaged: a transfer is missing. A map that left one out would
+def load_range(directory: Directory, log_range: LogRange, volume: bytes) -> Iterator[Columns]:
+    """The range's columns, segment by segment. Damaged: a transfer is missing. A map that left one out would
     show older blocks as if they were the newest."""
-    return (columns for _, columns in load_pieces(directory, stretch, volume))
+    return (columns for _, columns in load_segments(directory, log_range, volume))
 
 
-def load_pieces(directory: Directory, stretch: Stretch, volume: bytes) -> Iterator[tuple[Segment, Columns]]:
+def load_segments(directory: Directory, log_range: LogRange, volume: bytes) -> Iterator[tuple[Segment, Columns]]:
     """The same with the segments, each open until the next is asked for."""
-    last, reached = stretch.after, 0
-    for spec in stretch.segments:
+    last, reached = log_range.after, 0
+    for spec in log_range.segments:
         file = directory.open(segment_name(spec.index), write=False)
         try:
             segment = Segment(spec.index, spec.use, spec.blocks, file)
             columns = segment_columns(segment, volume, spec.end)
             if not len(columns.rows):
                 continue
-            positions = columns.rows["position"][columns.rows["kind"] != Kind.FIXUP]
+            positions = columns.rows["position"][columns.rows["kind"] != Kind.LOCAL_BLOCKS]
             if len(positions):
                 if int(positions[0]) > last + 1 or (np.diff(positions) != 1).any():
                     raise _transfer_missing(f"behind position {last}")
-                last = max(last, int(positions[-1]))
+                last = max(last, Position(int(positions[-1])))
             reached = end_address(columns)
             yield segment, columns
         finally:
             file.close()
-    if reached < stretch.end:
+    if reached < log_range.end:
         raise _transfer_missing(f"behind position {last}")
 
 
@@ -141,32 +136,53 @@ def scanned_columns(segment: Segment, volume: bytes, end: int | None) -> Columns
     first = reader.at(0)
     if first is not None:
         for found in reader.chain_from(0, first.transfer.previous, end):
-            builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
+            builder.add_transfer(found.transfer, found.block, found.node_header.lived_ns)
     return builder.freeze()
 
 
-def newest(parts: Iterable[Versions], after: int, upto: int) -> Newest:
+def newest_in(pieces: Iterable[Columns], after: WriteNumber, upto: WriteNumber) -> NewestVersions:
+    """The newest version of every block among those that these transfers made in ``(after, upto]``."""
+    return newest((columns.versions() for columns in of_writes(pieces, after, upto)), after, upto)
+
+
+def of_writes(pieces: Iterable[Columns], after: WriteNumber, upto: WriteNumber) -> Iterator[Columns]:
+    """The transfers of ``pieces`` that may have made versions as of the writes ``(after, upto]``: to unfold the
+    others costs more than to look at their rows."""
+    for columns in pieces:
+        rows = columns.rows
+        first, last = rows["write"], rows["write"] + np.maximum(rows["entries"], 1) - 1
+        chosen = (last > after) & (first <= upto)
+        if chosen.all():
+            yield columns
+        elif chosen.any():
+            yield select(columns, chosen)
+
+
+def newest(parts: Iterable[Versions], after: WriteNumber, upto: WriteNumber) -> NewestVersions:
     """The newest version of every block among those written after write ``after`` and up to ``upto``."""
-    result = Newest(NOTHING, NOTHING, NOTHING, NOTHING)
+    gathering = _Gathering()
     for batch in _gathered(_chosen(parts, after, upto)):
-        _take(result, batch)
-    result.fragments.sort(key=lambda f: f.asof)
-    _drop_superseded(result)
-    return result
+        gathering.take(batch)
+    return gathering.result()
 
 
-def _chosen(parts: Iterable[Versions], after: int, upto: int) -> Iterator[Versions]:
+def _chosen(parts: Iterable[Versions], after: WriteNumber, upto: WriteNumber) -> Iterator[Versions]:
     for v in parts:
-        whole = (v.asof > after) & (v.asof <= upto)
-        ranged = (v.range_asof > after) & (v.range_asof <= upto)
-        ragged = (v.fragment_asof > after) & (v.fragment_asof <= upto)
         yield Versions(
-            v.blocks[whole], v.asof[whole], v.words[whole], v.digests[whole],
-            v.range_starts[ranged], v.range_ends[ranged], v.range_asof[ranged], v.range_words[ranged],
-            v.fragment_blocks[ragged], v.fragment_asof[ragged], v.fragment_at[ragged],
-            v.fragment_lengths[ragged], v.fragment_byte_addresses[ragged], v.fragment_words[ragged],
-            v.fragment_digests[ragged],
+            *_within(v.asof, after, upto, v.blocks, v.asof, v.words, v.digests),
+            *_within(v.range_asof, after, upto, v.range_starts, v.range_ends, v.range_asof, v.range_words),
+            *_within(
+                v.fragment_asof, after, upto,
+                v.fragment_blocks, v.fragment_asof, v.fragment_at, v.fragment_lengths,
+                v.fragment_byte_addresses, v.fragment_words, v.fragment_digests,
+            ),
         )  # fmt: skip
+
+
+def _within(asof: U64, after: WriteNumber, upto: WriteNumber, *columns: U64) -> Iterable[U64]:
+    """The entries of ``columns`` whose write is in ``(after, upto]``."""
+    chosen = (asof > after) & (asof <= upto)
+    return columns if chosen.all() else (column[chosen] for column in columns)
 
 
 def _gathered(parts: Iterable[Versions]) -> Iterator[list[Versions]]:
@@ -182,84 +198,90 @@ def _gathered(parts: Iterable[Versions]) -> Iterator[list[Versions]]:
         yield batch
 
 
-def _take(result: Newest, batch: list[Versions]) -> None:
-    blocks = np.concatenate([result.blocks, *(v.blocks for v in batch)])
-    asof = np.concatenate([result.asof, *(v.asof for v in batch)])
-    words = np.concatenate([result.words, *(v.words for v in batch)])
-    digests = np.concatenate([result.digests, *(v.digests for v in batch)])
-    order = _by_block_and_age(blocks, asof)
-    ordered = blocks[order]
-    last = np.ones(len(order), bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    chosen = order[last]
-    result.blocks, result.asof = blocks[chosen], asof[chosen]
-    result.words, result.digests = words[chosen], digests[chosen]
-    for v in batch:
-        result.ranges += zip(
-            v.range_starts.tolist(), v.range_ends.tolist(), v.range_asof.tolist(), v.range_words.tolist(),
-            strict=True,
-        )  # fmt: skip
-        result.fragments += [
-            Fragment(*row)
-            for row in zip(
-                v.fragment_blocks.tolist(), v.fragment_asof.tolist(), v.fragment_at.tolist(),
-                v.fragment_lengths.tolist(), v.fragment_byte_addresses.tolist(), v.fragment_words.tolist(),
-                v.fragment_digests.tolist(), strict=True,
-            )
-        ]  # fmt: skip
-    _drop_superseded(result)
+class _Gathering:
+    """The newest versions so far, each with its write number, by which the newest is told."""
+
+    def __init__(self) -> None:
+        self._blocks, self._asof, self._locations, self._digests = NOTHING, NOTHING, NOTHING, NOTHING
+        self._ranges: list[tuple[int, int, int, int]] = []  # start, end, write, location
+        self._fragments: list[Fragment] = []
+
+    def take(self, batch: list[Versions]) -> None:
+        """Some more versions; what they supersede is dropped."""
+        blocks = np.concatenate([self._blocks, *(v.blocks for v in batch)])
+        asof = np.concatenate([self._asof, *(v.asof for v in batch)])
+        locations = np.concatenate([self._locations, *(v.words for v in batch)])
+        digests = np.concatenate([self._digests, *(v.digests for v in batch)])
+        order = _by_block_and_age(blocks, asof)
+        ordered = blocks[order]
+        last = np.ones(len(order), bool)
+        last[:-1] = ordered[1:] != ordered[:-1]
+        chosen = order[last]
+        self._blocks, self._asof = blocks[chosen], asof[chosen]
+        self._locations, self._digests = locations[chosen], digests[chosen]
+        for versions in batch:
+            self._ranges += _ranges_of(versions)
+            self._fragments += _fragments_of(versions)
+        self._drop_superseded()
+
+    def result(self) -> NewestVersions:
+        """All that has been taken, as a delta map and fragments."""
+        fragments = tuple(sorted(self._fragments, key=lambda fragment: fragment.asof))
+        ordered = sorted(self._ranges, key=lambda fact: fact[2])
+        zeroes = Ranges().with_ranges([(start, end, location) for start, end, _, location in ordered])
+        delta = DeltaMap(self._blocks, self._locations, self._digests)
+        if ordered:
+            delta = delta.entries(self._range_writes(self._blocks) <= self._asof).with_zeroes(zeroes)
+        return NewestVersions(delta, fragments)
+
+    def _drop_superseded(self) -> None:
+        """Fragments older than a whole version, or than a zero range over them, are of no more use."""
+        if not self._fragments:
+            return
+        blocks = np.array([f.block for f in self._fragments], np.uint64)
+        asof = np.array([f.asof for f in self._fragments], np.uint64)
+        keep = (asof > self._whole_writes(blocks)).tolist()
+        self._fragments = [f for f, kept in zip(self._fragments, keep, strict=True) if kept]
+
+    def _whole_writes(self, blocks: U64) -> U64:
+        """The write number of the newest whole version (or zero range) of each block, 0 = none."""
+        found = self._range_writes(blocks)
+        if len(self._blocks):
+            at = np.minimum(np.searchsorted(self._blocks, blocks), len(self._blocks) - 1)
+            hit = self._blocks[at] == blocks
+            found[hit] = np.maximum(found[hit], self._asof[at[hit]])
+        return found
+
+    def _range_writes(self, blocks: U64) -> U64:
+        """The write number of the newest zero range over each block, 0 = none."""
+        found = np.zeros(len(blocks), np.uint64)
+        ascending = ascends(blocks)
+        for start, end, asof, _ in self._ranges:
+            if ascending:
+                covered = found[slice(*blocks.searchsorted(np.array([start, end], np.uint64)))]
+                np.maximum(covered, np.uint64(asof), out=covered)
+            else:
+                inside = (blocks >= np.uint64(start)) & (blocks < np.uint64(end))
+                found[inside] = np.maximum(found[inside], np.uint64(asof))
+        return found
+
+
+def _ranges_of(versions: Versions) -> Iterator[tuple[int, int, int, int]]:
+    columns = (versions.range_starts, versions.range_ends, versions.range_asof, versions.range_words)
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _fragments_of(versions: Versions) -> Iterator[Fragment]:
+    columns = (
+        versions.fragment_blocks, versions.fragment_asof, versions.fragment_at, versions.fragment_lengths,
+        versions.fragment_byte_addresses, versions.fragment_words, versions.fragment_digests,
+    )  # fmt: skip
+    return (Fragment(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _by_block_and_age(blocks: U64, asof: U64) -> npt.NDArray[np.int64]:
-    """Their order by block, of one block by write, of one write as they stand. One sort of single numbers (block,
-    place) is several times as fast as a stable sort by two keys."""
-    by_age = None
-    if (asof[1:] < asof[:-1]).any():
-        by_age = np.argsort(asof, kind="stable")
-        blocks = blocks[by_age]
-    bits = max(1, (len(blocks) - 1).bit_length())
-    if len(blocks) and int(blocks.max()) >> (64 - bits):
-        order = np.argsort(blocks, kind="stable")
-    else:
-        keys = blocks << np.uint64(bits) | np.arange(len(blocks), dtype=np.uint64)
-        keys.sort()
-        order = (keys & np.uint64((1 << bits) - 1)).astype(np.int64)
-    return order if by_age is None else by_age[order]
-
-
-def _drop_superseded(result: Newest) -> None:
-    """Fragments older than a whole version, or than a zero range over them, are of no more use."""
-    if not result.fragments:
-        return
-    blocks = np.array([f.block for f in result.fragments], np.uint64)
-    asof = np.array([f.asof for f in result.fragments], np.uint64)
-    whole = asof_of(result, blocks)
-    keep = (asof > whole).tolist()
-    result.fragments = [f for f, kept in zip(result.fragments, keep, strict=True) if kept]
-
-
-def asof_of(result: Newest, blocks: U64) -> U64:
-    """The write number of the newest whole version (or zero range) of each block, 0 = none."""
-    found = np.zeros(len(blocks), np.uint64)
-    if len(result.blocks):
-        at = np.minimum(np.searchsorted(result.blocks, blocks), len(result.blocks) - 1)
-        hit = result.blocks[at] == blocks
-        found[hit] = result.asof[at[hit]]
-    for start, end, asof, _ in result.ranges:
-        inside = (blocks >= np.uint64(start)) & (blocks < np.uint64(end))
-        found[inside] = np.maximum(found[inside], np.uint64(asof))
-    return found
-
-
-def under_ranges(result: Newest) -> Newest:
-    """The same without blocks that a newer zero range covers."""
-    if not result.ranges:
-        return result
-    covered = np.zeros(len(result.blocks), np.uint64)
-    for start, end, asof, _ in result.ranges:
-        low, high = np.searchsorted(result.blocks, [start, end])
-        covered[low:high] = np.maximum(covered[low:high], np.uint64(asof))
-    keep = covered <= result.asof
-    result.blocks, result.asof = result.blocks[keep], result.asof[keep]
-    result.words, result.digests = result.words[keep], result.digests[keep]
-    return result
+    """Their order by block, of one block by write, of one write as they stand."""
+    if not (asof[1:] < asof[:-1]).any():
+        return stable_order(blocks)
+    by_age = np.argsort(asof, kind="stable")
+    return by_age[stable_order(blocks[by_age])]

@@ -23,7 +23,7 @@ from revolume.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class BisectCommand:
     """A command to try, and how."""
 
     words: tuple[str, ...]
@@ -60,12 +60,12 @@ class Trial:
             raise UsageError("bad-command", cause, "Name a program on PATH, or its path.") from error
 
 
-def trial(words: Sequence[str], timeout_s: float | None, *, verbose: bool) -> Trial:
-    """A trial of ``words``. Raises UsageError if they look at no moment."""
+def bisect_command(words: Sequence[str], timeout_s: float | None, *, verbose: bool) -> BisectCommand:
+    """The command ``words``. Raises UsageError if they look at no moment."""
     if not any(place in word for word in words for place in ("{uri}", "{file}")):
         cause = "The command looks at no moment: it has neither {uri} nor {file}."
         raise UsageError("no-placeholder", cause, "revolume bisect DIR -- e2fsck -fn {file}, for instance.")
-    return Trial(tuple(words), timeout_s, verbose)
+    return BisectCommand(tuple(words), timeout_s, verbose)
 
 
 def _filled(word: str, values: dict[str, str]) -> str:

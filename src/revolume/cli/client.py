@@ -1,6 +1,6 @@
-"""Reaching a volume: over its control socket while it runs, else in its directory.
+"""A verb's client of a volume: over its control socket while it runs, else in its directory.
 
-Both ways answer the same questions with the same JSON (``api.shapes``), so a verb does not know which it
+Both ways answer the same questions with the same JSON (``api/schemas.py``), so a verb does not know which it
 got. A stopped volume is only looked at for questions, and opened as its primary for what changes it.
 """
 
@@ -13,24 +13,30 @@ from typing import Any, Protocol
 from revolume.cli.target import existing
 
 
-class Reached(Protocol):
+class ReadClient(Protocol):
     """A volume that answers, running or not."""
 
     def status(self) -> dict[str, Any]: ...
     def points(self, at: str | None = None) -> dict[str, Any]: ...
     def snapshots(self) -> list[dict[str, Any]]: ...
+    def proofs(self) -> list[dict[str, Any]]: ...
+    def kept(self) -> dict[str, Any]: ...
 
 
-class Opened(Reached, Protocol):
+class AdminClient(ReadClient, Protocol):
     """A volume that can be changed."""
 
-    def snapshot(self, name: str) -> dict[str, Any]: ...
+    def keep(self, **order: str | int | bool | None) -> dict[str, Any]: ...
+    def snapshot(self, name: str, expires_s: float = 0.0) -> dict[str, Any]: ...
+    def hold_snapshot(self, name: str, held: bool) -> None: ...
     def drop_snapshot(self, name: str) -> None: ...
+    def make_clone(self, name: str, moment: str, at: str = "", suspect: bool = False) -> dict[str, Any]: ...
+    def drop_clone(self, name: str) -> None: ...
     def grow(self, size: int) -> int: ...
 
 
 @contextmanager
-def reach(directory: str) -> Iterator[Reached]:
+def read_client(directory: str) -> Iterator[ReadClient]:
     """The volume in ``directory``, to be asked. Raises NotFound, UsageError."""
     from revolume.api.client import connect
 
@@ -39,13 +45,13 @@ def reach(directory: str) -> Iterator[Reached]:
         with client:
             yield client
     else:
-        from revolume.cli.stopped import looked_at
+        from revolume.cli.offline_client import offline_read_client
 
-        yield looked_at(directory)
+        yield offline_read_client(directory)
 
 
 @contextmanager
-def change(directory: str) -> Iterator[Opened]:
+def admin_client(directory: str) -> Iterator[AdminClient]:
     """The volume in ``directory``, to be changed. Raises NotFound, UsageError."""
     from revolume.api.client import connect
 
@@ -54,7 +60,7 @@ def change(directory: str) -> Iterator[Opened]:
         with client:
             yield client
     else:
-        from revolume.cli.stopped import opened
+        from revolume.cli.offline_client import offline_admin_client
 
-        with opened(directory) as volume:
+        with offline_admin_client(directory) as volume:
             yield volume

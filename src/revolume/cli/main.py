@@ -2,7 +2,8 @@
 
 Every verb is a function in a file of its name. It prints its result and returns an exit status (None is
 0), or raises a RevolumeError, which carries its own status. Statuses: 0 done; 1 failed; 2 usage; 3 not
-found; 4 refused for safety; 5 done, with a finding; 6 timed out; 130 interrupted.
+found; 4 refused for safety; 5 done, with a finding (damage, or a copy that is not whole); 6 timed out; 130
+interrupted.
 
 This file and the verbs' top levels import only what parsing needs: ``revolume --help`` must not wait for
 numpy or an HTTP framework. A verb imports what it works with when it runs.
@@ -17,31 +18,48 @@ from typing import Annotated, Final
 
 import typer
 
-from revolume.cli import (
+from revolume.cli.output import print_error
+from revolume.cli.verbs import (
     bisect,
+    branch,
     check,
+    clone,
     copy,
+    demote,
     detach,
+    detach_clone,
+    diff,
+    du,
+    fetch,
     grow,
-    mirror_replace,
+    history,
+    jobs,
+    keep,
+    mirror,
     points,
     promote,
+    prove,
+    restore,
+    resync,
     salvage,
+    scrub,
     serve,
     snapshot,
     status,
+    switchover,
+    verify,
     version,
     wait,
 )
-from revolume.cli.output import print_error
 from revolume.errors import RevolumeError, UsageError
 from revolume.host import descriptors
 from revolume.host.log_sink import open_missing_streams
 
 INTERRUPTED: Final = 130
 _VERBS: Final = (
-    serve, status, wait, points, snapshot, grow, promote, detach, mirror_replace, check, copy, salvage, bisect,
-    version,
+    serve, status, wait, points, snapshot, keep, restore, fetch, grow, promote, demote, switchover, detach, mirror,
+    resync, verify, jobs, scrub, check, copy, clone, detach_clone, diff, history, du, salvage, bisect, prove,
+    branch, version,
 )  # fmt: skip
 
 
@@ -99,7 +117,8 @@ def _told(error: Exception) -> RevolumeError:
         return error
     if isinstance(error, _PARSE_ERRORS):
         words = error.format_message()  # type: ignore[attr-defined]
-        return UsageError("usage", _sentence(words), "revolume --help, or revolume VERB --help.")
+        context = getattr(error, "ctx", None)
+        return UsageError("usage", _sentence(words), f"{context.command_path if context else 'revolume'} --help.")
     if isinstance(error, OSError):
         return RevolumeError("system", _sentence(_system_words(error)), "")
     if os.environ.get("REVOLUME_TRACEBACK"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from revolume.errors import NotFound
 from revolume.host import Host
 from revolume.nbd.client import Client
 
 _ALLOCATION: Final = "base:allocation"
 _READS_AS_ZERO: Final = 2
+_CHANGED: Final = 1
 
 
 class NbdRemote:
@@ -45,11 +47,22 @@ class NbdRemote:
             offset += count
         return told
 
+    async def changed_extents(self, context: str, offset: int, length: int) -> AsyncIterator[tuple[int, int]]:
+        """(offset, length) of what a bitmap says changed, neighbours joined. NotFound: the server has no
+        such bitmap, because the moment is not retained any more."""
+        if context not in self._client.contexts.values():
+            cause = f"The export {self.name} has no bitmap {context}."
+            raise NotFound("moment-not-retained", cause, "See 'revolume points' for what is retained.")
+        async for at, count, flags in self._client.extents(context, offset, length):
+            if flags & _CHANGED:
+                yield at, count
+
 
 @asynccontextmanager
-async def connected(host: Host, uri: str) -> AsyncIterator[NbdRemote]:
-    """The export at ``uri``, for the time of the context; ended in order if the work did."""
-    client = await Client.connect(host, uri, contexts=[_ALLOCATION])
+async def connected(host: Host, uri: str, contexts: Sequence[str] = ()) -> AsyncIterator[NbdRemote]:
+    """The export at ``uri``, with these metadata contexts besides, for the time of the context; ended in order if
+    the work did."""
+    client = await Client.connect(host, uri, contexts=[_ALLOCATION, *contexts])
     try:
         yield NbdRemote(client)
         await client.close()

@@ -1,9 +1,9 @@
-"""The way into a volume's content for a verb: NBD on the volume's own socket, whoever serves it.
+"""Opens a verb's session with a volume, whether the volume runs or not.
 
 If the volume runs, its socket is there. If not, it is opened and served here for as long as the verb works; so
 copy and bisect have one way of reading and need not know which it was. A stopped volume is read without changing
-anything in it (``looking.py``). One that is written to keeps its whole history: nothing that its usual options
-would keep is let go, whatever they are.
+anything in it (``shadow_session.py``). One that is written to keeps its whole history: nothing that its usual
+options would keep is let go, whatever they are.
 """
 
 from __future__ import annotations
@@ -14,61 +14,29 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from revolume.cli.addresses import own_address
-from revolume.cli.remote import NbdRemote, connected
-from revolume.cli.serving import Serving
-from revolume.cli.target import holds_volume, trusted, wanted_name
-from revolume.history.moments import SPAN_SECONDS_MAX
-from revolume.host import Host, real_host
-from revolume.nbd.uri import uri
+from revolume.cli.target import wanted_name
+from revolume.cli.volume_session import VolumeSession
+from revolume.host import real_host
+from revolume.host.owner import trusted
+from revolume.host.real.disk import RealDisk
+from revolume.node.addresses import own_address
+from revolume.node.service_options import ServiceOptions, history_preserving
+from revolume.volume.open.directory_state import holds_volume
 
 if TYPE_CHECKING:
     from revolume.api.client import ControlClient
-    from revolume.cli.service import Service
+    from revolume.node.service import Service
 
-ALL_ROOM: Final = 1 << 60
 _SOCKET_PATH_BYTES_MAX: Final = 107
 
 
-class Questions(Protocol):
-    """What a verb asks of a volume besides its content."""
-
-    async def oldest(self) -> int:
-        """The first write that is retained."""
-
-    async def points(self) -> list[dict[str, Any]]:
-        """The retained points, oldest first."""
-
-    async def moment(self, text: str) -> dict[str, Any]:
-        """What a moment is. Raises NotFound, UsageError."""
-
-
-class Door:
-    """A volume that is being served, by whomever."""
-
-    def __init__(self, host: Host, way: str, questions: Questions) -> None:
-        self._host = host
-        self._address = own_address(way)
-        self.oldest = questions.oldest
-        self.points = questions.points
-        self.moment = questions.moment
-
-    def uri(self, export: str) -> str:
-        """The export's URI, for other programs."""
-        return uri(self._address, export)
-
-    def remote(self, export: str) -> AbstractAsyncContextManager[NbdRemote]:
-        """The export over NBD."""
-        return connected(self._host, self.uri(export))
-
-
 @asynccontextmanager
-async def open_door(directory: str, *, create_size: int | None = None) -> AsyncIterator[Door]:
+async def open_session(directory: str, *, create_size: int | None = None) -> AsyncIterator[VolumeSession]:
     """The volume in ``directory``; with ``create_size``, a new one of that size if there is none."""
     from revolume.api.client import connect
 
@@ -76,31 +44,31 @@ async def open_door(directory: str, *, create_size: int | None = None) -> AsyncI
     async with AsyncExitStack() as ends:
         host = real_host()
         ends.push_async_callback(host.work.close)
-        way = ends.enter_context(short_way(directory))
+        path = ends.enter_context(short_path(directory))
         client = connect(directory)
         if client is not None:
             ends.enter_context(client)
-            yield Door(host, way, Running(client))
+            yield VolumeSession(host, path, RunningQuestions(client))
             return
-        log_nothing()
+        silence_log()
         if create_size is None:
-            from revolume.cli.looking import looked_into
+            from revolume.cli.shadow_session import shadow_session
 
-            yield await ends.enter_async_context(looked_into(directory))
+            yield await ends.enter_async_context(shadow_session(directory))
         else:
-            from revolume.cli.service import served
+            from revolume.cli.local_service import local_service
 
-            service = await ends.enter_async_context(served(quiet(directory, create_size)))
-            yield Door(host, way, Own(service))
+            service = await ends.enter_async_context(local_service(own_service(directory, create_size)))
+            yield VolumeSession(host, path, OwnQuestions(service))
 
 
-def log_nothing() -> None:
-    """What a service would log; a verb prints its result, or the error."""
+def silence_log() -> None:
+    """Drop what a service would log: a verb prints its result, or the error."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @contextmanager
-def short_way(directory: str) -> Iterator[str]:
+def short_path(directory: str) -> Iterator[str]:
     """A path to ``directory`` short enough that other programs can reach a socket in it."""
     straight = os.path.abspath(directory)
     if len(os.fsencode(own_address(straight).removeprefix("unix:"))) <= _SOCKET_PATH_BYTES_MAX:
@@ -112,23 +80,14 @@ def short_way(directory: str) -> Iterator[str]:
         yield link
 
 
-def quiet(directory: str, create_size: int | None = None) -> Serving:
-    """A service for ourselves: it lets no history go and prepares little for the future."""
-    new = create_size is not None and not holds_volume(directory)
-    return Serving(
-        directory=directory,
-        addresses=(own_address(directory),),
-        name=wanted_name(directory) if new else None,
-        size=create_size if new else None,
-        keep_s=SPAN_SECONDS_MAX,
-        budget_bytes=ALL_ROOM,
-        budget_once=True,
-        spare_bytes=0,
-        control=False,
-    )
+def own_service(directory: str, create_size: int | None = None) -> ServiceOptions:
+    """A service for ourselves. With ``create_size`` the volume is made if there is none."""
+    if create_size is None or holds_volume(RealDisk(), directory):
+        return history_preserving(directory, (own_address(directory),))
+    return history_preserving(directory, (own_address(directory),), name=wanted_name(directory), size=create_size)
 
 
-class Running:
+class RunningQuestions:
     """A volume that another process serves, asked over its control socket."""
 
     def __init__(self, client: ControlClient) -> None:
@@ -144,7 +103,7 @@ class Running:
         return dict((await asyncio.to_thread(self._client.points, text))["at"])
 
 
-class Own:
+class OwnQuestions:
     """A volume that is served here."""
 
     def __init__(self, service: Service) -> None:

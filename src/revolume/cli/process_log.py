@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ _KINDS_MAX: Final = 256
 
 def configure() -> None:
     """Once, before anything logs. From now on stdout and stderr belong to sinks, which are flushed at exit."""
-    sinks = [LogSink(number, _lost) for number in (1, 2)]
+    sinks = [LogSink(number, _lines_lost) for number in (1, 2)]
     sys.stdout, sys.stderr = (cast(TextIO, sink) for sink in sinks)
     atexit.register(_flush, sinks)
     structlog.configure(
@@ -52,7 +53,7 @@ def _flush(sinks: list[LogSink]) -> None:
         sink.drain(deadline)
 
 
-def _lost(count: int) -> str:
+def _lines_lost(count: int) -> str:
     if not sys.stderr.isatty():
         return json.dumps({"event": "lines of the log were lost", "level": "warning", "count": count})
     return f"{count} lines of the log were lost"
@@ -65,7 +66,7 @@ def _renderer() -> list[structlog.typing.Processor]:
 
 
 def _harmless(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Peers and clients choose some of the text."""
+    """Take control characters out: peers and clients choose some of the text."""
     return {name: one_line(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
@@ -77,7 +78,7 @@ class Repeats:
 
     def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         name, now = str(event.get("event")), time.monotonic()
-        begin, count = self._seen.get(name, (now, 0))
+        begin, count = self._seen.get(name, (-math.inf, 0))
         if now - begin < _REPEATS_S:
             self._seen[name] = (begin, count + 1)
             if count >= _REPEATS_MAX:
@@ -91,8 +92,8 @@ class Repeats:
         return event
 
 
-def tell_of_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What the event loop has to say of an error that nobody waits for: as every other line, without end marks."""
+def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An error in the event loop that nobody waits for, as one log line like every other."""
     error = context.get("exception")
     structlog.get_logger("revolume").error(
         str(context.get("message", "error in the event loop")),

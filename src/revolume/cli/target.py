@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from revolume.errors import NotFound, Refused, UsageError
+from revolume.errors import NotFound, UsageError
 from revolume.history.moments import Moment, check_volume_name, parse_moment
+from revolume.host.owner import trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +38,27 @@ def existing(directory: str) -> str:
     if os.path.isdir(directory):
         return trusted(directory)
     if os.path.lexists(directory):
-        raise UsageError("not-a-volume", f"{directory} is no directory, so it is no volume.")
-    hint = f"revolume serve {directory} --size SIZE makes one."
+        raise UsageError("not-a-volume", f"{directory} is not a directory, so it is not a volume.")
+    before, at, _ = directory.rpartition("@")
+    if at and os.path.isdir(before):
+        raise UsageError(
+            "no-moment-here", f"{directory} is a moment, and this verb takes a volume.", f"Name {before}."
+        )
+    hint = f"Look at the path. A new volume is made by 'revolume serve {directory} --size SIZE'."
     raise NotFound("no-such-volume", f"There is no volume {directory}.", hint)
-
-
-def trusted(directory: str) -> str:
-    """``directory``, unless it is another user's: what lies there would be taken for a volume, a socket there for
-    its server. Root works for anybody, and everybody trusts root."""
-    try:
-        owner = os.stat(directory).st_uid
-    except (FileNotFoundError, NotADirectoryError):
-        return directory
-    if os.geteuid() not in (0, owner) and owner != 0:
-        raise Refused(
-            "not-ours", f"{directory} belongs to another user (uid {owner}).",
-            "Work on it as that user; or, if you trust what is in it, make it yours with chown.",
-        )  # fmt: skip
-    return directory
-
-
-def holds_volume(directory: str) -> bool:
-    """Is there a volume already?"""
-    return any(os.path.exists(os.path.join(directory, name)) for name in ("manifest.a", "manifest.b"))
 
 
 def wanted_name(directory: str, name: str | None = None) -> str | None:
     """The name asked for. A new volume without one gets its directory's, which must then be fit for it."""
+    from revolume.host.real.disk import RealDisk
+    from revolume.volume.open.directory_state import holds_volume
+
     if name is not None:
         return check_volume_name(name)
-    if holds_volume(directory):
+    if holds_volume(RealDisk(), directory):
         return None
     try:
         return check_volume_name(os.path.basename(os.path.abspath(directory)))
     except UsageError as error:
-        error.hint = "Give the volume a name with --name, or its directory another."
+        error.hint = f"Give the volume a name with --name, or its directory another. {error.hint}"
         raise

@@ -17,9 +17,9 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from revolume.blocks.geometry import BLOCK
 from revolume.cli.progress import Report
 
-_BLOCK: Final = 4096
 _PIECE: Final = 1 << 20
 _PIECES: Final = 8
 _EXTENTS_ASKED: Final = 1 << 30
@@ -162,11 +162,11 @@ def _cut(offset: int, length: int, is_data: bool) -> Iterator[Piece]:
 
 def _data_runs(data: memoryview) -> list[tuple[int, int]]:
     """[start, end) of the runs of blocks that are not all zero."""
-    whole = len(data) // _BLOCK * _BLOCK
-    filled = np.frombuffer(data[:whole], np.uint64).reshape(-1, _BLOCK // 8).any(axis=1)
+    whole = len(data) // BLOCK * BLOCK
+    filled = np.frombuffer(data[:whole], np.uint64).reshape(-1, BLOCK // 8).any(axis=1)
     if whole < len(data):
         filled = np.append(filled, any(data[whole:]))
-    turns = np.flatnonzero(np.diff(np.concatenate(([False], filled, [False])).astype(np.int8))) * _BLOCK
+    turns = np.flatnonzero(np.diff(np.concatenate(([False], filled, [False])).astype(np.int8))) * BLOCK
     ends = np.minimum(turns[1::2], len(data))
     return list(zip(turns[::2].tolist(), ends.tolist(), strict=True))
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from revolume.errors import UsageError
 from revolume.history.moments import format_span, format_time, parse_span
+from revolume.pace.limits import DailyWindow, checked_rate, parse_window
 
 SIZE_MAX: Final = 2**60
 _SIZE = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,12})?)(?:([KMGTP])(iB)?|B)?", re.IGNORECASE)
@@ -39,6 +40,20 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def parse_rate(text: str | None) -> int:
+    """Bytes a second of ``50MiB`` or ``50MiB/s``; 0, for no limit, of ``none`` and where nothing was said. Raises
+    UsageError."""
+    if text is None or text == "none":
+        return 0
+    return checked_rate(parse_size(text.removesuffix("/s")), text)
+
+
+def parse_bulk_window(text: str | None) -> DailyWindow | None:
+    """The window of the day that ``22:00-06:00`` says; None, for always, of ``none`` and where nothing was said.
+    Raises UsageError."""
+    return None if text is None or text == "none" else parse_window(text)
+
+
 def format_size(size: int) -> str:
     """The shortest text that ``parse_size`` reads as exactly ``size``."""
     power = 0
@@ -58,7 +73,12 @@ def show_size(size: int) -> str:
 
 
 def _bad_size(text: str, why: str) -> UsageError:
-    return UsageError("bad-size", f"{text[:80]!a} is no size.", why)
+    return UsageError("bad-size", f"{text[:80]!a} is not a size.", why)
+
+
+def counted(number: int, what: str) -> str:
+    """``1 point``, ``2 points``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # --- spans ---------------------------------------------------------------------------------------------
@@ -75,7 +95,8 @@ def parse_seconds(text: str) -> float:
 
 def show_time(time_ns: int) -> str:
     """A time for a person: to the millisecond."""
-    return format_time(time_ns - time_ns % 1_000_000)
+    whole = format_time(time_ns - time_ns % 10**9).removesuffix("Z")
+    return f"{whole}.{time_ns // 10**6 % 1000:03}Z"
 
 
 def show_seconds(seconds: float) -> str:

@@ -9,6 +9,9 @@ a moment means is decided where the history is, and the clock is an argument the
              | RFC 3339 time with a zone      2026-11-21T05:00:00Z, 2026-11-21T06:00:00.25+01:00
              | "cp" digits | "w" digits       a consistency point, a write
              | snapshot name                  before-upgrade
+             | "lost:" mirror                 lost:m   the moment at which the link to that mirror was lost
+             | "branch:" name                 branch:b   what this copy wrote alone, and has taken back
+             | "branch:" name ":" name        branch:b:before   a snapshot that was taken on it
     export   = [volume] ["@" moment *("," option)]         option: rw | suspect
 
 The forms never overlap: a snapshot may not be called like any of the others (``check_snapshot_name``),
@@ -30,7 +33,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from revolume.errors import UsageError
+from revolume.volume.branches.names import BRANCH_PREFIX
 
+LOST_PREFIX: Final = "lost:"
+"""What is kept for a mirror is called so: no snapshot can be. In the mirror's name "%" is %25 and "," is %2C."""
+"""What begins the text of a branch's moment."""
 OPTIONS: Final = ("rw", "suspect")
 NUMBER_MAX: Final = 2**63 - 1
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86400
@@ -96,6 +103,12 @@ class ExportName:
     @property
     def writable_view(self) -> bool:
         return "rw" in self.options
+
+    @property
+    def suspect(self) -> bool:
+        """It is known to be suspect, and asked for all the same."""
+        return "suspect" in self.options
+
 
 # --- moments -------------------------------------------------------------------------------------------
 
@@ -272,9 +285,18 @@ def check_snapshot_name(name: str) -> str:
 
 
 def _snapshot_meant(name: str) -> str:
-    """The same rule for a name that is asked for: then the slip is in the moment."""
+    """``name`` if a snapshot may bear it, or the moment of a lost link, or a branch, or a moment
+    within one. UsageError otherwise, about the moment that was asked for."""
+    if name.startswith(BRANCH_PREFIX):
+        parts = name.removeprefix(BRANCH_PREFIX).split(":")
+        if len(parts) <= 2 and all(map(_NAME.fullmatch, parts)):
+            return name
+    if name.startswith(LOST_PREFIX) and name != LOST_PREFIX and name.isprintable() and "," not in name:
+        return name
     if _looks_like_another_form(name):
         raise _bad_moment(name, _meant(name))
+    if "," in name:
+        raise _bad_moment(name, "Options such as ,rw belong to an export's name.")
     if not _NAME.fullmatch(name):
         raise _bad_moment(name, f"A snapshot's name has {_NAME_RULE}.")
     return name
@@ -341,16 +363,16 @@ def _bad_moment(text: str, why: str) -> UsageError:
     if text == "":
         cause = "There is no moment after the '@'."
         return UsageError("bad-moment", cause, f"Leave the '@' out for the live volume; {_FORMS}.")
-    return UsageError("bad-moment", f"{_shown(text)} is no moment.", f"{why} Otherwise {_FORMS}.")
+    return UsageError("bad-moment", f"{_shown(text)} is not a moment.", f"{why} Otherwise {_FORMS}.")
 
 
 def _bad_span(text: str, why: str) -> UsageError:
-    return UsageError("bad-span", f"{_shown(text)} is no span of time.", why)
+    return UsageError("bad-span", f"{_shown(text)} is not a span of time.", why)
 
 
 def _bad_time(text: str, why: str) -> UsageError:
-    return UsageError("bad-time", f"{_shown(text)} is no time.", why)
+    return UsageError("bad-time", f"{_shown(text)} is not a time.", why)
 
 
 def _bad_export(text: str, why: str) -> UsageError:
-    return UsageError("bad-export-name", f"{_shown(text)} is no export name.", why)
+    return UsageError("bad-export-name", f"{_shown(text)} is not an export name.", why)

@@ -5,7 +5,7 @@ neither, so here the same walk over manifest and log is made over files opened f
 kept from it but plain values: points, sizes, and the columns, in which a moment is looked up. The
 directory's lock is held meanwhile: what is read must not move.
 
-    manifest → what of the log stands (``log/tail.py``) → points, sizes, times
+    manifest → what of the log stands (``log/read/recovery.py``) → points, sizes, times
 
 A mirror's log goes on behind the last point that it has agreed on; its past ends there.
 """
@@ -13,89 +13,115 @@ A mirror's log goes on behind the last point that it has agreed on; its past end
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import WriteNumber
 from revolume.chain.point import Point
-from revolume.errors import NotFound
-from revolume.history.label_scale import (
-    LabelStretch,
-    Sought,
-    in_future,
-    label_stretches,
-    seek_ago,
-    seek_time,
-)
-from revolume.history.moments import Ago, AtPoint, AtSnapshot, AtTime, AtWrite, Moment, format_time
-from revolume.history.timeline import Spot, ambiguity, last_write
+from revolume.history.label_scale import LabelSearch, LabelStretch, label_stretches
+from revolume.history.moments import Moment
+from revolume.history.resolved_moment import ResolvedMoment
+from revolume.history.resolver import MomentResolver, last_write
 from revolume.host import Host
 from revolume.host.disk import Directory
 from revolume.host.open_files import OpenFiles
-from revolume.log.appender import LogEnd
-from revolume.log.columns import Columns, ColumnsBuilder, resizes
-from revolume.log.scan import Found
-from revolume.log.segment import Segment, segment_name
-from revolume.log.tail import Recovered, recover, stated_durable, stated_edit
-from revolume.log.transfer import BLOCK, Kind
-from revolume.volume import layout
-from revolume.volume.label_clock import ClockStep, LabelClock
-from revolume.volume.locked import locked
-from revolume.volume.manifest import PinnedSnapshot, Role, State, judge_end, load
-from revolume.volume.oldest import oldest_moment
-from revolume.volume.replay import read_points as sealed_points
-from revolume.volume.replay import read_steps
-from revolume.volume.status import Holder, OldestMoment, Snapshot, VolumeStatus
+from revolume.log.format.columns import Columns, ColumnsBuilder, resizes
+from revolume.log.format.segment import Segment, segment_name
+from revolume.log.read.recovery import Recovered, recover, stated_durable, stated_edit
+from revolume.log.read.scan import FoundTransfer
+from revolume.log.write.appender import LogEnd
+from revolume.volume.branches.listed import branch_statuses
+from revolume.volume.branches.names import write_on
+from revolume.volume.clocks.label_clock import ClockStep, LabelClock
+from revolume.volume.jump.landing import after_landing
+from revolume.volume.livemap.point_records import read_points as sealed_points
+from revolume.volume.livemap.point_records import read_steps
+from revolume.volume.metadata import layout
+from revolume.volume.metadata.directory_lock import locked
+from revolume.volume.metadata.manifest import judge_end, load
+from revolume.volume.metadata.manifest_state import Role, State
+from revolume.volume.points.isolated_points import isolated_points, listed_snapshots
+from revolume.volume.space.kept_history import KeptHistory, stopped_history
+from revolume.volume.space.oldest_moment import oldest_moment
+from revolume.volume.state.status import HolderStatus, OldestMoment, Snapshot, VolumeStatus, jump_status
+from revolume.volume.suspect.other_copies import other_copies
+from revolume.volume.suspect.periods import SuspectPeriods, suspect_statuses
+from revolume.volume.suspect.suspect_history import load_marks
+from revolume.volume.unread import Unread, suspect
+
+CRASHED = "It was not closed cleanly; the end of its log is recovered when it is opened."
 
 
 @dataclass(frozen=True, slots=True)
-class StoppedVolume:
-    """One look at a stopped volume."""
+class OfflineVolume:
+    """A stopped volume's metadata and log columns, read once: plain values, for ``status``, ``points`` and
+    ``snapshot``. Nothing in it refers to open files."""
 
     directory: str
     state: State
     end: LogEnd
     size: int
-    kept: tuple[Point, ...]
+    kept_points: tuple[Point, ...]
     pieces: tuple[Columns, ...]  # of the log since the horizon, oldest first
     steps: tuple[ClockStep, ...]
     now_ns: int
     """What its labels would say now."""
     wall_ns: int
     image_bytes: int
+    unread: str
+    """The newest point whose record can't be read, in a sentence; else empty."""
+    suspect: SuspectPeriods
+    """Which of its moments are suspect."""
 
     @property
-    def newest(self) -> tuple[int, int]:
+    def newest(self) -> tuple[WriteNumber, int]:
         """The newest moment that can be opened: write number and label time."""
         if self.state.role == Role.PRIMARY:
             return self.end.write, self.end.time_ns
-        last = self.kept[-1] if self.kept else self.state.horizon
+        last = self.kept_points[-1] if self.kept_points else self.state.horizon
         return last.write, last.time_ns
 
     @property
     def oldest(self) -> OldestMoment:
         """The first moment that can be opened."""
-        return oldest_moment(self.state.horizon, self.state.folding, self.kept)
-
-    @property
-    def _oldest_spot(self) -> Spot:
-        return Spot(self.oldest.write, self.oldest.time_ns)
+        return oldest_moment(self.state.horizon, self.state.folding, self.kept_points)
 
     @property
     def name(self) -> str:
         return self.state.name
 
+    @property
+    def suspect_periods(self) -> SuspectPeriods:
+        """Which of its moments are suspect."""
+        return self.suspect
+
+    @property
+    def elsewhere(self) -> str:
+        """Where the volume's other copies are, for a sentence."""
+        return other_copies(self.state)
+
+    def branch_write(self, branch: str, moment: str) -> WriteNumber:
+        """The last write of a branch, or of a moment within it."""
+        return write_on(self.state, branch, moment)
+
     def points(self) -> list[Point]:
-        """The retained points, oldest first."""
-        return list(self.kept)
+        """The retained points, oldest first; before the oldest moment, those of snapshots alone."""
+        return isolated_points(self.state, self.state.kept_writes(), self.oldest.write) + list(self.kept_points)
 
     def snapshots(self) -> list[Snapshot]:
         """The named moments, oldest first."""
-        pins = sorted(self.state.snapshots, key=lambda pin: pin.write)
-        return [_snapshot(pin) for pin in pins]
+        return listed_snapshots(self.state, self.newest[0])
+
+    def kept(self) -> KeptHistory:
+        """What is kept by the policy that is recorded."""
+        log_bytes = len(self.pieces) * self.state.segment_blocks * BLOCK
+        return stopped_history(self.state, len(self.kept_points), log_bytes, self.oldest.time_ns)
 
     def status(self) -> VolumeStatus:
-        """Plain values, as they were left."""
+        """The status that the volume had when it was stopped; counters of a running volume are 0."""
         state, horizon = self.state, self.state.horizon
         clean = state.clean is not None
+        reason = "It was closed cleanly." if clean else CRASHED
         epoch = max((epoch.number for epoch in state.epochs), default=0)
         segment_bytes = state.segment_blocks * BLOCK
         return VolumeStatus(
@@ -105,13 +131,13 @@ class StoppedVolume:
             size=self.size,
             epoch=epoch,
             state="stopped",
-            reason="Cleanly." if clean else "Not cleanly: the end of its log is recovered when it is opened.",
+            reason=f"{reason} History is suspect: {self.unread}." if self.unread else reason,
             position=self.end.position,
             durable=self.end.position if clean else state.durable.position,
             write=self.newest[0],
             time_ns=self.newest[1],
-            point=self.kept[-1].number if self.kept else horizon.point,
-            points=len(self.kept),
+            point=self.kept_points[-1].number if self.kept_points else horizon.point,
+            points=len(self.kept_points),
             horizon_write=self.oldest.write,
             horizon_time_ns=self.oldest.time_ns,
             log_bytes=len(self.pieces) * segment_bytes,
@@ -121,8 +147,19 @@ class StoppedVolume:
             partial_blocks=0,
             map_entries=0,
             map_bytes=0,
-            holders=tuple(Holder(f"snapshot {pin.name}", pin.write) for pin in self.snapshots()),
+            holders=tuple(
+                HolderStatus(
+                    pin.holder or f"snapshot {pin.name}",
+                    pin.write,
+                    gives_way=bool(pin.holder) and not pin.branch,
+                    bytes=pin.rescued_bytes,
+                    pinned=True,
+                )
+                for pin in self.snapshots()
+                if not pin.branch_moment
+            ),
             snapshots=tuple(self.snapshots()),
+            branches=branch_statuses(self.state),
             folding=False,
             folds=0,
             folded_blocks=0,
@@ -130,110 +167,49 @@ class StoppedVolume:
             transfers=sum(len(columns.rows) for columns in self.pieces),
             read_mismatches=0,
             events=(),
+            jump=jump_status(state.jump),
+            suspect=suspect_statuses(self.suspect),
         )
 
     # Moments
 
-    def resolve(self, moment: Moment) -> Spot:
-        """The write that a moment means. NotFound if it is not retained."""
-        match moment:
-            case Ago(seconds):
-                return self._ago(seconds * 10**9)
-            case AtTime(time_ns):
-                return self._at_time(time_ns)
-            case AtWrite(number):
-                return self._at_write(number)
-            case AtPoint(number):
-                return self._at_point(number)
-            case AtSnapshot(name):
-                return self._at_snapshot(name)
-            case _:
-                return self._at_write(self.newest[0])
+    def resolve(self, moment: Moment) -> ResolvedMoment:
+        """The write that a moment means. NotFound, naming the oldest and newest moments, if it is not retained."""
+        return MomentResolver(self).resolve(moment)
 
-    def _at_point(self, number: int) -> Spot:
-        for point in self.kept:
-            if point.number == number:
-                return Spot(point.write, point.time_ns)
-        raise self._lost(f"Point cp{number}")
-
-    def _at_snapshot(self, name: str) -> Spot:
-        for snapshot in self.snapshots():
-            if snapshot.name == name:
-                return Spot(snapshot.write, snapshot.time_ns)
-        names = ", ".join(s.name for s in self.snapshots()) or "none"
-        raise NotFound("no-snapshot", f"{self.name} has no snapshot {name}.", f"It has: {names}.")
-
-    def _at_write(self, number: int) -> Spot:
-        oldest = self._oldest_spot
-        if number == oldest.write:
-            return oldest
-        if not oldest.write < number <= self.newest[0]:
-            raise self._lost(f"Write w{number}")
-        best = (oldest.write, oldest.time_ns)
-        for columns in self.pieces:  # a number that a crash left out means the last write before it
-            best = max(best, last_write(columns, number))
-        return Spot(*best)
-
-    def _ago(self, ago_ns: int) -> Spot:
-        sought = seek_ago(self._stretches(), ago_ns)
-        if sought is None:
-            raise self._lost(f"What was {ago_ns // 10**9} s ago")
-        return self._found(sought)
-
-    def _at_time(self, time_ns: int) -> Spot:
-        stretches = self._stretches()
-        if time_ns > self.wall_ns and in_future(stretches, time_ns):
-            raise NotFound(
-                "moment-in-future", f"{format_time(time_ns)} has not happened yet.", "Name a moment of the past."
-            )
-        sought = seek_time(stretches, time_ns)
-        if sought is None:
-            raise self._lost(format_time(time_ns))
-        return self._found(sought)
-
-    def _stretches(self) -> list[LabelStretch]:
+    def stretches(self) -> list[LabelStretch]:
+        """What clocks made the labels of this history."""
         return label_stretches(self.steps, self.oldest, self.now_ns)
 
-    def _found(self, sought: Sought) -> Spot:
-        stretch, best = sought.stretch, self._oldest_spot
+    def last_write(self, number: WriteNumber) -> ResolvedMoment:
+        """The write of this number, or the last before it, if a crash left the number out; and its time."""
+        best = self.oldest.write, self.oldest.time_ns
         for columns in self.pieces:
-            rows = columns.rows[(columns.rows["kind"] == Kind.WRITES) & (columns.rows["entries"] > 0)]
-            rows = rows[(rows["write"] > stretch.after) & (rows["write"] <= stretch.upto)]
-            rows = rows[rows["time_ns"] <= sought.time_ns]
-            if len(rows):
-                last = rows[-1]
-                write = int(last["write"] + last["entries"] - 1)
-                best = Spot(write, int(last["time_ns"])) if write > best.write else best
-        if best.write < stretch.after:
-            best = self._at_write(min(stretch.after, self.newest[0]))
-        if best.write > self.newest[0]:
-            best = Spot(*self.newest)
-        return replace(best, note=ambiguity(sought))
+            best = max(best, last_write(columns, number))
+        return ResolvedMoment(*best)
 
-    def _lost(self, what: str) -> NotFound:
-        old, (write, time_ns) = self.oldest, self.newest
-        hint = (
-            f"The oldest moment is w{old.write} ({format_time(old.time_ns)}), "
-            f"the newest w{write} ({format_time(time_ns)}); see 'revolume points'."
-        )
-        return NotFound("moment-not-retained", f"{what} of {self.name} is not retained.", hint)
+    def columns_for(self, search: LabelSearch) -> tuple[WriteNumber, tuple[Columns, ...]]:
+        """All there are: a stopped volume is asked once."""
+        return search.stretch.after, self.pieces
 
 
-def look(host: Host, path: str) -> StoppedVolume:
-    """Look at the stopped volume in ``path``. NotFound, Damaged; Refused while it is open."""
-    with closing(locked(host, path, "Ask again when it serves, or has stopped.")) as directory:
-        return _look(host, directory)
+def open_offline(host: Host, path: str) -> OfflineVolume:
+    """Read the stopped volume in ``path`` without changing anything in it. NotFound: there is none. Damaged: its
+    manifest or its log is. Refused: it is running."""
+    with closing(locked(host, path, "Try again when it is served, or has stopped.")) as directory:
+        return _read(host, directory)
 
 
-def _look(host: Host, directory: Directory) -> StoppedVolume:
+def _read(host: Host, directory: Directory) -> OfflineVolume:
     loaded, log = load(directory), directory.child(layout.LOG)
-    state = loaded.state
+    state = after_landing(loaded.state)
     judge_end(loaded.number, stated_edit(log, state.segment_blocks, state.volume))
     segments = _segments(log, state)
     try:
         found = _recovered(segments, state)
         pieces = [(piece.segment, piece.columns) for piece in found.pieces] + _tail(found.tail)
-        points, _ = sealed_points(state.volume, pieces, state.horizon)
+        unread: list[Unread] = []
+        points, _ = sealed_points(state.volume, pieces, state.horizon, None, unread)
         agreed = state.agreed.position if state.role == Role.SECONDARY else None
         steps = read_steps(state.volume, pieces, state.horizon, agreed)
     finally:
@@ -245,11 +221,20 @@ def _look(host: Host, directory: Directory) -> StoppedVolume:
         upto = state.agreed.write
     columns = tuple(columns for _, columns in pieces)
     sizes = [size for piece in columns for write, size in resizes(piece) if state.horizon.write < write <= upto]
-    return StoppedVolume(
-        directory.path, state, found.end, sizes[-1] if sizes else state.horizon.size, tuple(points), columns,
-        tuple(steps), LabelClock.opened(host.clock, state.clock, steps, found.end.time_ns).now_ns(),
-        host.clock.wall_ns(), _image_bytes(directory),
-    )  # fmt: skip
+    return OfflineVolume(
+        directory=directory.path,
+        state=state,
+        end=found.end,
+        size=sizes[-1] if sizes else state.horizon.size,
+        kept_points=tuple(points),
+        pieces=columns,
+        steps=tuple(steps),
+        now_ns=LabelClock.opened(host.clock, state.clock, steps, found.end.time_ns).now_ns(),
+        wall_ns=host.clock.wall_ns(),
+        image_bytes=_image_bytes(directory),
+        unread=suspect(unread, state.horizon.write),
+        suspect=SuspectPeriods(load_marks(directory, loaded.state)),
+    )
 
 
 def _segments(log: Directory, state: State) -> list[Segment]:
@@ -271,18 +256,18 @@ def _recovered(segments: list[Segment], state: State) -> Recovered:
     if state.clean is not None:
         durable = state.clean.position
     else:
-        stated, _ = stated_durable(segments, state.volume)
+        stated, _ = stated_durable(segments, state.volume, state.cut)
         durable = max(stated, state.durable.position, horizon.position)
     return recover(segments, state.volume, start, horizon.address, durable, state.ends)
 
 
-def _tail(tail: list[Found]) -> list[tuple[Segment, Columns]]:
+def _tail(tail: list[FoundTransfer]) -> list[tuple[Segment, Columns]]:
     """Columns of what stands above the durable position; opening would write these transfers anew."""
     builders: dict[int, tuple[Segment, ColumnsBuilder]] = {}
     for found in tail:
         segment = found.segment
         _, builder = builders.setdefault(segment.use, (segment, ColumnsBuilder(segment.base)))
-        builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
+        builder.add_transfer(found.transfer, found.block, found.node_header.lived_ns)
     return [(segment, builder.freeze()) for segment, builder in builders.values()]
 
 
@@ -294,7 +279,3 @@ def _image_bytes(directory: Directory) -> int:
         return image.size()
     finally:
         image.close()
-
-
-def _snapshot(pin: PinnedSnapshot) -> Snapshot:
-    return Snapshot(pin.name, pin.write, pin.point, pin.time_ns)

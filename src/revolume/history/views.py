@@ -1,149 +1,73 @@
 """A view: a retained moment opened for reading, fixed when it is opened.
 
-Its map is made by the helper process from the log's columns, on the live map's base where that is not newer
-than the moment, and is read like any other map: paged, checked. Blocks that were partially modified at
-that instant are put together once, when the view is opened. What the map does not know lies in the image;
-a lease keeps the horizon from passing the moment while the view lives.
+Its maps are the rungs of the ladder that lead to the moment, and one of the rest, which the helper process makes
+from the log's columns (``view_map.py``): read like any other map, paged, checked. One that turns out to be damaged
+is left aside while the view lives, and the log says what it said. Blocks that were partially modified at that
+instant are put together once, when the view is opened. What the map does not know lies in the image; a lease keeps
+the horizon from passing the moment while the view lives.
 
-A view gives way when the log has no other room (``volume/holding.py``): its lease ends at once, and whoever has it
-gets GaveWay from then on. A read that is under way when that happens is not answered with what it finds, because
-the image may move on beneath it; the view's files are closed when the last such read is over.
+A view gives way when the log has no other room (``volume/space/holders.py``): its lease ends at once, and whoever
+has it gets GaveWay from then on. A read that is under way when that happens is not answered with what it finds,
+because the image may move on beneath it; the view's files are closed when the last such read is over.
 """
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from revolume.blocks.digest import fragment_digest
-from revolume.blocks.word import ADDRESS_MASK, DATA, PARTIAL, ZERO
-from revolume.chain.mapfile import MapFile
-from revolume.chain.mapjob import MapSpec, make_map
-from revolume.chain.versions import Fragment, SegmentSpec, Stretch
-from revolume.errors import Damaged, GaveWay, NoSpace, NotFound, RevolumeError
-from revolume.history.timeline import Spot
-from revolume.host.disk import Directory
-from revolume.volume import layout
-from revolume.volume.damage import Damage
-from revolume.volume.holding import HoldKind
-from revolume.volume.live import over_base
-from revolume.volume.reader import Reader
-from revolume.volume.remembered import Remembered
-from revolume.volume.stretches import agreed_span, position_below, reach_of
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, WriteNumber
+from revolume.chain.versions import Fragment
+from revolume.errors import Damaged, GaveWay, NotFound, RevolumeError
+from revolume.history.branch_source import BranchSource, BranchStore
+from revolume.history.resolved_moment import ResolvedMoment
+from revolume.history.view_map import made_view_map, note_damaged
+from revolume.history.view_source import ViewSource, nothing_to_mend
+from revolume.volume.branches.branch_files import BranchFiles
+from revolume.volume.branches.names import branch_named, moment_named
+from revolume.volume.livemap.reader import ATTEMPTS, Reader, Store, block_numbers
+from revolume.volume.space.holder import HolderKind
+from revolume.volume.state.damage import Damage
+from revolume.volume.volume_base import OpenVolume
 
-U64 = npt.NDArray[np.uint64]
-BLOCK = 4096
-MASK = np.uint64(ADDRESS_MASK)
-FOREVER = ADDRESS_MASK  # the map's own entries always win over its own ranges
+MAPS_TRIED: Final = 3
+"""Maps may be found damaged so often while a view is being opened."""
 
 
-class ViewSource:
-    """What a view reads from: its map over the image, and the partial blocks of its instant."""
+class ViewLease:
+    """Keeps a view's moment from being folded away, from before its map is made. The volume may revoke the lease
+    to make room; ``on_end`` is called then."""
 
-    def __init__(self, volume: Remembered, made: MapFile) -> None:
-        self._core = volume.core
-        self._map = made
-        self._ranges = made.ranges()
-        self.partials: dict[int, bytes | Damaged] = {}
-        self._partial_blocks = np.zeros(0, np.uint64)
-        self._partial_words = np.zeros(0, np.uint64)
-
-    @property
-    def generation(self) -> int:
-        """Counts folds and new bases."""
-        return self._core.generation
-
-    def hold(self, partials: dict[int, bytes | Damaged], fragments: tuple[Fragment, ...]) -> None:
-        """These blocks' content at the view's instant, or why it can't be had; and the pieces, in write order, of
-        which they were put together: the word of the newest is the block's."""
-        self.partials = partials
-        self._partial_blocks = np.array(sorted(partials), np.uint64)
-        newest = {fragment.block: fragment.word for fragment in fragments}
-        self._partial_words = np.array([newest[block] for block in sorted(partials)], np.uint64)
-
-    def lookup(self, blocks: U64) -> tuple[U64, U64]:
-        """Partial blocks; the rest is the map's."""
-        words = np.zeros(len(blocks), np.uint64)
-        if len(self._partial_blocks):
-            words[np.isin(blocks, self._partial_blocks)] = PARTIAL << 62
-        return words, np.zeros(len(blocks), np.uint64)
-
-    def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
-        """See ``volume.reader.Source``."""
-        missing = np.flatnonzero(words == 0)
-        found = self._map.get(blocks[missing], nowait)
-        if found is None:
-            return False
-        over_base(self._ranges, blocks[missing], *found, FOREVER)
-        words[missing], digests[missing] = found
-        missing = missing[found[0] == 0]
-        if len(missing):
-            sums = self._core.sums.get(blocks[missing], nowait)
-            if sums is None:
-                return False
-            digests[missing] = sums
-        kinds = words >> np.uint64(62)
-        zero = kinds == ZERO
-        digests[zero] = 0
-        words[zero | ((kinds == DATA) & ((words & MASK) < np.uint64(self._core.live.folded)))] = 0
-        return True
-
-    def words(self, blocks: U64) -> U64:
-        """Raw words, of the view's map and of the blocks modified in part; 0 = in the image since before it."""
-        found = self._map.get(blocks, False)
-        assert found is not None
-        over_base(self._ranges, blocks, *found, FOREVER)
-        words = found[0]
-        if len(self._partial_blocks):
-            at = np.minimum(np.searchsorted(self._partial_blocks, blocks), len(self._partial_blocks) - 1)
-            in_part = self._partial_blocks[at] == blocks
-            words[in_part] = self._partial_words[at[in_part]]
-        return words
-
-    def partial(self, block: int) -> bytes | bytearray | None:
-        """The content of a partially modified block."""
-        content = self.partials.get(block)
-        return None if isinstance(content, Damaged) else content
-
-    async def merge_partial(self, block: int) -> None:
-        """They are whole from the beginning, or can't be had."""
-        content = self.partials.get(block)
-        if isinstance(content, Damaged):
-            raise Damaged(content.code, content.cause, content.hint)
-
-
-class Tenure:
-    """A view's right to its moment, from before its map is made: a lease that may be revoked."""
-
-    def __init__(self, volume: Remembered, holder: str, write: int, kind: HoldKind) -> None:
+    def __init__(self, volume: OpenVolume, holder: str, write: WriteNumber, kind: HolderKind) -> None:
         self.where = f"{volume.name}@w{write}"
         self.ended = False
         self.on_end: list[Callable[[], None]] = []
         self.held_bytes: Callable[[], int] = lambda: 0
-        self.let_go = volume.core.lease(holder, write, kind, self._revoke, lambda: self.held_bytes())
+        pinned = write in volume.holders.pinned_writes()
+        self.release = volume.holders.lease(kind, holder, write, self._revoke, lambda: self.held_bytes(), pinned)
 
     def _revoke(self) -> None:
         self.ended = True
         ended = self.on_end
         self.close()
-        for told in ended:
-            told()
+        for notify in ended:
+            notify()
 
     def close(self) -> None:
-        """Let go, and of those who would have been told: they refer to this in turn, and a view's memory must not
-        wait until the collector finds it."""
-        self.let_go()
+        """Release the lease, and drop the callbacks: they refer back to this object, and a view's memory must not
+        wait for the garbage collector."""
+        self.release()
         self.on_end = []
         self.held_bytes = lambda: 0
 
     def check(self) -> None:
-        """GaveWay if it is over."""
+        """Raise GaveWay if the lease was revoked."""
         if self.ended:
             raise GaveWay(
                 "view-ended",
@@ -153,172 +77,193 @@ class Tenure:
 
 
 class View:
-    """An open moment. ``close`` once, also after it has given way."""
+    """A retained moment opened for reading. ``close`` it once, also after it has given way."""
 
     def __init__(
-        self, volume: Remembered, spot: Spot, source: ViewSource, map_file: MapFile, map_name: str, tenure: Tenure
+        self,
+        volume: OpenVolume,
+        moment: ResolvedMoment,
+        source: ViewSource,
+        lease: ViewLease,
+        closing: list[Callable[[], None]],
+        store: Store | None = None,
     ) -> None:
-        core = volume.core
+        """``closing``: what lets go of the view's files. ``store``: where its blocks lie, if that is not the
+        volume's."""
         self.volume = volume
-        self.spot = spot
-        self.size = core.size_at(spot.write)
+        self.moment = moment
+        self.size = size_of(volume, moment)
         self.source = source
-        self.tenure = tenure
-        self.reader = ViewReader(core.store, source, core.host.work)
+        self.lease = lease
+        damaged = partial(_met_damage, volume.damage, lease, moment.write)
+        self.reader = ViewReader(store or volume.store, source, volume.log.work, damaged, volume.healer.contents)
         self.reader.view = weakref.proxy(self)
-        self.reader.damaged = partial(_met_damage, core.damage, tenure, spot.write)
-        self.closing: list[Callable[[], None]] = [map_file.close, lambda: _removed(core.maps_directory, map_name)]
+        self.closing = closing
         self._users = 0
         self._closed = False
-        tenure.on_end.append(self.close)
+        self._mending = asyncio.Lock()
+        source.mend = self._mended
+        lease.on_end.append(self.close)
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """Around whatever reads it and waits meanwhile. GaveWay, also where it ended during that."""
-        self.tenure.check()
+        """A context around reads that may wait: the view's files stay open meanwhile. GaveWay on entry or on exit
+        if the view has been ended."""
+        self.lease.check()
         self._users += 1
         try:
             yield
-            self.tenure.check()
+            self.lease.check()
         except RevolumeError:  # what is read beneath an ended view fails its digests: that is no damage
-            self.tenure.check()
+            self.lease.check()
             raise
         finally:
             self._users -= 1
             self._close_files()
 
+    async def _mended(self) -> bool:
+        """Whether the maps were damaged, and others are in their place now. The old ones stay open: others may be
+        reading them."""
+        async with self._mending:
+            if not self.source.damaged:
+                return False
+            with self.using():
+                note_damaged(self.volume)
+                made = await made_view_map(self.volume, self.moment.write, self.lease.check)
+                self.source.exchange(made.files if made is not None else None)
+                if made is not None:
+                    self.closing.append(made.close)
+            return True
+
     def close(self) -> None:
-        """Give up the lease at once, and the map as soon as nobody reads it."""
+        """Release the lease at once, and the map file as soon as no read uses it."""
         self._closed = True
-        self.tenure.close()
+        self.lease.close()
         self._close_files()
 
     def _close_files(self) -> None:
         if self._closed and not self._users:
+            self.source.mend = nothing_to_mend  # which refers back to this object
             closing, self.closing = self.closing, []
             for close in closing:
                 close()
 
 
-def _met_damage(damage: Damage, tenure: Tenure, write: int, blocks: list[int]) -> None:
-    if not tenure.ended:
-        damage.met_in_past(write, tenure.where, blocks)
+def _met_damage(damage: Damage, lease: ViewLease, write: WriteNumber, blocks: list[int]) -> None:
+    if not lease.ended:
+        damage.met_in_past(write, lease.where, blocks)
 
 
 class ViewReader(Reader):
-    """Reads a view for as long as it has not given way."""
+    """A ``Reader`` of a view that raises GaveWay once the view has been ended."""
 
     view: View
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
-        """See ``volume.reader``."""
-        self.view.tenure.check()
+        """As ``Reader.read_now``. GaveWay: the view has been ended."""
+        self.view.lease.check()
         return super().read_now(reads)
 
     async def read(self, offset: int, view: memoryview) -> None:
-        """See ``volume.reader``."""
+        """As ``Reader.read``. GaveWay: the view has been ended, also while the read waited."""
         with self.view.using():
             await super().read(offset, view)
 
+    def fill(self, first: int, view: memoryview, words: list[int], digests: list[int], *, nowait: bool) -> bool:
+        """Fill ``view`` with blocks that have been resolved already. False: that would have to wait, or one is not
+        what was written. KeyError, OSError: it lies elsewhere by now."""
+        self.view.lease.check()
+        return self._fill(first, view, words, digests, nowait)
 
-async def open_view(volume: Remembered, spot: Spot, holder: str, kind: HoldKind = HoldKind.VIEW) -> View:
-    """Open the moment after write ``spot.write``, which is retained now. GaveWay: not any more."""
-    core = volume.core
-    if spot.write < volume.folder.retired_write:
+    def read_waiting(self, first: int, view: memoryview) -> bool:
+        """Fill ``view`` with the whole blocks from ``first`` on, in a thread. False: one is not what was written,
+        and nobody was asked for it. What is only in memory (partial blocks) must be at hand."""
+        blocks = block_numbers(first, len(view) // BLOCK)
+        for _ in range(ATTEMPTS):
+            generation = self._source.generation
+            words, digests = self._source.lookup(blocks)
+            try:
+                settled = self._source.settle(blocks, words, digests, False)
+                if settled and self._fill(first, view, words.tolist(), digests.tolist(), False):
+                    return True
+            except (KeyError, OSError, Damaged):
+                pass  # recycled or closed meanwhile, or not readable: the generation tells
+            if self._source.generation == generation:
+                break
+        return False
+
+
+async def open_view(
+    volume: OpenVolume, moment: ResolvedMoment, holder: str, kind: HolderKind = HolderKind.VIEW
+) -> View:
+    """Open the view of a resolved moment. ``holder``: the name under which status shows what keeps its history.
+    NotFound: the moment has passed the horizon meanwhile. GaveWay: the lease was revoked before the view was
+    ready. NoSpace: no room on the disk for its map. The caller closes the view."""
+    if moment.write < volume.folder.retired_write and not volume.isolated(moment.write):
         raise NotFound(
             "moment-not-retained",
-            f"Write w{spot.write} of {volume.name} has just passed the horizon.",
+            f"Write w{moment.write} of {volume.name} has just passed the horizon.",
             "See 'revolume points' for what is retained.",
         )
     with ExitStack() as held:
-        tenure = Tenure(volume, holder, spot.write, kind)
-        held.callback(tenure.let_go)
-        name = layout.view_map_name(core.host.entropy.token(8).hex())
-        held.callback(_removed, core.maps_directory, name)
-        with core.maps_in_use():
-            fragments = await _made(volume, spot, name, tenure)
-        tenure.check()
-        made = MapFile.open(core.maps_directory.open(name, write=False), core.volume_id)
-        held.callback(made.close)
-        source = ViewSource(volume, made)
-        partials = await _partials(volume, Reader(core.store, source, core.host.work), fragments)
-        tenure.check()
-        source.hold(partials, fragments)
-        view = View(volume, spot, source, made, name, tenure)
+        lease = ViewLease(volume, holder, moment.write, kind)
+        held.callback(lease.release)
+        source, closing = await _source(volume, moment, lease, held)
+        store = None
+        if moment.branch:
+            source, store = await _branched(volume, moment, source, held)
+            closing = [*closing, source.close]
+        view = View(volume, moment, source, lease, closing, store)
         held.pop_all()
         return view
 
 
-def _removed(directory: Directory, name: str) -> None:
-    with suppress(OSError):  # what the disk does not let go of now goes when the volume is opened next
-        if directory.exists(name):
-            directory.remove(name)
+async def _source(
+    volume: OpenVolume, moment: ResolvedMoment, lease: ViewLease, held: ExitStack
+) -> tuple[ViewSource, list[Callable[[], None]]]:
+    """What the view reads from, and what lets go of its files; ``held`` does the same if this fails."""
+    for last in (*[False] * (MAPS_TRIED - 1), True):
+        made = await made_view_map(volume, moment.write, lease.check)
+        lease.check()
+        if made is None:
+            return ViewSource(volume, moment.write, None), []
+        held.callback(made.close)
+        source = ViewSource(volume, moment.write, made.files)
+        reader = Reader(volume.store, source, volume.log.work, mend=volume.healer.contents)
+        partials = await _partials(volume, reader, made.fragments)
+        lease.check()
+        if last or not source.damaged:
+            source.hold(partials, made.fragments)
+            return source, [made.close]
+        note_damaged(volume)
+        made.close()
+    raise AssertionError
 
 
-async def _made(volume: Remembered, spot: Spot, name: str, tenure: Tenure) -> tuple[Fragment, ...]:
-    """Make the map. A fold that flips meanwhile gives segments back that the job still looks for; what it does
-    not find there is in the image by now, and the job is given again from there."""
-    while True:
-        tenure.check()
-        horizon = volume.folder.horizon
-        try:
-            return await _make(volume, spot, name)
-        except Damaged:
-            if volume.folder.horizon == horizon:
-                raise
-        except OSError as error:
-            if volume.folder.horizon == horizon:
-                raise _not_made(volume.name, error) from error
+async def _branched(
+    volume: OpenVolume, moment: ResolvedMoment, below: ViewSource, held: ExitStack
+) -> tuple[BranchSource, BranchStore]:
+    """The branch over the common point; its files are open, and a drop that comes meanwhile does not take them."""
+    branch = branch_named(volume.manifest.state, moment.branch)
+    table = moment_named(branch, moment.branch_moment).table if moment.branch_moment else branch.table
+    files = await volume.log.work.call(BranchFiles, volume.context.directory, volume.volume_id, branch, table)
+    held.callback(files.close)
+    return BranchSource(volume, below, files), BranchStore(volume.store, files)
 
 
-def _not_made(name: str, error: OSError) -> RevolumeError:
-    kind = NoSpace if error.errno == errno.ENOSPC else RevolumeError
-    cause = f"The map of that moment of {name} could not be made: {error.strerror}."
-    return kind("view-failed", cause, "The live volume goes on; look at the disk, then open the moment again.")
-
-
-async def _make(volume: Remembered, spot: Spot, name: str) -> tuple[Fragment, ...]:
-    core = volume.core
-    await core.footers_written()
-    base = core.live.base
-    if base is not None and base.meta.write > spot.write:
-        base = None
-    after = base.meta.write if base is not None else core.horizon.write
-    spec = MapSpec(
-        core.log_directory.path, core.maps_directory.path, core.volume_id, _stretch(volume, base, spot),
-        core.base_name if base is not None else "", after, spot.write, core.live.folded, name, 0, 0,
-    )  # fmt: skip
-    return (await core.host.work.job(make_map, spec)).fragments
-
-
-def _stretch(volume: Remembered, base: MapFile | None, spot: Spot) -> Stretch:
-    """From ``base`` (without one, the horizon) to the first point that is not older than the moment, else to
-    the log's end."""
-    pool, ends = volume.core.pool, volume.core.manifest.state.ends
-    begin = base.meta.address if base is not None else volume.folder.horizon.address
-    end, upto = volume.core.appender.address, 0
-    points = volume.points()
-    for point in points:
-        if point.write <= spot.write:
-            upto = point.number
-        if point.write >= spot.write:
-            end = reach_of(points, point.number) + 1
-            break
-    first, last = begin // pool.segment_blocks, (end - 1) // pool.segment_blocks
-    ready = {segment.use for segment in pool.ready}
-    specs = tuple(
-        SegmentSpec(s.index, s.use, s.blocks, ends.get(s.use))
-        for s in pool.segments()
-        if first <= s.use <= last and s.use not in ready
-    )
-    return Stretch(specs, position_below(volume.core, base), end, agreed_span(volume.core, base, upto))
+def size_of(volume: OpenVolume, moment: ResolvedMoment) -> int:
+    """The volume's size in bytes as of a moment, or as a branch has it."""
+    if moment.branch:
+        branch = branch_named(volume.manifest.state, moment.branch)
+        return moment_named(branch, moment.branch_moment).size if moment.branch_moment else branch.size
+    return volume.size_at(moment.write)
 
 
 async def _partials(
-    volume: Remembered, reader: Reader, fragments: tuple[Fragment, ...]
+    volume: OpenVolume, reader: Reader, fragments: tuple[Fragment, ...]
 ) -> dict[int, bytes | Damaged]:
-    """The content of every partially modified block: its whole version with the pieces over it, in order. One
-    that is damaged spoils itself alone."""
+    """The content of every partially modified block: the whole version below with the fragments over it, in order.
+    A block that is damaged has its error in the place of its content; the others are not affected."""
     whole: dict[int, bytearray] = {}
     damaged: dict[int, Damaged] = {}
     for fragment in fragments:
@@ -327,18 +272,18 @@ async def _partials(
         try:
             if fragment.block not in whole:
                 whole[fragment.block] = bytearray(await reader.read_version(fragment.block, 0, 0))
-            piece = await volume.core.host.work.call(_piece, volume, fragment)
+            piece = await volume.log.work.call(_piece, volume, fragment)
             whole[fragment.block][fragment.at : fragment.at + fragment.length] = piece
         except Damaged as error:
             damaged[fragment.block] = error
     return {block: bytes(content) for block, content in whole.items()} | damaged
 
 
-def _piece(volume: Remembered, fragment: Fragment) -> bytes:
+def _piece(volume: OpenVolume, fragment: Fragment) -> bytes:
     piece = bytearray(fragment.length)
     if fragment.place:
         try:
-            segment = volume.core.pool.segment_at(fragment.place // BLOCK)
+            segment = volume.log.pool.segment_at(Address(fragment.place // BLOCK))
             segment.file.preadv([piece], fragment.place - segment.base * BLOCK)
         except (KeyError, OSError):  # recycled, when the view has given way meanwhile; or the disk fails
             piece = bytearray(fragment.length)

@@ -1,9 +1,9 @@
-"""The seams to the machine: clock, chance, disk, threads and helper, network.
+"""What the project uses of the machine: clock, random numbers, disk, threads and helper process, network.
 
-Nothing outside this room reads a clock, opens a file or a socket, or draws a random number; it is handed
+Nothing outside this room reads a clock, opens a file or a socket, or draws a random number; it is given
 a ``Host`` and asks that. So a whole cluster can run in one process, in virtual time, from one seed.
 
-Each seam is a protocol in a file of its own (``disk.py``); the real one is beside it (``real_disk.py``).
+Each is a protocol in a file of its own (``disk.py``); the real one is in ``real/`` (``real/disk.py``).
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def __getattr__(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Host:
+    """One machine, real or simulated."""
+
     clock: Clock
     entropy: Entropy
     disk: Disk
@@ -73,8 +75,8 @@ def real_host(*, socket_mode: int = 0o600) -> Host:
     """This machine. ``socket_mode``: of unix sockets that are listened on. ``work.close()`` when done."""
     from revolume.host.clock import RealClock
     from revolume.host.entropy import RealEntropy
-    from revolume.host.real_disk import RealDisk
-    from revolume.host.real_network import RealNetwork
-    from revolume.host.real_work import RealWork
+    from revolume.host.real.disk import RealDisk
+    from revolume.host.real.network import RealNetwork
+    from revolume.host.real.work import RealWork
 
     return Host(RealClock(), RealEntropy(), RealDisk(), RealWork(), RealNetwork(socket_mode=socket_mode))

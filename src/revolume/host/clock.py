@@ -28,6 +28,22 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+class Elapsed:
+    """Time that has passed since this was made, for whoever may hold something no longer than that: the larger of
+    what the clock of the machine's start and the wall clock say. A machine that was paused and knows no better
+    by its boot clock is told by its wall clock, once that is set right."""
+
+    __slots__ = ("_boot_ns", "_clock", "_wall_ns")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._boot_ns, self._wall_ns = clock.boot_ns(), clock.wall_ns()
+
+    @property
+    def ns(self) -> int:
+        return max(self._clock.boot_ns() - self._boot_ns, self._clock.wall_ns() - self._wall_ns)
+
+
 class RealClock:
     """The kernel's clocks, called without anything in between."""
 

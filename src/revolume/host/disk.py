@@ -5,7 +5,7 @@ under us by renaming a parent, and a ``File`` is only ever read and written at a
 descriptor serves the loop and the threads at once. Calls are synchronous: appending and cached reading
 happen in the loop, everything that may wait for a disk is passed to ``Work`` by the caller.
 
-Errors are plain ``OSError``: what ENOSPC or EIO means is for the caller to say.
+Errors are plain ``OSError``: what EIO means is for the caller to say; ``out_of_room`` tells that there is no room.
 
 A ``Buffer`` holds single bytes: a wider view is cast (``view.cast("B")``) by whoever made it, because
 lengths here are bytes and a short transfer is told by comparing them.
@@ -13,10 +13,16 @@ lengths here are bytes and a short transfer is told by comparing them.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
+
+
+def out_of_room(error: OSError) -> bool:
+    """Whether there is no room: on the disk, or in the quota of the user, group or project that the file is of."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class File(Protocol):
@@ -36,6 +42,10 @@ class File(Protocol):
         """True: all filled from memory. False: it would wait, ends early, or cannot be told: use a
         thread; what the buffers hold then is undefined."""
 
+    def preadv_medium(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """As ``preadv``, of what the disk itself has, past the page cache, where the file system can and address,
+        length and offset are whole pages; what is in the page cache stays there. Else it is ``preadv``."""
+
     def send_to(self, socket_fd: int, offset: int, length: int) -> int:
         """sendfile to a socket that does not block; the bytes that it took, 0 only where the file has
         ended. BlockingIOError: none now. For wires alone: what is not in memory is waited for."""
@@ -45,6 +55,10 @@ class File(Protocol):
 
     def writeback(self, offset: int, length: int) -> None:
         """Asks the kernel to start writing the range out. A hint: never raises, promises nothing."""
+
+    def uncache(self, offset: int, length: int) -> None:
+        """Asks the kernel to forget what it holds of the range in memory, as far as that is on the disk, so that
+        the next read asks the disk. A hint: never raises, promises nothing."""
 
     def size(self) -> int: ...
 
@@ -92,6 +106,9 @@ class Directory(Protocol):
 
     def remove(self, name: str) -> None:
         """FileNotFoundError if it is not there."""
+
+    def remove_child(self, name: str) -> None:
+        """Removes an empty directory within. FileNotFoundError if there is none; OSError if it is not empty."""
 
     def rename(self, old: str, new: str) -> None:
         """Replaces ``new`` in one step if it exists; durable after ``sync``."""

@@ -1,4 +1,4 @@
-"""Why a connection could not be made, or ended, in words for people: no numbers, nothing of OpenSSL's source."""
+"""Why a connection could not be made, or ended, as text for people: no errno, no OpenSSL source lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 import ssl
 
 
-def spoken(error: Exception) -> str:
-    """A sentence, or the end of one."""
+def error_text(error: Exception) -> str:
+    """The cause in ``error``, ending with a full stop: a sentence, or the end of one."""
     text = _text(error)
     return text if text.endswith((".", "?", "!")) else text + "."
 

@@ -1,9 +1,9 @@
-"""A stretch of a file that waits to be sent, beside the buffers in a wire's queue.
+"""A slice of a file that waits to be sent, beside the buffers in a wire's queue.
 
 It names the bytes and does not hold them, so that a slow peer costs no memory. The file must stay open, and
-the stretch unchanged, until the wire has sent it: what is read is what lies there then.
+the slice unchanged, until the wire has sent it: what is read is what lies there then.
 
-Reading happens in the loop. A stretch is for what the page cache holds; whoever sends something older reads
+Reading happens in the loop. A slice is for what the page cache holds; whoever sends something older reads
 it in a thread and sends the buffer.
 """
 
@@ -14,8 +14,8 @@ import errno
 from revolume.host.disk import File
 
 
-class FilePart:
-    """``len`` is what has still to be sent."""
+class FileSlice:
+    """Bytes of ``file`` from ``offset`` on; ``len`` is how many have still to be sent."""
 
     __slots__ = ("_file", "_left", "_offset")
 

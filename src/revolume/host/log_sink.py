@@ -41,7 +41,7 @@ def open_missing_streams() -> None:
 
 
 class LogSink(io.TextIOBase):
-    """A text stream on a descriptor; see the module's text. ``lost`` gives the line, without its end, that tells
+    """A text stream on a descriptor that never blocks. ``lost`` gives the line, without its end, that tells
     how many lines were lost."""
 
     def __init__(self, fd: int, lost: Callable[[int], str]) -> None:

@@ -34,7 +34,7 @@ def out_of_descriptors(error: OSError) -> bool:
 
 
 class OpenFiles:
-    """See the module's text. ``kept_max``: files that stay open at once, those not counted that have to; the
+    """Opens files on use. ``kept_max``: files that stay open at once, those not counted that have to; the
     directory's own number by default. The directory must stay open as long as the files are used."""
 
     __slots__ = ("_directory", "_lock", "_ring", "_write", "kept_max")
@@ -90,7 +90,7 @@ class OpenFiles:
 
 
 class PooledFile:
-    """``File``; see the module's text."""
+    """A ``disk.File`` that is opened on use, and may be closed between two uses."""
 
     __slots__ = ("_changes", "_files", "_held", "_synced", "closed", "file", "name", "used")
 
@@ -141,6 +141,9 @@ class PooledFile:
     def preadv(self, buffers: Sequence[Buffer], offset: int) -> int:
         return self._now().preadv(buffers, offset)
 
+    def preadv_medium(self, buffers: Sequence[Buffer], offset: int) -> int:
+        return self._now().preadv_medium(buffers, offset)
+
     def preadv_nowait(self, buffers: Sequence[Buffer], offset: int) -> bool:
         return self._now().preadv_nowait(buffers, offset)
 
@@ -161,6 +164,9 @@ class PooledFile:
 
     def writeback(self, offset: int, length: int) -> None:
         self._now().writeback(offset, length)
+
+    def uncache(self, offset: int, length: int) -> None:
+        self._now().uncache(offset, length)
 
     def size(self) -> int:
         return self._now().size()

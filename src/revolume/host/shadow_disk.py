@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from revolume.host.disk import Buffer, Disk
-from revolume.host.real_disk import RealDirectory, RealDisk, RealFile
+from revolume.host.real.disk import RealDirectory, RealDisk, RealFile
 from revolume.host.work import Arguments, Result, Work
 
 BLOCK = 4096
+"""What of a file is kept apart; of this disk alone, not a volume's block."""
 
 
 @dataclass
@@ -46,7 +47,7 @@ class _Room:
 
 
 class ShadowFile:
-    """See the module's text; a ``disk.File``."""
+    """A ``disk.File`` whose changed blocks lie in a file on top of the one below."""
 
     def __init__(self, room: _Room, inode: _Inode, name: str) -> None:
         self.name = name
@@ -84,6 +85,9 @@ class ShadowFile:
             return False
         return below.preadv_nowait(buffers, offset)
 
+    def preadv_medium(self, buffers: Sequence[Buffer], offset: int) -> int:
+        return self.preadv(buffers, offset)
+
     def send_to(self, socket_fd: int, offset: int, length: int) -> int:
         raise OSError(errno.EOPNOTSUPP, "a shadow is not sent", self.name)
 
@@ -92,6 +96,9 @@ class ShadowFile:
 
     def writeback(self, offset: int, length: int) -> None:
         """Nothing is durable."""
+
+    def uncache(self, offset: int, length: int) -> None:
+        """All of it is in memory."""
 
     def size(self) -> int:
         return self._inode.size
@@ -180,7 +187,7 @@ class ShadowFile:
 
 
 class ShadowDirectory:
-    """See the module's text; a ``disk.Directory``."""
+    """A ``disk.Directory``: the names of the one below, with what was made, renamed or removed since."""
 
     def __init__(self, room: _Room, below: RealDirectory | None, path: str) -> None:
         self.path = path
@@ -233,6 +240,12 @@ class ShadowDirectory:
         self._files.pop(name, None)
         self._removed.add(name)
 
+    def remove_child(self, name: str) -> None:
+        if self.child(name).names():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        del self._children[name]
+        self._removed.add(name)
+
     def rename(self, old: str, new: str) -> None:
         self.open(old).close()
         self._files[new] = self._files.pop(old)
@@ -282,13 +295,13 @@ class ShadowDisk:
     def close(self) -> None:
         """Lets go of the directories below, and of their locks."""
         for opened in self._opened.values():
-            _let_go(opened)
+            _close_below(opened)
         self._room.directory.close()
 
 
-def _let_go(directory: ShadowDirectory) -> None:
+def _close_below(directory: ShadowDirectory) -> None:
     for child in directory._children.values():
-        _let_go(child)
+        _close_below(child)
     if directory._below is not None:
         directory._below.close()
 

@@ -11,8 +11,8 @@ import asyncio
 import gc
 from typing import Final
 
-from revolume.host import libc
 from revolume.host.clock import Clock
+from revolume.host.real import libc
 from revolume.host.work import Work
 
 SOON_S: Final = 2.0
@@ -21,7 +21,7 @@ LATER_S: Final = 65.0
 
 
 class Tidy:
-    """See the module. ``close`` it at the end."""
+    """Trims the heap some seconds after a client has left. ``close`` it at the end."""
 
     def __init__(self, clock: Clock, work: Work) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class Tidy:
         await self._work.call(libc.trim)
 
     async def close(self) -> None:
-        """No more of it."""
+        """Trim no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -14,6 +14,7 @@ import os
 import ssl
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from revolume.errors import RevolumeError
 
@@ -23,22 +24,24 @@ SERVER = ("server-cert.pem", "server-key.pem")
 CLIENT = ("client-cert.pem", "client-key.pem")
 
 
-_load_again: list[tuple[ssl.SSLContext, Callable[[ssl.SSLContext], None]]] = []
-"""Every context of this process, and what loads its files."""
+_load_again: WeakKeyDictionary[ssl.SSLContext, Callable[[ssl.SSLContext], None]] = WeakKeyDictionary()
+"""Every context that this process uses, and what loads its files. One that nobody uses any more goes: some are
+made for one question."""
 
 
 def renew() -> int:
     """Read all files again; how many contexts have them. RevolumeError: they are no good, and none has them."""
-    for context, load in _load_again:
+    known = list(_load_again.items())
+    for context, load in known:
         load(_context(context.protocol, only_tls13=False))
-    for context, load in _load_again:
+    for context, load in known:
         load(context)
-    return len(_load_again)
+    return len(known)
 
 
 def _loaded(context: ssl.SSLContext, load: Callable[[ssl.SSLContext], None]) -> ssl.SSLContext:
     load(context)
-    _load_again.append((context, load))
+    _load_again[context] = load
     return context
 
 
@@ -108,8 +111,10 @@ def _readable(tls_dir: str, name: str) -> str:
             return path
     except (FileNotFoundError, NotADirectoryError):
         raise RevolumeError(
-            "tls-file-missing", f"{path} is missing.", "Files are named as qemu names them."
-        ) from None
+            "tls-file-missing", f"{path} is missing.",
+            "A server needs ca-cert.pem, server-cert.pem and server-key.pem there; a mirror's link also needs "
+            "client-cert.pem and client-key.pem.",
+        ) from None  # fmt: skip
     except OSError as error:
         raise RevolumeError(
             "tls-file-unreadable", f"{path} cannot be read: {error.strerror}.", "See its owner and mode."

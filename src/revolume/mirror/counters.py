@@ -15,14 +15,16 @@ import struct
 from collections import deque
 from typing import Final
 
-from revolume.log.transfer import BLOCK, PROPER_SIZE, Flag, Kind
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, Position
+from revolume.log.format.transfer import SHARED_HEADER_SIZE, Flag, Kind
 
 MARK_NS: Final = 100_000_000
 MARKS_MAX: Final = 4096
 REFERENCED: Final = struct.Struct("<48xQ")
 """Of a point's record (``chain/point.py``): the blocks that it references."""
 COLUMNS: Final = struct.Struct("<20xII")
-"""Of a proper part: entries, digests."""
+"""Of a shared header: entries, digests."""
 
 _WRITES, _POINT, _SEALS = int(Kind.WRITES), int(Kind.POINT), int(Flag.SEALS)
 
@@ -31,7 +33,8 @@ class Counters:
     """Bytes, since this source was opened."""
 
     __slots__ = (
-        "base_bytes", "client_bytes", "log_bytes", "point_bytes", "saved_bytes", "transfers", "whole_bytes",
+        "base_bytes", "client_bytes", "difference_bytes", "log_bytes", "point_bytes", "saved_bytes", "transfers",
+        "whole_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -42,54 +45,75 @@ class Counters:
         self.saved_bytes = 0
         self.base_bytes = 0
         self.whole_bytes = 0
+        self.difference_bytes = 0
 
     @property
     def average(self) -> int:
         """Of a transfer, so far."""
         return self.log_bytes // self.transfers if self.transfers else BLOCK
 
-    def shipped(self, proper: bytes, payload: int, frame: int) -> None:
+    def base_sent(self, size: int) -> None:
+        """A frame of a base went out."""
+        self.base_bytes += size
+
+    def difference_sent(self, size: int) -> None:
+        """A frame of a difference went out."""
+        self.difference_bytes += size
+
+    def shipped(self, shared_header: bytes, payload: int, frame: int) -> None:
         """A transfer went out, ``frame`` bytes in all."""
         self.transfers += 1
         self.log_bytes += frame
-        kind = proper[6]
+        kind = shared_header[6]
         if kind == _WRITES:
             self.client_bytes += payload
         elif kind == _POINT:
             self.point_bytes += frame
-            if proper[7] & _SEALS:
-                self.saved_bytes += BLOCK * _referenced(proper)
+            if shared_header[7] & _SEALS:
+                self.saved_bytes += BLOCK * _referenced(shared_header)
 
 
-def _referenced(proper: bytes) -> int:
-    entries, digests = COLUMNS.unpack_from(proper)
-    count: int = REFERENCED.unpack_from(proper, PROPER_SIZE + 16 * entries + 8 * digests)[0]
+def _referenced(shared_header: bytes) -> int:
+    entries, digests = COLUMNS.unpack_from(shared_header)
+    count: int = REFERENCED.unpack_from(shared_header, SHARED_HEADER_SIZE + 16 * entries + 8 * digests)[0]
     return count
 
 
 class Lag:
-    """How far the mirror is behind what was appended here. ``address``: in this log, behind what it has."""
+    """How far the mirror is behind what was appended here. ``address``: in this log, in blocks, behind what it
+    has. Times are monotonic nanoseconds."""
 
-    __slots__ = ("_marks", "_places", "address")
+    __slots__ = ("_flowing_from", "_flowing_since_ns", "_marks", "_places", "address")
 
-    def __init__(self, address: int) -> None:
+    def __init__(self, address: Address) -> None:
         self.address = address
-        self._marks: deque[tuple[int, int]] = deque(maxlen=MARKS_MAX)
-        self._places: deque[tuple[int, int]] = deque(maxlen=MARKS_MAX)
+        self._marks: deque[tuple[Position, int]] = deque(maxlen=MARKS_MAX)
+        self._places: deque[tuple[Position, Address]] = deque(maxlen=MARKS_MAX)
+        self._flowing_since_ns = 0
+        self._flowing_from = address
 
-    def appended(self, position: int, now_ns: int) -> None:
+    def begin_flow(self, now_ns: int) -> None:
+        """The log begins to go out."""
+        self._flowing_since_ns, self._flowing_from = now_ns, self.address
+
+    def rate(self, now_ns: int) -> float:
+        """Bytes of log a second that have arrived since it began to go out; 0: no time has passed."""
+        seconds = (now_ns - self._flowing_since_ns) / 1e9
+        return (self.address - self._flowing_from) * BLOCK / seconds if seconds > 0 else 0.0
+
+    def appended(self, position: Position, now_ns: int) -> None:
         """The log has got this far."""
         marks = self._marks
         if not marks or now_ns - marks[-1][1] >= MARK_NS:
             marks.append((position, now_ns))
 
-    def sent(self, position: int, behind: int) -> None:
+    def sent(self, position: Position, behind: Address) -> None:
         """Everything up to a position, and to an address, has been sent."""
         places = self._places
         if not places or places[-1][0] < position:
             places.append((position, behind))
 
-    def received(self, position: int) -> None:
+    def received(self, position: Position) -> None:
         """The mirror has it."""
         marks, places = self._marks, self._places
         while marks and marks[0][0] <= position:

@@ -23,11 +23,19 @@ from revolume.errors import RevolumeError
 from revolume.host import Host
 from revolume.host.clock import within
 from revolume.host.disk import Buffer, File
-from revolume.host.inbox import Inbox
+from revolume.host.error_text import error_text
 from revolume.host.network import Peer, Wire
-from revolume.host.words import spoken
-from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Broken, Type, body_of, control, name_of
-from revolume.mirror.messages import Refusal, pack_refusal
+from revolume.host.receive_buffer import Inbox
+from revolume.mirror.wire.frames import (
+    FRAME,
+    FRAME_SIZE,
+    ProtocolError,
+    Type,
+    body_of,
+    control,
+    name_of,
+)
+from revolume.mirror.wire.session_messages import Refusal, pack_refusal
 
 GREETING_BUFFER: Final = 8192
 """Until the peer is known it gets no more memory than this."""
@@ -39,7 +47,6 @@ STUCK_TICKS_MAX: Final = 30
 UNREAD_BYTES_MAX: Final = 64 << 20
 """More than any session leaves unsent: who gets there has a peer that only talks."""
 FAREWELL_SECONDS: Final = 2.0
-PING_BODY: Final = CHECK_SIZE
 
 _PING: Final = int(Type.PING)
 _REFUSED: Final = int(Type.REFUSED)
@@ -66,12 +73,16 @@ class Session(Protocol):
 
 
 class Link:
-    """See the module's text."""
+    """One connection. It has more methods than other classes, because a connection has one state that receiving,
+    sending, the heartbeat, the tasks beside it and every way to end share: apart they would hand it to each
+    other."""
 
     def __init__(self, host: Host, wire: Wire, expected: Mapping[int, int]) -> None:
         self.host = host
         self.session = 0
-        self.naming: int | None = None
+        self.version = 0
+        """Of the protocol, as both ends speak it; 0 until the session says so."""
+        self.session_frame: int | None = None
         """The type of frame from which we learn the session's id."""
         self.expected = expected
         self.bytes_in = 0
@@ -113,6 +124,11 @@ class Link:
         return self._silent_ticks >= QUIET_TICKS
 
     @property
+    def held(self) -> bool:
+        """Nothing is received for now."""
+        return self._held
+
+    @property
     def open(self) -> bool:
         """Nothing has ended it."""
         return self.reason is None
@@ -140,7 +156,7 @@ class Link:
         try:
             self._parse(user)
             user.settled()
-        except Broken as error:
+        except ProtocolError as error:
             self.break_off(error.cause)
         except RevolumeError as error:
             self.refuse(error)
@@ -180,20 +196,20 @@ class Link:
     def _acceptable(self, kind: int, session: int) -> bool:
         """The frame that names the session; a refusal in its place; a PING, which may have been under way before
         there was a name."""
-        if kind == self.naming and not self.session and session:
+        if kind == self.session_frame and not self.session and session:
             self.session = session
         if kind == _REFUSED and not self.session:
             return True
         return kind == _PING or session == self.session
 
-    def _unexpected(self, kind: int, length: int, limit: int, session: int) -> Broken:
+    def _unexpected(self, kind: int, length: int, limit: int, session: int) -> ProtocolError:
         if limit < 0:
-            return Broken(f"A frame {name_of(kind)} came where none is expected.")
+            return ProtocolError(f"A frame {name_of(kind)} came where none is expected.")
         if length > limit:
-            return Broken(f"A frame {name_of(kind)} of {length} bytes; {limit} are allowed.")
+            return ProtocolError(f"A frame {name_of(kind)} of {length} bytes; {limit} are allowed.")
         if session != self.session:
-            return Broken(f"A frame {name_of(kind)} of another session.")
-        return Broken(f"A frame {name_of(kind)} whose header is not clean.")
+            return ProtocolError(f"A frame {name_of(kind)} of another session.")
+        return ProtocolError(f"A frame {name_of(kind)} whose header is not clean.")
 
     def hold(self) -> None:
         """Receive nothing more for now."""
@@ -229,7 +245,7 @@ class Link:
         frame = control(kind, self.session, body, flags=flags)
         self.send([frame], len(frame))
 
-    def send_rows(self, kind: int, body: bytes, payload: Sequence[Buffer], *, flags: int = 0) -> int:
+    def send_with_payload(self, kind: int, body: bytes, payload: Sequence[Buffer], *, flags: int = 0) -> int:
         """A control part and its payload; the bytes sent."""
         size = sum(map(len, payload))
         frame = control(kind, self.session, body, payload=size, flags=flags)
@@ -260,7 +276,7 @@ class Link:
         if self._held:
             self._wire.poll()
         if self._silent_ticks >= SILENT_TICKS_MAX:
-            raise Broken(f"Nothing was heard for {SILENT_TICKS_MAX} seconds.")
+            raise ProtocolError(f"Nothing was heard for {SILENT_TICKS_MAX} seconds.")
 
     def _watch_backlog(self) -> None:
         backlog = self._wire.backlog
@@ -269,7 +285,7 @@ class Link:
         self._taken = taken
         self._stuck_ticks = 0 if moving else self._stuck_ticks + 1
         if self._stuck_ticks >= STUCK_TICKS_MAX or backlog > UNREAD_BYTES_MAX:
-            raise Broken("It takes nothing of what is sent to it.")
+            raise ProtocolError("It takes nothing of what is sent to it.")
 
     # Tasks that live no longer than the link
 
@@ -288,12 +304,12 @@ class Link:
     async def _guarded(self, job: Coroutine[Any, Any, None]) -> None:
         try:
             await job
-        except Broken as error:
+        except ProtocolError as error:
             self.break_off(error.cause)
         except RevolumeError as error:
             self.refuse(error)
         except OSError as error:
-            self.break_off(f"This node's disk failed: {spoken(error)}")
+            self.break_off(f"This node's disk failed: {error_text(error)}")
         except Exception as error:
             self.break_off(f"A fault of this node's own: {error!r}.")
             asyncio.get_running_loop().call_exception_handler({"message": "a mirror failed", "exception": error})
@@ -339,7 +355,7 @@ class Link:
             self._wire.abort()
 
     def closed(self, error: Exception | None) -> None:
-        self._end("The connection was closed." if error is None else f"The connection failed: {spoken(error)}")
+        self._end("The connection was closed." if error is None else f"The connection failed: {error_text(error)}")
 
     def writable(self) -> None:
         if self.reason is None and self._user is not None:
@@ -358,7 +374,7 @@ class Link:
             asyncio.get_running_loop().call_soon(self._user.ended, reason)
 
 
-async def unbroken(job: Coroutine[Any, Any, Result]) -> Result:
+async def finish_uncancelled(job: Coroutine[Any, Any, Result]) -> Result:
     """``job``, done to its end even if the link that began it ends meanwhile: the next one's must not run beside
     it."""
     task = asyncio.ensure_future(job)

@@ -1,6 +1,8 @@
-"""NBD: the face that disks are plugged into.
+"""NBD, the protocol by which volumes are used as disks: server and client.
 
-Reading order: ``constants.py`` (the numbers), ``handshake.py`` with ``options.py`` (bytes in, events out),
-``transmission.py`` (bytes in, requests out), ``replies.py`` (answers as bytes), ``export.py`` (what a volume
-has to offer), ``session.py`` (one connection), ``server.py`` (all of them), ``client.py`` (the other end).
+wire/    the protocol: bytes to values and back, no I/O
+export   what a server needs of a volume
+bounds/  what clients may cost: memory, requests, connections
+server/  server -> session -> negotiation (handshake) or transmission (executor)
+client   requests; client_handshake the options, client_connection what is received
 """

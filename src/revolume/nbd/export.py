@@ -1,7 +1,7 @@
-"""What the NBD face asks of whatever it serves.
+"""What the NBD server needs of whatever it serves.
 
-The shape follows the data's way: changes arrive in batches, one ``append`` for all changes of a wake-up,
-and nothing waits on a promise per request. ``append`` returns a *position*; an answer goes out once the
+Changes arrive in batches, one ``append`` for all changes of a wake-up; nothing waits on a future per request.
+``append`` returns a *position*; an answer goes out once the
 position it depends on has been passed (``released`` for plain writes, ``durable`` for FUA and FLUSH).
 
 What a session relies on:
@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.nbd.errors import ExportError
+from revolume.blocks.numbers import Position
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.nbd.wire.errors import ExportError
 
 if TYPE_CHECKING:
     from revolume.host.network import Peer
@@ -58,25 +59,25 @@ class Export(Seen, Protocol):
     """One connection's hold on a volume or a view of it."""
 
     @property
-    def position(self) -> int:
+    def position(self) -> Position:
         """The last appended position."""
 
-    def append(self, ops: list[Op]) -> int:
+    def append(self, ops: list[Op]) -> Position:
         """Apply ``ops`` in order, as one transfer; the position after which they are done.
 
-        Raises NoRoomNow (nothing was applied; see there) or an error that answers all of ``ops``.
+        Raises WouldBlock (nothing was applied; see there) or an error that answers all of ``ops``.
         """
 
     async def room(self, ops: list[Op]) -> None:
         """Wait until ``ops`` would be admitted. ExportError: ENOSPC, EIO, ESHUTDOWN."""
 
-    def released(self, position: int) -> bool:
+    def released(self, position: Position) -> bool:
         """Whether plain writes up to ``position`` may be answered."""
 
-    def on_release(self, position: int, callback: Callable[[], None]) -> None:
+    def on_release(self, position: Position, callback: Callable[[], None]) -> None:
         """Call back once, when ``released(position)`` has become true."""
 
-    async def durable(self, position: int) -> None:
+    async def durable(self, position: Position) -> None:
         """Return when everything up to ``position`` would survive a power cut. ExportError: EIO."""
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
@@ -116,7 +117,7 @@ __all__ = [
     "ExportError",
     "Exports",
     "Extent",
-    "NoRoomNow",
     "Op",
     "Seen",
+    "WouldBlock",
 ]

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 
 from revolume.errors import Refused
 from revolume.host.address import TcpAddress, UnixAddress, parse_address
+from revolume.volume.metadata.layout import NBD_SOCKET
 
 
 def own_address(directory: str) -> str:
     """The socket in a volume's own directory: always served, the verbs come in there."""
-    return str(UnixAddress(os.path.join(os.path.abspath(directory), "nbd.sock")))
+    return str(UnixAddress(os.path.join(os.path.abspath(directory), NBD_SOCKET)))
 
 
 def normalised(text: str) -> str:
@@ -47,3 +48,16 @@ def refuse_plaintext(addresses: Iterable[str], *, allowed: bool) -> None:
         if leaves_the_machine(address):
             cause = f"{address} can be reached from other machines, and there is no TLS."
             raise Refused("plaintext", cause, "Give --tls-dir, or --allow-plaintext if the network is trusted.")
+
+
+def refuse_plaintext_links(addresses: Iterable[str], tls_dir: str | None) -> None:
+    """Refused where a mirror's link would leave the machine unencrypted: whoever speaks to a mirror can change
+    it."""
+    for address in addresses:
+        if tls_dir is None and leaves_the_machine(address):
+            raise Refused(
+                "mirror-plaintext",
+                f"{address} is not on this machine, and there is no TLS.",
+                "Give --tls-dir with ca-cert.pem, server-*.pem and client-*.pem on both nodes; mirror links have "
+                "no plain mode off the machine (--allow-plaintext is for NBD).",
+            )

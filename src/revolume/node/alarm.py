@@ -15,14 +15,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
-from revolume.errors import UsageError
-from revolume.volume.events import Event, EventKind
+from revolume.volume.state.events import Event, EventKind
 
 SECONDS_MAX: Final = 30.0
 QUIET: Final = frozenset({EventKind.NOTE, EventKind.TROUBLE})
@@ -32,20 +30,8 @@ Run = Callable[[Sequence[str], Mapping[str, str], bytes, float], Awaitable[str]]
 log = structlog.get_logger("revolume")
 
 
-def parse_command(text: str) -> tuple[str, ...]:
-    """The words of a command line, as a shell has them. UsageError if it has none."""
-    try:
-        words = tuple(shlex.split(text))
-    except ValueError as error:
-        cause = f"--on-event {text[:80]!a}: {error}."
-        raise UsageError("bad-command", cause, "Quote it as for a shell.") from None
-    if not words:
-        raise UsageError("bad-command", "--on-event names no command.", "Give a program and its arguments.")
-    return words
-
-
 class Alarm:
-    """See the module's text. ``run``: see ``host/command.py``."""
+    """Runs ``argv`` for events that a person should see to; ``run`` starts a program (``host/command.py``)."""
 
     def __init__(self, argv: Sequence[str], run: Run) -> None:
         self._argv = argv
@@ -55,7 +41,7 @@ class Alarm:
         self._failing = False
 
     def ring(self, volume: str, event: Event) -> None:
-        """Something has happened to this volume."""
+        """Run the command for an event, or soon, if it is running: of each kind the newest event waits."""
         if event.kind in QUIET:
             return
         self._waiting[event.kind] = (volume, event)  # bounded: there are few kinds

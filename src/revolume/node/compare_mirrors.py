@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from revolume.errors import Refused, RevolumeError
 from revolume.host import Host
-from revolume.host.words import spoken
-from revolume.mirror.examine import examine, has_more
-from revolume.mirror.messages import Fetch
+from revolume.host.error_text import error_text
+from revolume.mirror.recovery.examine import examine, has_more
+from revolume.mirror.wire.tail_messages import Fetch
 from revolume.volume.secondary import Secondary
 
 
@@ -21,12 +21,11 @@ async def refuse_shorter(
     asked = Fetch(mirror.volume_id, node, own)
     for address in others:
         try:
-            encrypted = None if address.startswith("unix:") else context
-            more = has_more(await examine(host, address, encrypted, asked), mirror.volume_id, own)
+            more = has_more(await examine(host, address, context, asked), mirror.volume_id, own)
         except (OSError, RevolumeError) as error:
             raise Refused(
                 "other-not-asked",
-                f"The mirror at {address} can't be asked how far it is: {spoken(error)}",
+                f"The mirror at {address} can't be asked how far it is: {error_text(error)}",
                 f"This one's log ends at position {own.position} (w{own.write}). Start the other; or promote this "
                 "one with --yes.",
             ) from error
@@ -35,6 +34,6 @@ async def refuse_shorter(
                 "other-is-longer",
                 f"The mirror at {address} has more than this one: {more}; this one's log ends at position "
                 f"{own.position} (w{own.write}, opening {own.epoch}).",
-                "Promote that one. With --yes this one is promoted: what only the other has is given up, and it "
-                "has to be made anew from an empty directory.",
+                "Promote that one. With --yes this one is promoted: what only the other has is no part of the "
+                "volume any more; 'revolume resync --take-back' keeps it there as a branch.",
             )

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from revolume.cli.addresses import is_tcp, refuse_plaintext
-from revolume.cli.serving import Serving
-from revolume.nbd.reserved import Reserved
-from revolume.nbd.server import Server
-from revolume.nbd.uri import parse_uri, uri
+from revolume.nbd.server.bound_listener import BoundListener
+from revolume.nbd.server.server import Server
+from revolume.nbd.wire.uri import parse_uri, uri
+from revolume.node.addresses import is_tcp, refuse_plaintext
+from revolume.node.service_options import ServiceOptions
 
 
 class Takeover:
     """Bound addresses. Either ``open`` or ``close`` comes next."""
 
-    def __init__(self, reserved: Sequence[Reserved]) -> None:
+    def __init__(self, reserved: Sequence[BoundListener]) -> None:
         self._reserved = reserved
 
     def open(self, name: str) -> tuple[str, ...]:
@@ -35,14 +35,14 @@ class Takeover:
             each.close()
 
 
-async def reserve(server: Server, asked: Serving, addresses: Sequence[str]) -> Takeover:
+async def reserve(server: Server, options: ServiceOptions, addresses: Sequence[str]) -> Takeover:
     """Bind all of them or none. UsageError, Refused (other machines reach it, no TLS), RevolumeError (taken)."""
-    refuse_plaintext(addresses, allowed=asked.plaintext_allowed)
-    bound: list[Reserved] = []
+    refuse_plaintext(addresses, allowed=options.plaintext_allowed)
+    bound: list[BoundListener] = []
     with ExitStack() as undo:
         for address in addresses:
-            required = asked.tls_dir is not None and is_tcp(address)
-            bound.append(await server.reserve(address, tls_required=required))
+            required = options.tls_dir is not None and is_tcp(address)
+            bound.append(await server.bind(address, tls_required=required))
             undo.callback(bound[-1].close)
         undo.pop_all()
     return Takeover(bound)

@@ -1,12 +1,12 @@
 """``python -m revolume.sim``: seeds of simulated worlds, one line for each that fails, 1 as exit status then.
 
-    --seeds A[:B]      which (B excluded)
-    --world NAME       primary, pair, rot, cuts; all of them without it
-    --minutes M        no new seed is begun after so long
-    --jobs N           processes
-    --trace N          one seed: the last N events, for reading
-    --planted [NAME]   plant bugs into the code, one at a time: each must be caught within its number of seeds
-    --part             write what it came to into ``.proof/``, for ``revolume.sim.report``
+--seeds A[:B]      which (B excluded)
+--world NAME       primary, pair, away, trio, cluster, lease, rot, cuts; all of them without it
+--minutes M        no new seed is begun after so long
+--jobs N           processes
+--trace N          one seed: the last N events, for reading
+--planted [NAME]   plant bugs into the code, one at a time: each must be caught within its number of seeds
+--part             write what it came to into ``.proof/``, for ``revolume.sim.campaigns.report``
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import time
 
 import structlog
 
-from revolume.sim.campaign import CUTS, campaign, one, part
-from revolume.sim.planted import planted_part
+from revolume.sim.campaigns.campaign import CUTS, campaign, one, part
+from revolume.sim.campaigns.planting import planted_part
 from revolume.sim.worlds import WORLDS
 
 
 def main() -> int:
-    """See the module's text."""
+    """Run the worlds that the command line asks for. The exit status: 0 if nothing failed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     asked = _arguments().parse_args()
     worlds = [asked.world] if asked.world else [*WORLDS, CUTS]

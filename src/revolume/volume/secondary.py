@@ -1,65 +1,53 @@
 """A volume open as secondary: changed by its source alone, always at a stated point.
 
 What is received is stored as it is (``keep``), promised as *received*, later *durable*. Nothing of it is applied
-until a consistency point's record is whole: then ``sealing.py`` builds the point's delta map from the references
-in it, and the live map moves from one agreed point to the next. There is no way in for a client's write: this
-class has no ``append``, and its log takes only transfers that continue the source's chain. What lies behind the
-last agreed point is replayed when the volume is opened as primary.
+until a consistency point's record is whole: then the point's delta map is built from the references in it
+(``points/apply_point.py``), and the live map moves from one agreed point to the next. There is no way in for a
+client's write: this class has no ``append``, and its log takes only transfers that continue the source's chain.
+What lies behind the last agreed point is replayed when the volume is opened as primary.
 
-Between awaits: ``keep`` stores, and queues the records of points and facts; one task deals with those, in order.
+Between awaits: ``keep`` stores, and queues the records of points and facts; one task deals with those, in order
+(``points/record_processor.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.digest import ZERO_DIGEST
-from revolume.chain.point import Part, Point, unpack_part
-from revolume.errors import Damaged, Poisoned, Refused, RevolumeError
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, Position, WriteNumber
+from revolume.chain.point import Point
+from revolume.errors import RevolumeError
 from revolume.host.disk import Buffer
-from revolume.log.appender import fits_segment
-from revolume.log.carried import Carried
-from revolume.log.columns import resizes
-from revolume.log.ops import NoRoomNow
-from revolume.log.scan import Found, SegmentReader, payload_agrees
-from revolume.log.transfer import BLOCK, Flag, Kind
-from revolume.volume import facts
-from revolume.volume.basefill import BaseFill
-from revolume.volume.bound import Bound
-from revolume.volume.clock_mark import pack_clock
-from revolume.volume.core import Core
-from revolume.volume.end import End
-from revolume.volume.events import EventKind
-from revolume.volume.feed import Feed
-from revolume.volume.first_base import MAP_SLACK
-from revolume.volume.folder import Folder
-from revolume.volume.forecast import Outlook
-from revolume.volume.label_clock import ClockStep
-from revolume.volume.manifest import (
-    Agreed,
-    EditKind,
-    Epoch,
-    Mark,
-    pack_agreed,
-    pack_epoch,
-    pack_mark,
-    pack_snapshot,
-)
-from revolume.volume.remembered import Remembered
-from revolume.volume.room import make_way, refusal
-from revolume.volume.sealing import Arrived, AskWhole, Contents, Sealing
-from revolume.volume.stretches import columns_between
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.transfer import Kind
+from revolume.volume.heal.healing import Healing
+from revolume.volume.image.base_receiver import BaseFill
+from revolume.volume.jump.jumping import Jumping
+from revolume.volume.members.base_progress import base_words
+from revolume.volume.members.feed import Feed
+from revolume.volume.members.received_log import ReceivedLog, bad_transfer
+from revolume.volume.members.source_link import NoSource, SourceLink
+from revolume.volume.metadata.bound_source import Bound
+from revolume.volume.metadata.clock_mark import pack_clock
+from revolume.volume.metadata.manifest_edits import EditKind, pack_mark
+from revolume.volume.metadata.manifest_state import Horizon, Jump, JumpTarget
+from revolume.volume.open.log_identity import End
+from revolume.volume.points.apply_point import PointApplier
+from revolume.volume.points.record_processor import RecordProcessor
+from revolume.volume.points.staged_fixups import Fixups
+from revolume.volume.rescue.received_moments import ReceivedMoments
+from revolume.volume.secondary_upkeep import SecondaryUpkeep
+from revolume.volume.space.space_parts import SpaceParts
+from revolume.volume.suspect.marks import Marks
+from revolume.volume.volume_base import OpenVolume, Parts
 
 U64 = npt.NDArray[np.uint64]
-PATIENCE_NS = 2_000_000_000
-"""A point that is being dealt with may make room: so long is waited for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,497 +55,307 @@ class BaseState:
     """A base that is not complete: the point whose blocks are being received, and how far that is durable."""
 
     point: int
-    position: int
-    write: int
+    position: Position
+    write: WriteNumber
     chain: bytes
     root: tuple[int, int]
     next_block: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    """A point's part or a fact, stored at an address, to be dealt with in order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondaryParts:
+    """What a copy has besides the parts of any volume. ``base``: while that is not complete."""
 
-    kind: Kind
-    position: int
-    address: int
+    space: SpaceParts
+    feed: Feed
+    healing: Healing
+    received: ReceivedLog
+    records: RecordProcessor
+    point_applier: PointApplier
+    upkeep: SecondaryUpkeep
+    bound: Bound
+    base: BaseFill | None
+    moments: ReceivedMoments
+    jumping: Jumping
 
 
-class Secondary(Remembered):
-    """See the module's text. Made by ``opening.open_secondary``."""
+class Secondary(OpenVolume):
+    """A volume open as a mirror's copy. Made by ``open/open.py``. More methods than most classes have, because
+    they are what a source and a role may ask of a copy; each is short and names the part that does it."""
 
-    def __init__(self, core: Core, folder: Folder, agreed: Point) -> None:
-        super().__init__(core, folder)
-        self.feed = Feed(core)
-        self.outlook = Outlook(core)
-        self.bound = Bound(core)
-        self.agreed = agreed
-        self.failure: RevolumeError | None = None
-        self.on_durable: Callable[[int], None] = lambda position: None
-        self.on_agreed: Callable[[Point], None] = lambda point: None
-        self.on_failure: Callable[[RevolumeError], None] = lambda error: None
-        self.ask_whole: AskWhole | None = None
-        self.sealing = Sealing(core, lambda begin, end: columns_between(core, begin, end))
-        self._fill = BaseFill(core) if core.manifest.state.base is not None else None
-        self._queue: deque[_Queued] = deque()
-        self._dealt_ns = 0
-        self._keeper = ""
-        self._queued = asyncio.Event()
-        self._halted = asyncio.Event()
-        self._parts: list[tuple[Part, Found]] = []
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self, parts: Parts, own: SecondaryParts) -> None:
+        super().__init__(parts, own.space)
+        self.feed = own.feed
+        self.healing = own.healing
+        self.records = own.records
+        self.point_applier = own.point_applier
+        self.upkeep = own.upkeep
+        self.bound = own.bound
+        self._received = own.received
+        self._fill = own.base
+        self._moments = own.moments
+        self._jumping = own.jumping
         self._closing = False
 
     # Where it stands
 
     @property
     def segment_blocks(self) -> int:
-        """Blocks of a segment of this node's log: the largest transfer is smaller."""
-        return self.core.pool.segment_blocks
+        """Blocks of a segment of this node's log; no transfer of its volume is larger."""
+        return self.log.pool.segment_blocks
 
     @property
-    def newest(self) -> tuple[int, int]:
+    def newest(self) -> tuple[WriteNumber, int]:
         """The last agreed point: what lies behind it is not shown."""
         return self.agreed.write, self.agreed.time_ns
+
+    @property
+    def agreed(self) -> Point:
+        """The last point that it has agreed to; the one of its base at first."""
+        return self.records.agreed
+
+    @property
+    def failure(self) -> RevolumeError | None:
+        """Why it takes no more points."""
+        return self.records.failure
+
+    @property
+    def differs_since(self) -> int:
+        """The point at which it was found to differ from its source, until a comparison has proved it equal; 0: it
+        does not."""
+        return self.manifest.state.suspect.differs_since
+
+    @property
+    def why_not_promotable(self) -> str:
+        """Empty, or a sentence."""
+        if self.base is not None:
+            return base_words(self.name, self.base.next_block, -(-self.size // BLOCK))
+        return self.records.why_not_agreed if self.failure is not None else self.bound.why_no_proof
 
     @property
     def end(self) -> End:
         """The last transfer here: what the source goes on behind. (It may be part of a write; ``received`` is what
         is complete.)"""
-        appender = self.core.appender
-        return End(
-            appender.position, appender.epoch, appender.reign, appender.chain, appender.write, appender.time_ns
-        )
+        return self._received.end
 
     @property
     def known_epoch(self) -> tuple[int, bytes]:
         """The newest opening of which it has a transfer, or that was named by the source that brought its base:
         until the log has come after the base, there is nothing else by which an old image of that source could be
         told."""
-        epochs, appender = self.core.manifest.state.epochs, self.core.appender
+        epochs, appender = self.manifest.state.epochs, self.log.appender
         named = [(epoch.number, epoch.reign) for epoch in epochs[-1:]]
         return max([*named, (appender.epoch, appender.reign)], key=lambda known: known[0])
 
     @property
-    def received(self) -> int:
+    def received(self) -> Position:
         """Complete, and in the log file."""
-        return self.core.appender.whole
+        return self._received.received
 
     @property
-    def durable(self) -> int:
+    def durable(self) -> Position:
         """On the disk."""
-        return self.core.commit.durable
+        return self.log.commit.durable
 
     @property
     def base(self) -> BaseState | None:
         """None: this is a whole copy."""
         if self._fill is None:
             return None
-        h = self.core.manifest.state.horizon
+        h = self.manifest.state.horizon
         return BaseState(
-            h.point, h.position, h.write, h.chain, (h.root_low, h.root_high), self._fill.durable_block
+            point=h.point,
+            position=h.position,
+            write=h.write,
+            chain=h.chain,
+            root=(h.root_low, h.root_high),
+            next_block=self._fill.durable_block,
         )
+
+    # The session with its source
+
+    def attach(self, source: SourceLink) -> None:
+        """This session is told how far the copy is, and asked for blocks, until it is detached or another one is
+        attached."""
+        self.records.source = source
+
+    def detach(self, source: SourceLink) -> None:
+        """The session is over; nothing happens if another one is attached by now."""
+        if self.records.source is source:
+            self.records.source = NoSource()
+
+    def resume(self) -> None:
+        """There is a source to ask again."""
+        self.records.resume()
 
     # The log
 
-    def keep(self, carried: Sequence[Carried]) -> int:
+    def keep(self, carried: Sequence[ReceivedTransfer]) -> Position:
         """Store transfers that follow on each other and on what is here; the position that is received now.
-        NoRoomNow: wait for ``room``, nothing was stored. Refused: they are not what they should be."""
-        core = self.core
-        if core.commit.failure is not None:
-            raise core.commit.failure
-        self._judge(carried)
-        need = self.need(carried)
-        if not core.writer.holds(need, 0) or not core.cover.covers(need, True):
-            raise NoRoomNow
-        addresses = core.writer.keep(carried)
-        core.source_clock.heard(core.appender.time_ns)
-        for each, payload in zip(carried, addresses, strict=True):
-            transfer = each.transfer
-            if transfer.kind in (Kind.POINT, Kind.FACT):
-                address = payload - transfer.header_blocks
-                self._queue.append(_Queued(transfer.kind, transfer.position, address))
-                self._queued.set()
-        if core.commit.unsynced_bytes > core.unsynced_bytes_max:
-            core.commit.start()
-        return core.appender.whole
+        WouldBlock: wait for ``room``, nothing was stored. Refused: they are not what they should be."""
+        self._jumping.log_goes_on()
+        return self._received.keep(carried)
 
-    def _judge(self, carried: Sequence[Carried]) -> None:
-        """Refused unless every payload is what its header says, fits a segment here, and epochs only grow."""
-        epoch = self.core.appender.epoch, self.core.appender.reign
-        for each in carried:
-            transfer = each.transfer
-            if (transfer.epoch, transfer.reign) != epoch and transfer.epoch <= epoch[0]:
-                raise _bad(f"the transfer at position {transfer.position} is of an epoch that is over")
-            epoch = transfer.epoch, transfer.reign
-            if transfer.volume != self.volume_id or transfer.kind not in SHIPPED:
-                raise _bad(f"the transfer at position {transfer.position} is not one of this volume's log")
-            if not fits_segment(transfer, self.segment_blocks):
-                raise Refused(
-                    "segments-too-small",
-                    f"The transfer at position {transfer.position} takes {transfer.total_blocks} blocks, more "
-                    "than a segment here.",
-                    "Make the mirror anew with a larger --segment-size, the source's or more.",
-                )
-            view = memoryview(each.payload)
-            if len(view) != transfer.payload_bytes or not payload_agrees(transfer, view):
-                raise _bad(f"the content of the transfer at position {transfer.position} fails its digests")
-
-    @staticmethod
-    def need(carried: Sequence[Carried]) -> int:
+    def need(self, carried: Sequence[ReceivedTransfer]) -> int:
         """Blocks that these take at most, headers and the footers' growth counted."""
-        return 2 + sum(c.transfer.total_blocks + c.transfer.proper_size // 4096 + 1 for c in carried)
+        return self._received.need(carried)
 
     async def room(self, blocks: int) -> None:
         """Wait until so many blocks would be admitted. NoSpace: they won't be."""
-        await self.core.admission.wait(blocks, True)
+        await self._received.room(blocks)
 
-    async def make_durable(self, position: int) -> None:
+    async def add_marks(self, marks: Marks) -> None:
+        """Some of its history is suspect: durable when it returns."""
+        await self.suspect.add(marks)
+
+    async def proved_equal(self, point: int) -> None:
+        """At this point the copy was found to be what it should be: durable when it returns. Refused: it does not
+        stand there."""
+        found = self.agreed if point == self.agreed.number else self.retained.numbered(point)
+        if found is not None:
+            await self.suspect.proved_equal(found.number, found.write)
+            return
+        horizon = self.manifest.state.horizon
+        if point > horizon.point:
+            raise bad_transfer(f"it was found to be equal at cp{point}, where it does not stand")
+        await self.suspect.proved_equal(point, horizon.write)  # folded since; the horizon stands behind it
+
+    def stage_fixups(self, fixups: Fixups) -> asyncio.Future[int]:
+        """Blocks that put this copy right; the number of them, once the point to which they belong is agreed,
+        durably. ConnectionError: it is not that point."""
+        return self.point_applier.fixups.stage(fixups)
+
+    async def make_durable(self, position: Position) -> None:
         """Return once everything up to ``position``, which is received, is on the disk."""
-        await self.core.commit.wait_durable(position)
+        await self.log.commit.wait_durable(position)
 
     # The base
 
     async def put_base(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
-        """Blocks of the point at which the log begins; see ``basefill.py``."""
+        """Blocks of the point at which the log begins, ascending, with their digests and content; everything below
+        ``next_block`` has then been sent. Refused: the content is not what the digests say."""
         await self._filling().put(blocks, digests, payload, next_block)
+
+    @property
+    def seeded(self) -> bool:
+        """Where no block of its base has come yet there is something else."""
+        return self._fill is not None and self._fill.seeded
+
+    async def seed_digests(self, blocks: U64) -> U64:
+        """Of what is in the image, while the base comes."""
+        return await self._filling().held(blocks)
+
+    async def put_moment(self, moment: Horizon, blocks: U64, digests: U64, payload: Buffer, last: bool) -> None:
+        """Blocks of an earlier pinned moment, ascending, with the content of those whose digest is not 0; with the
+        ``last`` of them the moment is there, durably. Refused: it is not before the base."""
+        self._filling()
+        await self._moments.put(moment, blocks, digests, payload, last)
 
     async def settle_base(self) -> None:
         """Its source's link is lost: what has come of the base need not be sent again."""
+        self._moments.forget()
         if self._fill is not None and not self._closing:
-            await self.core.maintenance.finished(self._fill.settle())
+            await self.tasks.finish(self._fill.settle())
 
     async def finish_base(self) -> None:
-        """All blocks have been sent: compare, and be a copy of the volume from now on."""
+        """All blocks have been sent: compare, and be a copy of the volume from now on. Refused: they don't sum up
+        to the point's root."""
         fill = self._filling()
-        await fill.finish()
+        await fill.finish(self._moments.verify)
         await fill.close()
         self._fill = None
-        self._queued.set()
-        self.core.events.tell(f"the base is complete: cp{self.agreed.number} of {self.name} is here")
+        self.records.waits_for_base = False
+        self.records.resume()
+        self.events.tell(f"the base is complete: cp{self.agreed.number} of {self.name} is here")
 
     def _filling(self) -> BaseFill:
         if self._fill is None:
-            raise _bad("a base was sent to a copy that is whole")
+            raise bad_transfer("a base was sent to a copy that is whole")
         return self._fill
 
-    # Records, in order
-
-    async def _deal(self) -> None:
-        """Deal with records as they come. What is refused ends it; the log goes on being kept."""
-        while not self._closing:
-            await self._queued.wait()
-            self._queued.clear()
-            self._halted.clear()
-            while self._queue and self._fill is None and not self._closing and self.failure is None:
-                if not await self._dealt_with(self._queue[0]):
-                    break
-                self._queue.popleft()
-                self._dealt_ns = self.core.host.clock.monotonic_ns()
-            self._halted.set()
-
-    async def prove(self) -> None:
-        """Deal with what has arrived, before this becomes a primary. Refused: a point in its log can't be agreed
-        to; as a primary it would go on from a state that is not known to be anybody's."""
-        await self._halted.wait()
-        if self._queue:
-            raise Refused("not-promotable", self.why_not_agreed, COPY_OUT)
+    # A jump
 
     @property
-    def why_not_agreed(self) -> str:
-        """Why it does not go on from the point where it stands."""
-        why = self.failure.cause if self.failure else "its source would have to be asked."
-        return f"This mirror stands at cp{self.agreed.number} and can't agree to the point behind it: {why}"
+    def jump(self) -> Jump | None:
+        """What has arrived of a jump, durably."""
+        return self._jumping.now
 
-    async def _dealt_with(self, queued: _Queued) -> bool:
-        try:
-            await self._deal_with(queued)
-            return True
-        except ConnectionError:  # asked of a source that has gone: it is asked again when it is back
-            return False
-        except Exception as error:
-            self.failure = error if isinstance(error, RevolumeError) else _unexpected(error)
-            self.core.events.tell(str(self.failure), EventKind.DIVERGED)
-            self.on_failure(self.failure)
-            return False
+    async def begin_jump(self, target: JumpTarget) -> None:
+        """What changed between the point where it stands and this one will be sent; what has arrived for another
+        point is discarded. Refused: it does not stand at that point, or its base is not complete."""
+        if self._fill is not None:
+            raise bad_transfer("a jump was begun in a copy whose base is not complete")
+        await self._jumping.begin(target)
 
-    def resume(self) -> None:
-        """There is a source to ask again."""
-        self._queued.set()
+    async def put_jump(self, blocks: U64, digests: U64, payload: Buffer, next_block: int) -> None:
+        """Blocks that changed, ascending, with the content of those whose digest is not 0; everything below
+        ``next_block`` has then been sent. Refused: they are not what they should be. NoSpace: no room for them."""
+        await self._jumping.put(blocks, digests, payload, next_block)
 
-    async def _deal_with(self, queued: _Queued) -> None:
-        found = await self.core.host.work.call(self._read, queued.address)
-        if queued.kind == Kind.FACT:
-            await self._fact(found)
-            return
-        part = unpack_part(found.transfer.body)
-        if part is None:
-            raise _bad(f"the record of a point at position {queued.position} does not hold together")
-        parts = self._parts = [*self._parts, (part, found)] if part.part else [(part, found)]
-        if found.transfer.flags & Flag.SEALS and len(parts) == part.parts:
-            await self._point(parts)
-            self._parts = []
+    async def settle_jump(self) -> None:
+        """Its source's link is lost: what has come need not be sent again."""
+        if not self._closing:
+            await self._jumping.settle()
 
-    def _read(self, address: int) -> Found:
-        segment = self.core.pool.segment_at(address)
-        found = SegmentReader(segment, self.volume_id).at(address - segment.base)
-        if found is None:
-            raise Damaged(
-                "record-damaged",
-                f"A record in segment file {segment.index}, block {address - segment.base}, can't be read.",
-                "Run 'revolume check' on the stopped mirror.",
-            )
-        return found
+    async def finish_jump(self) -> None:
+        """All has been sent: compare, and be the source's point from then on, durably. It is to be closed and
+        opened again before anything else is done with it. Refused: it is not that point; what has arrived is
+        discarded."""
+        await self._jumping.finish()
 
-    async def _point(self, parts: list[tuple[Part, Found]]) -> None:
-        core, last = self.core, parts[-1][1]
-        number, position = parts[0][0].number, last.transfer.position
-        if number == self.agreed.number == core.manifest.state.horizon.point:
-            await core.host.work.call(self._same_as_base, parts)
-            await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(self.agreed, position))))
-            return
-        if number != self.agreed.number + 1 or parts[0][0].previous != self.agreed.number:
-            raise _bad(f"point cp{number} does not follow on cp{self.agreed.number}")
-        await self._map_room(parts)
-        arrived = Arrived(
-            [part for part, _ in parts],
-            [f.transfer.position for _, f in parts],
-            last.transfer.epoch,
-            last.address,
-            last.local.lived_ns,
-        )
-        point = await self.sealing.seal(arrived, self.agreed, self._ask)
-        await core.recorder.record((EditKind.AGREED, pack_agreed(self._agreed(point, position))))
-        await self._sizes(self.agreed, point)
-        core.points.append(point)
-        self.agreed = point
-        self.on_agreed(point)
+    async def fold_to_agreed(self) -> None:
+        """The image is the point where the copy stands; unnamed moments before it are gone."""
+        await self._jumping.fold_to_agreed()
 
-    def _same_as_base(self, parts: list[tuple[Part, Found]]) -> None:
-        """The record of the point at which this log began: the base was proved to be that point, so it can only
-        say the same once more."""
-        part, base = parts[0][0], self.agreed
-        same = (part.position, part.write, part.root, part.chain) == (
-            base.position, base.write, base.root, base.chain
-        )  # fmt: skip
-        for _, found in parts:
-            blocks = found.transfer.offsets // np.uint64(BLOCK)
-            digests = self.core.sums.get(blocks, False)
-            assert digests is not None
-            stated = np.where(found.transfer.digests == np.uint64(ZERO_DIGEST), 0, found.transfer.digests)
-            same = same and np.array_equal(np.where(digests == np.uint64(ZERO_DIGEST), 0, digests), stated)
-        if not same:
-            raise _bad(f"the record of cp{part.number} does not say what its base was proved to be")
+    async def discard_jump(self) -> None:
+        """What has arrived is of no use any more."""
+        await self._jumping.discard()
 
-    @staticmethod
-    def _agreed(point: Point, position: int) -> Agreed:
-        return Agreed(point.number, position, point.write)
+    # Its beginning and end
 
-    async def _map_room(self, parts: list[tuple[Part, Found]]) -> None:
-        """The live map must take the whole of a point at once."""
-        live = self.core.live
-        need = parts[0][0].referenced + parts[0][0].partials + MAP_SLACK
-        if live.overlay.room() < need:
-            await self.folder.rebase(force=True)
-            live.overlay.sweep(1 << 30)
-        if live.overlay.room() < need:
-            raise Refused(
-                "map-memory-too-small",
-                f"Point cp{parts[0][0].number} changes {need} blocks, more than the map's memory takes.",
-                "Serve this mirror with a larger --map-memory.",
-            )
-
-    async def _sizes(self, before: Point, point: Point) -> None:
-        for columns in await columns_between(self.core, before.address, point.record):
-            for write, size in resizes(columns):
-                if before.write < write <= point.write:
-                    self.core.sizes.append((write, size))
-                    self.core.size = size
-
-    async def _ask(self, point: Point, blocks: list[int]) -> Contents:
-        if self.ask_whole is None:
-            raise ConnectionError("there is no source to ask")
-        return await self.ask_whole(point, blocks)
-
-    async def _fact(self, found: Found) -> None:
-        state, t = self.core.manifest.state, found.transfer
-        fact = facts.unpack(t.body)
-        match fact:
-            case facts.EpochBegun(number, reign):
-                if (number, reign) != (t.epoch, t.reign):
-                    raise _bad(f"the epoch begun at position {t.position} is not the transfer's own")
-                if all(e.number != number for e in state.epochs):
-                    epoch = Epoch(number, reign, t.position - 1, t.write)
-                    await self.core.recorder.record((EditKind.EPOCH, pack_epoch(epoch)))
-            case facts.SnapshotTaken() | facts.SnapshotDropped() if t.position <= state.names_position:
-                pass  # this copy was told what became of that name when it began
-            case facts.SnapshotTaken(pin):
-                if all(s.name != pin.name for s in (*state.snapshots, *state.lacking)):
-                    held = pin.write >= state.horizon.write
-                    kind = EditKind.SNAPSHOT if held else EditKind.LACKING
-                    await self.core.recorder.record((kind, pack_snapshot(pin)))
-            case facts.SnapshotDropped(name):
-                await self.core.recorder.record((EditKind.DROP_SNAPSHOT, name.encode()))
-            case facts.ClockStepped(from_ns, to_ns):
-                step = ClockStep(found.transfer.write, found.transfer.position, from_ns, to_ns)
-                self.core.steps.append(step)
-                self.core.source_clock.stepped(step.by_ns)
-            case _:
-                raise _bad(f"the fact at position {t.position} is not one that is known")
-
-    # Its own clockwork
-
-    def start(self, unsealed: Sequence[tuple[Kind, int, int]]) -> None:
+    def start(self, unsealed: Iterable[tuple[Kind, Position, Address]]) -> None:
         """Start syncs, folding, and dealing with records; ``unsealed``: (kind, position, address) of those in the
         log that had not been dealt with."""
-        core = self.core
-        self._queue.extend(_Queued(*each) for each in unsealed)
-        self._queued.set()
-        before = core.commit.on_durable
-
-        def durable(position: int) -> None:
-            before(position)
-            self.on_durable(position)
-
-        core.commit.on_durable = durable
-        core.admission.make_room = self._make_room
-        core.admission.keeper = lambda: refusal(core)
-        core.admission.failure = lambda: core.commit.failure
-        core.pool.start()
-        self._tasks = [asyncio.create_task(job()) for job in (self._deal, self._sync_on_time, self._tidy)]
-
-    async def _make_room(self, may_cut: bool) -> bool:
-        if self._fill is not None:
-            return False
-        if await self.folder.step(True) or self.folder.interrupted:
-            return True
-        if make_way(self.core, self.folder) is None:
-            return self._exceed_budget()
-        await self.folder.step(True)
-        return True
-
-    def _exceed_budget(self) -> bool:
-        """A mirror does not hold its source up for its budget's sake, which is this node's alone: what snapshots
-        keep goes beyond it, as far as the disk has room. Whether there is more room now, or will be soon."""
-        pool, keeper, dealing = self.core.pool, refusal(self.core), self._dealing()
-        if pool.disk_short or pool.failure is not None or (dealing and not keeper):
-            return dealing
-        pool.over_budget = True
-        self._tell_excess()
-        return True
-
-    async def _within_budget(self) -> None:
-        """Back to the budget as soon as that is possible: readers give way, and what is free goes."""
-        pool = self.core.pool
-        if pool.over_budget and make_way(self.core, self.folder) is not None:
-            await self.folder.step(True)
-        if pool.over_budget:
-            await pool.shrink()
-        if pool.over_budget:
-            self._tell_excess()
-        else:
-            self._keeper = ""
-
-    def _tell_excess(self) -> None:
-        pool, keeper = self.core.pool, refusal(self.core) or "no point is agreed up to which it could be folded"
-        if keeper != self._keeper:
-            self._keeper = keeper
-            self.core.events.tell(
-                f"the log takes more than its budget of {pool.limits.budget_bytes} bytes, because {keeper}: the "
-                "mirror does not hold its source up for that",
-                EventKind.NEAR_FULL,
-            )
-
-    def _dealing(self) -> bool:
-        """A point is being agreed, after which more may be folded."""
-        now_ns = self.core.host.clock.monotonic_ns()
-        return bool(self._queue) and self.failure is None and now_ns - self._dealt_ns < PATIENCE_NS
-
-    async def _sync_on_time(self) -> None:
-        while not self._closing:
-            await self.core.host.clock.sleep(self.core.options.sync_interval_s)
-            if self.core.commit.unsynced_bytes:
-                self.core.commit.start()
-
-    async def _tidy(self) -> None:
-        before = -1
-        while not self._closing:
-            quiet, before = self.received == before, self.received
-            await self.core.host.clock.sleep(2.0 if quiet else 0.5)
-            self.outlook.look()
-            if self._fill is not None or self.failure is not None or self._closing:
-                continue
-            try:
-                if self.folder.rebase_due():
-                    await self.folder.rebase()
-                await self.folder.step()
-                if self.core.reserve.missing:
-                    await self.folder.tend_reserve()
-                await self._within_budget()
-            except Exception as error:  # told, not fatal; what poisons has poisoned by itself
-                if not isinstance(error, Poisoned):
-                    self.core.events.tell(str(error), EventKind.TROUBLE)
-                    await self.core.host.clock.sleep(1.0)
+        self.records.begin(unsealed)
+        self.log.commit.follow(lambda position: self.records.source.on_durable(position))
+        self.log.pool.start()
+        self.upkeep.start()
 
     async def close(self) -> None:
         """A clean stop: everything complete is durable, the manifest says where the log ends."""
         if self._closing:
             return
         self._closing = True
-        core = self.core
-        self._queued.set()
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await core.maintenance.settled()
-        try:
-            if core.commit.failure is None:
-                await self._close_clean()
-        finally:
-            if self._fill is not None:
-                await self._fill.close()
-            await core.pool.stop()
-            await core.maintenance.settled()
-            await core.commit.settle()
-            await core.footers_written()
-            core.close_files()
+        await self.upkeep.stop()
+        await self.close_parts(self._close_clean, self._close_base)
+
+    async def _close_base(self) -> None:
+        if self._fill is not None:
+            await self._fill.close()
+        await self._jumping.close()
 
     async def _close_clean(self) -> None:
-        core = self.core
+        log = self.log
         if self._fill is not None:
             await self._fill.commit()
-        await core.pool.stop()  # segments made ready are recorded too: before the end is, and not beside it
-        await core.footers_durable()
-        await core.commit.synced()
-        appender = core.appender
-        if appender.whole != appender.position:  # a write is half there: the next opening cuts it off
+        await self._jumping.commit()
+        await log.pool.stop()  # segments made ready are recorded too: before the end is, and not beside it
+        await log.footers.durable()
+        await log.commit.synced()
+        if (
+            log.appender.complete_position != log.appender.position
+        ):  # a write is half there: the next opening cuts it off
             return
-        mark = Mark(appender.position, self._end_address(), appender.chain, appender.write, appender.time_ns)
-        await core.recorder.record(
-            (EditKind.DURABLE, pack_mark(mark)), (EditKind.CLOCK, pack_clock(core.clock_mark())),
+        mark = log.end_mark(self._end_address())
+        await self.manifest.record(
+            (EditKind.DURABLE, pack_mark(mark)), (EditKind.CLOCK, pack_clock(self.clocks.mark(mark.position))),
             (EditKind.CLEAN, pack_mark(mark)),
         )  # fmt: skip
-        await core.recorder.close_clean()
+        await self.manifest.close_clean()
 
-    def _end_address(self) -> int:
+    def _end_address(self) -> Address:
         """Where the log ends; if nothing has come since a crash, somewhere in the last segment that was used."""
-        pool, appender = self.core.pool, self.core.appender
+        pool, appender = self.log.pool, self.log.appender
         ready = {segment.use for segment in pool.ready}
         used = [use for use in pool.by_use if use not in ready]
-        return appender.address or max(used, default=0) * pool.segment_blocks
-
-
-COPY_OUT = (
-    "Promote another mirror; or serve this one again with --mirror-listen and copy the point out with "
-    "'revolume copy DIR FILE'."
-)
-SHIPPED = frozenset({Kind.WRITES, Kind.POINT, Kind.RESTORE, Kind.FACT})
-
-
-def _bad(what: str) -> Refused:
-    return Refused("bad-transfer", f"What the source sent is refused: {what}.", "Look at the source's log.")
-
-
-def _unexpected(error: Exception) -> RevolumeError:
-    return RevolumeError("sealing-failed", f"A point could not be sealed: {error!r}.", "See the log.")
+        return appender.address or Address(max(used, default=0) * pool.segment_blocks)

@@ -2,7 +2,8 @@
 
 First over the consistency points, then over the writes between the last good and the first bad one, so
 the answer names a single write. The verb says what it was asked and prints what was found; the order of
-the search is ``search.py``, a try of the command is ``trial.py``, the volume is behind ``door.py``.
+the search is ``bisect_search.py``, a try of the command is ``bisect_command.py``, the volume is behind
+``open_session.py``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from revolume.cli.options import JsonOption, VolumeArgument
+from revolume.cli.options import JsonOption, SuspectOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note
+from revolume.cli.suspect_moments import refuse_suspect
 from revolume.cli.values import parse_seconds, show_time
 from revolume.errors import NotFound, UsageError
 from revolume.history.moments import parse_moment
 
 if TYPE_CHECKING:
-    from revolume.cli.door import Door
-    from revolume.cli.trial import Trial
+    from revolume.cli.bisect_command import BisectCommand
+    from revolume.cli.volume_session import VolumeSession
 
 _TRIES_DEFAULT: Final = 256
 
@@ -58,27 +60,29 @@ def bisect(
     timeout: TimeoutOption = None,
     tries: TriesOption = _TRIES_DEFAULT,
     verbose: VerboseOption = False,
+    suspect: SuspectOption = False,
     json: JsonOption = False,
 ) -> None:
     """Find the last moment at which a command succeeds."""
     import asyncio
 
+    from revolume.cli.bisect_command import bisect_command
     from revolume.cli.target import existing
-    from revolume.cli.trial import trial
 
     for moment in (since, until):
         if moment is not None:
             parse_moment(moment)
-    asked = Asked(
+    request = BisectRequest(
         directory=existing(volume),
-        trial=trial(command, None if timeout is None else parse_seconds(timeout), verbose=verbose),
+        command=bisect_command(command, None if timeout is None else parse_seconds(timeout), verbose=verbose),
         since=since,
         until=until,
         points_only=points_only,
         tries_max=tries,
         quiet=json,
+        suspect=suspect,
     )
-    found = asyncio.run(_find(asked))
+    found = asyncio.run(_find(request))
     if json:
         print_json(found)
     else:
@@ -86,20 +90,21 @@ def bisect(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BisectRequest:
     """What is looked for, and where."""
 
     directory: str
-    trial: Trial
+    command: BisectCommand
     since: str | None
     until: str | None
     points_only: bool
     tries_max: int
     quiet: bool
+    suspect: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BisectResult:
     """Two moments beside each other: the command succeeds at the first and not at the second."""
 
     good: dict[str, Any]
@@ -107,36 +112,38 @@ class Found:
     runs: int
 
 
-async def _find(asked: Asked) -> Found:
-    from revolume.cli.door import open_door
-    from revolume.cli.search import narrow
+async def _find(request: BisectRequest) -> BisectResult:
+    from revolume.cli.bisect_search import narrow
+    from revolume.cli.open_session import open_session
 
-    async with open_door(asked.directory) as door:
-        tried = Tries(asked, door)
-        points = await _candidates(asked, door)
-        good, bad = await _search(tried, points, asked.tries_max)
-        if not asked.points_only:
+    async with open_session(request.directory) as session:
+        command_runs = CommandRuns(request, session)
+        points = await _candidates(request, session)
+        good, bad = await _search(command_runs, points, request.tries_max)
+        if not request.points_only:
             if good is None:
                 every = range(points[0], points[-1] + 1)
-                good, bad = await _search(tried, every, asked.tries_max - tried.runs)
+                good, bad = await _search(command_runs, every, request.tries_max - command_runs.runs)
             elif bad is not None:
-                good, bad = await narrow(good, bad, tried.succeeds, tried.exists)
+                good, bad = await narrow(good, bad, command_runs.succeeds, command_runs.exists)
         if good is None:
-            raise _good_nowhere(tried.runs)
+            raise _good_nowhere(command_runs.runs)
         if bad is None:
             raise _bad_nowhere(good)
-        return Found(await door.moment(f"w{good}"), await door.moment(f"w{bad}"), tried.runs)
+        return BisectResult(await session.moment(f"w{good}"), await session.moment(f"w{bad}"), command_runs.runs)
 
 
-async def _search(tried: Tries, writes: Sequence[int], tries_max: int) -> tuple[int | None, int | None]:
+async def _search(
+    command_runs: CommandRuns, writes: Sequence[int], tries_max: int
+) -> tuple[int | None, int | None]:
     """The last good and the first bad of these writes. (None, _): none is good. (last, None): the last is."""
-    from revolume.cli.search import bracket, narrow
+    from revolume.cli.bisect_search import bracket, narrow
 
     async def succeeds(index: int) -> bool | None:
-        return await tried.succeeds(writes[index])
+        return await command_runs.succeeds(writes[index])
 
     async def exists(index: int) -> bool:
-        return await tried.exists(writes[index])
+        return await command_runs.exists(writes[index])
 
     good, bad = await bracket(len(writes), tries_max, succeeds)
     if good is not None and bad is not None:
@@ -144,22 +151,22 @@ async def _search(tried: Tries, writes: Sequence[int], tries_max: int) -> tuple[
     return None if good is None else writes[good], None if bad is None else writes[bad]
 
 
-async def _candidates(asked: Asked, door: Door) -> list[int]:
+async def _candidates(request: BisectRequest, session: VolumeSession) -> list[int]:
     """The writes at which consistency points lie, and both ends of what was asked, oldest first."""
-    points = [int(point["write"]) for point in await door.points()]
-    last = int((await door.moment(asked.until or "now"))["write"])
-    first = int((await door.moment(asked.since))["write"]) if asked.since else await door.oldest()
+    points = [int(point["write"]) for point in await session.points()]
+    last = int((await session.moment(request.until or "now"))["write"])
+    first = int((await session.moment(request.since))["write"]) if request.since else await session.oldest()
     if first > last:
         raise UsageError("bad-range", "--from is later than --to.", "Exchange them.")
     return sorted({first, last, *(write for write in points if first <= write <= last)})
 
 
-class Tries:
+class CommandRuns:
     """Runs the command on a moment, counts, and says how it went."""
 
-    def __init__(self, asked: Asked, door: Door) -> None:
-        self._asked = asked
-        self._door = door
+    def __init__(self, request: BisectRequest, session: VolumeSession) -> None:
+        self._request = request
+        self._session = session
         self._known: dict[int, bool | None] = {}
         self.runs = 0
 
@@ -175,29 +182,32 @@ class Tries:
 
     async def _export(self, write: int) -> str | None:
         try:
-            moment = await self._door.moment(f"w{write}")
+            moment = await self._session.moment(f"w{write}")
         except NotFound:
             return None
-        return str(moment["export"]) if moment["write"] == write else None  # it was left out by a crash
+        if moment["write"] != write:
+            return None  # it was left out by a crash
+        refuse_suspect(moment, suspect=self._request.suspect)
+        return str(moment["export"])
 
     async def _judged(self, write: int, export: str) -> bool:
         self.runs += 1
         good = await self._run(export)
-        if not self._asked.quiet:
+        if not self._request.quiet:
             print_note(f"w{write}: {'good' if good else 'bad'}")
         return good
 
     async def _run(self, export: str) -> bool:
-        trial, uri = self._asked.trial, self._door.uri(export)
-        if not trial.needs_file:
-            return await trial.succeeds(uri=uri, moment=export, file=None)
+        command, uri = self._request.command, self._session.uri(export)
+        if not command.needs_file:
+            return await command.succeeds(uri=uri, moment=export, file=None)
         from revolume.cli.transfer import pull
 
         descriptor, path = tempfile.mkstemp(prefix="revolume-", suffix=".img")
         try:
-            async with self._door.remote(export) as remote:
+            async with self._session.remote(export) as remote:
                 await pull(remote, descriptor, _silent)
-            return await trial.succeeds(uri=uri, moment=export, file=path)
+            return await command.succeeds(uri=uri, moment=export, file=path)
         finally:
             os.close(descriptor)
             os.unlink(path)
@@ -218,7 +228,7 @@ def _bad_nowhere(write: int) -> NotFound:
     return NotFound("bad-nowhere", cause, "Put --to before the last good moment if you look for an earlier one.")
 
 
-def _print(found: Found) -> None:
+def _print(found: BisectResult) -> None:
     for side, moment in (("last good", found.good), ("first bad", found.bad)):
         point = moment["point_before"]
         after = f", after cp{point['number']} of {show_time(point['time_ns'])}" if point else ""

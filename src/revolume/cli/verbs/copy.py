@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revolume.cli.options import ForceOption, JsonOption
+from revolume.cli.options import ForceOption, JsonOption, SuspectOption
 from revolume.cli.output import print_json, print_line
+from revolume.cli.suspect_moments import refuse_suspect
 from revolume.cli.target import Target, parse_target
 from revolume.cli.values import show_size
 from revolume.errors import NotFound, Refused, UsageError
@@ -19,6 +20,10 @@ from revolume.history.moments import format_moment
 
 if TYPE_CHECKING:
     from revolume.cli.progress import Report
+    from revolume.cli.volume_session import VolumeSession
+
+_IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qcow", ".iso", ".vmdk", ".vdi", ".vhd", ".vhdx", ".dd", ".bin")
+"""Who copies a file to such a name, where there is nothing, does not mean a volume's directory."""
 
 SourceArgument = Annotated[
     str, typer.Argument(metavar="FROM", help="DIR, DIR@MOMENT, or a file.", show_default=False)
@@ -31,11 +36,16 @@ def register(app: typer.Typer) -> None:
 
 
 def copy(
-    source: SourceArgument, target: TargetArgument, force: ForceOption = False, json: JsonOption = False
+    source: SourceArgument,
+    target: TargetArgument,
+    force: ForceOption = False,
+    suspect: SuspectOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Copy a volume into a file, or a file into a volume.
 
-    Sparse both ways. DIR@MOMENT copies the volume as it was at that moment.
+    Sparse both ways. DIR@MOMENT copies the volume as it was at that moment. A file goes into a volume that is
+    empty, or into a new one in DIR (a name like disk.img needs a slash behind it: a file may have been meant).
     """
     import asyncio
 
@@ -49,7 +59,7 @@ def copy(
     else:
         wanted = _volume_source(source, target)
         with progress(as_json=json) as report:
-            answer = asyncio.run(_pull(wanted, target, report, force=force))
+            answer = asyncio.run(_pull(wanted, target, report, force=force, suspect=suspect))
     if json:
         print_json(answer)
     else:
@@ -92,30 +102,45 @@ def _volume_target(source: str, target: str) -> None:
         raise UsageError(
             "two-files", f"{source} and {target} are both files.", "One of the two is a volume's directory."
         )
+    if not os.path.lexists(target) and target.lower().endswith(_IMAGE_SUFFIXES):
+        raise UsageError(
+            "two-files", f"{target} does not exist and has an image file's name, and {source} is a file.",
+            f"cp or qemu-img copies files; for a new volume in a directory of that name say {target}/.",
+        )  # fmt: skip
 
 
-async def _pull(wanted: Target, file: str, report: Report, *, force: bool) -> dict[str, Any]:
-    from revolume.cli.files import refuse_overwriting, target_file
+async def _pull(wanted: Target, file: str, report: Report, *, force: bool, suspect: bool) -> dict[str, Any]:
+    from revolume.cli.copy_files import refuse_overwriting, target_file
 
     refuse_overwriting(file, force=force)
-    from revolume.cli.door import open_door
+    from revolume.cli.open_session import open_session
     from revolume.cli.transfer import pull
 
-    async with open_door(wanted.directory) as door:
-        export = "" if wanted.moment is None else (await door.moment(format_moment(wanted.moment)))["export"]
-        async with door.remote(export) as remote:
+    async with open_session(wanted.directory) as session:
+        export = await _export(session, wanted, suspect=suspect)
+        async with session.remote(export) as remote:
             with target_file(file, remote.size) as opened:
                 copied = await pull(remote, opened.descriptor, report, sparse=opened.sparse)
             return _answer(remote.name, file, copied.size, copied.data)
 
 
+async def _export(session: VolumeSession, wanted: Target, *, suspect: bool) -> str:
+    """The name that opens what is wanted. Refused: it is suspect, and nobody has said that it may be."""
+    if wanted.moment is None and not suspect:
+        return ""  # where the present itself is suspect, it is refused where it is opened
+    moment = await session.moment("now" if wanted.moment is None else format_moment(wanted.moment))
+    refuse_suspect(moment, suspect=suspect)
+    return "" if wanted.moment is None and not moment.get("suspect") else str(moment["export"])
+
+
 async def _push(file: str, directory: str, report: Report, *, force: bool) -> dict[str, Any]:
-    from revolume.cli.door import open_door
-    from revolume.cli.files import source_file
+    from revolume.cli.copy_files import source_file
+    from revolume.cli.open_session import open_session
     from revolume.cli.transfer import holds_data, push
 
     with source_file(file) as (descriptor, size):
-        async with open_door(directory, create_size=_whole_sectors(size)) as door, door.remote("") as remote:
+        opening = open_session(directory, create_size=_whole_sectors(size))
+        async with opening as session, session.remote("") as remote:
             if remote.size < size:
                 cause = f"{file} has {size} bytes, the volume {remote.size}."
                 raise Refused("volume-too-small", cause, f"revolume grow {directory} {size}.")

@@ -18,10 +18,19 @@ def register(app: typer.Typer) -> None:
 
 
 def detach(volume: VolumeArgument, name: NameArgument, json: JsonOption = False) -> None:
-    """Give a mirror up.
+    """Give a mirror up, as 'revolume mirror remove' does.
 
     Durable before anything is answered without it. Don't promote that mirror afterwards: it misses what comes.
     """
+    given_up(volume, name)
+    if json:
+        print_json({"detached": name})
+    else:
+        print_line(f"mirror {name} is given up")
+
+
+def given_up(volume: str, name: str) -> None:
+    """Give the mirror up, whether the volume runs or not. NotFound: there is none of that name."""
     from revolume.api.client import connect
 
     client = connect(existing(volume))
@@ -30,10 +39,6 @@ def detach(volume: VolumeArgument, name: NameArgument, json: JsonOption = False)
             client.detach(name)
     else:
         from revolume.host import real_host
-        from revolume.volume.detaching import detach_stopped
+        from revolume.volume.members.offline_orders import detach_stopped
 
         detach_stopped(real_host(), volume, name)
-    if json:
-        print_json({"detached": name})
-    else:
-        print_line(f"mirror {name} is given up")

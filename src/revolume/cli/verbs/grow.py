@@ -24,13 +24,13 @@ def grow(volume: VolumeArgument, size: SizeArgument, json: JsonOption = False) -
 
     Clients see the new size when they connect anew.
     """
-    from revolume.cli.reach import change
+    from revolume.cli.client import admin_client
 
     asked = parse_size(size.removeprefix("+"))
-    with change(volume) as reached:
+    with admin_client(volume) as client:
         if size.startswith("+"):
-            asked += int(reached.status()["size"])
-        now = reached.grow(asked)
+            asked += int(client.status()["size"])
+        now = client.grow(asked)
     if json:
         print_json({"size": now})
     else:

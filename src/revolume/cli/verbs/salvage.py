@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from revolume.cli.options import ForceOption, JsonOption, VolumeArgument
+from revolume.cli.options import FINDING, ForceOption, JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line, print_note
 from revolume.cli.values import show_size
 
 if TYPE_CHECKING:
-    from revolume.offline.report import Extents, SalvageReport
+    from revolume.offline.walk.report import Extents, SalvageReport
 
 SHOWN = 20
 
@@ -29,15 +29,15 @@ def salvage(
 
     Only reads DIR; the content goes to FILE. Exit 5 if there are doubts about it.
     """
-    from revolume.cli.check import refuse_running
-    from revolume.cli.files import passing_name, refuse_overwriting
+    from revolume.cli.copy_files import passing_name, refuse_overwriting
     from revolume.cli.target import existing
+    from revolume.cli.verbs.check import refuse_running
 
     refuse_running(existing(volume), "salvaged")
     refuse_overwriting(file, force=force)
     from revolume.cli.progress import progress
     from revolume.host import real_host
-    from revolume.offline.salvage import salvage as rebuild
+    from revolume.offline.salvage.salvage import salvage as rebuild
 
     with progress(as_json=json) as report, passing_name(file) as passing:
         found = rebuild(real_host(), volume, passing, report)
@@ -45,7 +45,7 @@ def salvage(
         print_json(found)
     else:
         _print(file, found)
-    return 0 if found.good else 5
+    return 0 if found.good else FINDING
 
 
 def _print(file: str, found: SalvageReport) -> None:

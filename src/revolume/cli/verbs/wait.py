@@ -10,9 +10,9 @@ import typer
 
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line
-from revolume.cli.target import trusted
 from revolume.cli.values import parse_seconds
 from revolume.errors import NotFound, RevolumeError
+from revolume.host.owner import trusted
 
 _PAUSE_S: Final = 0.1
 _ANSWER_S: Final = 1.0
@@ -71,7 +71,7 @@ def _asked(volume: str, patience_s: float) -> Answer | None:
         return None
     with client:
         try:
-            return client.status(patience_s)
+            return client.status(patience_s, patient=True)
         except RevolumeError as error:
             if error.code == "volume-gone":
                 return None
@@ -81,7 +81,7 @@ def _asked(volume: str, patience_s: float) -> Answer | None:
 def _lacking(volume: str, answer: Answer | None, in_sync: bool, names: list[str]) -> str:
     """What is not so yet, as a sentence; empty if nothing is. NotFound: there is no mirror of that name."""
     if answer is None:
-        return f"Nobody serves {volume}."
+        return f"{volume} is not being served."
     if answer.get("role") == "secondary":
         return _copy_lacks(answer) if in_sync or names else ""
     mirrors = {mirror["name"]: mirror for mirror in answer.get("mirrors", ())}
@@ -97,7 +97,7 @@ def _lacking(volume: str, answer: Answer | None, in_sync: bool, names: list[str]
 def _copy_lacks(answer: Answer) -> str:
     source = answer["source"]
     if not answer["volume_id"] or source["base"] is not None:
-        return "Its copy is not whole yet."
+        return "Its base is not complete yet."
     return "" if source["connected"] else "Its source is not connected."
 
 
@@ -117,11 +117,11 @@ def _told(answer: Answer, in_sync: bool) -> str:
     if not in_sync:
         return f"{answer['name'] or answer['directory']} is served."
     if answer.get("role") == "secondary":
-        return f"{answer['name']} is a whole copy, agreed on cp{answer['point']}."
+        return f"{answer['name']} is a complete copy, agreed on cp{answer['point']}."
     return f"{answer['name']} is in sync with {_names({mirror['name']: mirror for mirror in answer['mirrors']})}."
 
 
 def _timed_out(lacking: str, timeout: str) -> RevolumeError:
-    error = RevolumeError("timed-out", f"{lacking} That was waited for {timeout}.", "See 'revolume status'.")
+    error = RevolumeError("timed-out", f"{lacking} Timed out after {timeout}.", "See 'revolume status'.")
     error.exit_status = _TIMED_OUT
     return error

@@ -19,10 +19,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from revolume.host import descriptors, libc
-from revolume.host.direct import write_zeroes
+from revolume.host import descriptors
 from revolume.host.disk import Buffer
 from revolume.host.owner import like_directory
+from revolume.host.real import libc
+from revolume.host.real.direct import DirectReads, write_zeroes
 
 VECTORS_MAX = 1024
 """IOV_MAX of Linux: the kernel refuses more buffers in one call."""
@@ -39,10 +40,11 @@ class RealFile:
     """One descriptor. ``close`` forgets it first: a late call meets EBADF, not somebody else's file. Whoever does
     not know when the last call has ended lets go of the object instead: then it closes itself."""
 
-    __slots__ = ("_fd", "_nowait", "name")
+    __slots__ = ("_direct", "_fd", "_nowait", "name")
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
+        self._direct: DirectReads | None = None  # made by the first read past the page cache
         self._nowait = True  # until the file system says that it does not know RWF_NOWAIT
         self.name = name
 
@@ -72,6 +74,12 @@ class RealFile:
 
     def preadv(self, buffers: Sequence[Buffer], offset: int) -> int:
         return self._read_all(buffers, offset, 0)
+
+    def preadv_medium(self, buffers: Sequence[Buffer], offset: int) -> int:
+        if self._direct is None:
+            self._direct = DirectReads(self._fd)
+        count = self._direct.read(buffers, offset)
+        return self.preadv(buffers, offset) if count is None else count
 
     def _write_rest(self, rest: list[memoryview], offset: int) -> None:
         while rest:
@@ -103,6 +111,10 @@ class RealFile:
             libc.start_writeback(self._fd, offset, length)
         except OSError:
             return  # a hint; an error of the disk comes back from fdatasync
+
+    def uncache(self, offset: int, length: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -161,6 +173,9 @@ class RealFile:
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         if fd >= 0:
             os.close(fd)
 
@@ -242,6 +257,9 @@ class RealDirectory:
 
     def remove(self, name: str) -> None:
         os.unlink(_component(name), dir_fd=self._fd)
+
+    def remove_child(self, name: str) -> None:
+        os.rmdir(_component(name), dir_fd=self._fd)
 
     def rename(self, old: str, new: str) -> None:
         os.rename(_component(old), _component(new), src_dir_fd=self._fd, dst_dir_fd=self._fd)

@@ -27,8 +27,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from revolume.errors import RevolumeError
-from revolume.host import libc
-from revolume.host.real_disk import RealDisk
+from revolume.host.real import libc
+from revolume.host.real.disk import RealDisk
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,20 @@ class RaisedForeign:
 
 
 @dataclass(frozen=True, slots=True)
-class Unspeakable:
+class Unpicklable:
     """An end that cannot be sent as it is: an exit, or an error that cannot be pickled."""
 
     what: str
     trace: str
 
 
-Outcome = Returned | Raised | RaisedForeign | Unspeakable
+Outcome = Returned | Raised | RaisedForeign | Unpicklable
 
 READY = b"ready"
 
 
 def main(fd: int, parent_pid: int, niceness: int) -> None:
-    """The helper's life. ``fd`` is its end of the socket pair."""
+    """Run jobs until the parent closes its end. ``fd``: the helper's end of the socket pair."""
     begin(parent_pid, niceness)
     connection: Connection[Any, Any] = Connection(fd)
     connection.send_bytes(READY)
@@ -125,9 +125,9 @@ def _told(error: BaseException, trace: str) -> Outcome:
     elif isinstance(error, Exception):
         told = RaisedForeign(error, trace)
     else:
-        return Unspeakable(repr(error), trace)
+        return Unpicklable(repr(error), trace)
     try:
         pickle.loads(pickle.dumps(told))
     except Exception:
-        return Unspeakable(repr(error), trace)
+        return Unpicklable(repr(error), trace)
     return told

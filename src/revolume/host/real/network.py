@@ -7,7 +7,6 @@ the volume's own files could lack one, it rests for a moment at a time: who conn
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import ipaddress
 import os
@@ -23,15 +22,13 @@ from revolume.errors import RevolumeError
 from revolume.host import activation, descriptors
 from revolume.host.address import TcpAddress, UnixAddress, parse_address
 from revolume.host.network import Activated, Peer, Wire
-from revolume.host.unix_path import UnixPlace
-from revolume.host.wire_plain import LOW_WATER, SocketWire
+from revolume.host.real.tcp import connect_tcp, places_of, set_buffers, tune
+from revolume.host.real.unix_path import UnixPlace
+from revolume.host.real.wire_plain import LOW_WATER, SocketWire
 
 ACCEPTS_PER_WAKE = 64
 ACCEPT_REST_SECONDS = 0.1
 QUEUE_LENGTH = 1024
-SOCKET_BUFFER = 4 << 20
-USER_TIMEOUT_MS = 30_000
-"""After this long without a sign from the peer of what was sent, the connection is dead."""
 UNIX_RETRY_SECONDS = 0.01
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -73,10 +70,8 @@ class RealNetwork:
         return SocketListener([sock], [str(address)], accept, self._wire, place)
 
     async def _listen_tcp(self, address: TcpAddress, accept: Callable[[Wire], None]) -> SocketListener:
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        sockets = _bind_all([(info[0], info[4]) for info in infos], address.port)
+        places = await places_of(address.host or None, address.port, socket.AI_PASSIVE)
+        sockets = _bind_all(places, address.port)
         return SocketListener(sockets, [activation.bound_address(s) for s in sockets], accept, self._wire)
 
     def activated(self) -> list[Activated]:
@@ -94,7 +89,7 @@ class RealNetwork:
         if isinstance(parsed, UnixAddress):
             sock = await _connect_unix(parsed)
         else:
-            sock = await _connect_tcp(parsed)
+            sock = await connect_tcp(parsed.host or "localhost", parsed.port)
             server_hostname = server_hostname or parsed.host
         wire = self._wire(sock, address, accepted=False)
         if tls is not None:
@@ -249,7 +244,7 @@ def _bind(family: int, place: tuple[Any, ...]) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _set_buffers(sock)  # now: the window's scale is agreed on when a connection is made
+        set_buffers(sock)  # now: the window's scale is agreed on when a connection is made
         sock.bind(place)
         sock.listen(QUEUE_LENGTH)
     except BaseException:
@@ -274,69 +269,6 @@ async def _connect_unix(address: UnixAddress) -> socket.socket:
         raise
     finally:
         place.close()
-
-
-async def _connect_tcp(address: TcpAddress) -> socket.socket:
-    """Each address of the name in turn; the last error if none answers."""
-    loop = asyncio.get_running_loop()
-    failure: OSError = ConnectionError(f"{address} has no address")
-    for family, _, _, _, place in await loop.getaddrinfo(
-        address.host or "localhost", address.port, type=socket.SOCK_STREAM
-    ):
-        try:
-            return await _connect_to(loop, family, place)
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-async def _connect_to(loop: asyncio.AbstractEventLoop, family: int, place: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _set_buffers(sock)
-        await loop.sock_connect(sock, place)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def tune(sock: socket.socket) -> None:
-    """Answers leave at once, dead peers are noticed, a whole large request fits the kernel."""
-    _set_buffers(sock)
-    if sock.family == socket.AF_UNIX:
-        return
-    for level, option, value in (
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
-    ):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(level, option, value)
-
-
-def _set_buffers(sock: socket.socket) -> None:
-    """A TCP socket whose buffer is set is no longer tuned by the kernel, so one that may not be set large
-    is left alone: it would be stuck at the small size that is allowed."""
-    for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
-        if sock.family == socket.AF_UNIX or _kernel_limit(limit) >= SOCKET_BUFFER:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-
-
-def _kernel_limit(name: str) -> int:
-    if name not in _limits:
-        try:
-            with open(f"/proc/sys/net/core/{name}") as file:
-                _limits[name] = int(file.read())
-        except (OSError, ValueError):
-            _limits[name] = 0
-    return _limits[name]
-
-
-_limits: dict[str, int] = {}
 
 
 def _peer(sock: socket.socket, address: str) -> Peer:
@@ -375,5 +307,5 @@ _LISTEN_ERRORS: dict[int, tuple[str, str, str]] = {
     errno.EROFS: ("address-failed", "is on a read-only file system.", "Choose another directory."),
     errno.EADDRNOTAVAIL: ("address-not-here", "is not an address of this machine.", "See `ip address`."),
     errno.ENOENT: ("address-no-directory", "lies in a directory that does not exist.", "Create it first."),
-    errno.ENOTDIR: ("address-no-directory", "lies in something that is no directory.", ""),
+    errno.ENOTDIR: ("address-no-directory", "lies in something that is not a directory.", ""),
 }

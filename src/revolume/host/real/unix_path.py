@@ -28,7 +28,8 @@ class UnixPlace:
 
     @classmethod
     def at(cls, path: str) -> UnixPlace:
-        parent, name = os.path.split(os.path.abspath(path))
+        path = os.path.abspath(path)  # the whole path is what cleaners of /tmp know a socket in use by
+        parent, name = os.path.split(path)
         return cls(path, os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), name)
 
     @property

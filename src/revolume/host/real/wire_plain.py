@@ -5,11 +5,11 @@ into the session's buffer, and an answer one ``send``. After a wake-up has been 
 is tried again at once, a few times: while 32 requests were being answered more have come, and finding
 them costs a system call instead of a turn of the loop.
 
-Sending is in order. ``_queue`` holds what the kernel did not take, as views of the caller's buffers and as
-stretches of files, and only while it is empty does ``send`` go to the socket directly. A file's head is sent
-with MSG_MORE, so that on TCP it leaves in one packet with the first of the file.
+Sending is in order. ``send_queue.py`` holds what the kernel did not take, and only while it is empty does ``send``
+go to the socket directly. A file's head is sent with MSG_MORE, so that on TCP it leaves in one packet with the
+first of the file.
 
-``_deaf`` says in one look that nothing more may be received: paused, closed, or handed over to TLS.
+``_deaf`` is true if nothing more may be received: paused, closed, or handed over to TLS.
 
 When TLS begins, the socket goes to asyncio and a ``TlsStream`` does the work; this object stays what the
 session holds, and passes on.
@@ -26,18 +26,15 @@ import socket
 import ssl
 import termios
 import time
-from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import ClassVar
 
 from revolume.host.disk import Buffer, File
-from revolume.host.filepart import FilePart
+from revolume.host.file_slice import FileSlice
 from revolume.host.network import Peer, Receiver
-from revolume.host.wire_tls import TlsStream
+from revolume.host.real.send_queue import VECTORS_MAX, SendQueue
+from revolume.host.real.wire_tls import TlsStream
 
-VECTORS_MAX = 1024
-SENDS_PER_WAKE = 32
 LOW_WATER = 256 << 10
 LINGER_SECONDS = 1.0
 """How long an orderly end waits for the peer to end as well. Closing with unread input would make the
@@ -45,19 +42,19 @@ kernel reset the connection, and the peer would lose answers that it has not yet
 
 
 class SocketWire:
-    """See the module. ``accepted`` says which side of a TLS handshake it will take."""
+    """``network.Wire`` on a socket that does not block. ``accepted``: whether it is the server's side of a TLS
+    handshake."""
 
     __slots__ = (
         "_accepted",
         "_deaf",
         "_drained",
-        "_files",
         "_loop",
         "_low_water",
         "_open",
+        "_parts",
         "_paused",
         "_queue",
-        "_queued",
         "_receiver",
         "_recv_into",
         "_rounds",
@@ -96,9 +93,8 @@ class SocketWire:
         self._sending = True  # until an error: what is sent after it goes nowhere
         self._paused = False
         self._deaf = True
-        self._queue: deque[memoryview | FilePart] = deque()
-        self._queued = 0
-        self._files = 0  # stretches of files in the queue
+        self._queue = SendQueue(sock)
+        self._parts = self._queue.parts
         self._drained: asyncio.Future[None] | None = None
 
     # Receiving
@@ -209,13 +205,13 @@ class SocketWire:
 
     @property
     def backlog(self) -> int:
-        return self._queued if self._tls is None else self._tls.backlog
+        return self._queue.bytes if self._tls is None else self._tls.backlog
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         if self._tls is not None:
             self._tls.send(buffers)
             return
-        if self._queue or not self._sending:
+        if self._parts or not self._sending:
             self._enqueue(buffers, 0)
             return
         try:
@@ -238,27 +234,19 @@ class SocketWire:
         """Queues what follows the first ``sent`` bytes."""
         if not self._sending:
             return
-        was_empty = not self._queue
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            if sent < len(view):
-                view = view[sent:]
-                self._queue.append(view)
-                self._queued += len(view)
-                sent = 0
-            else:
-                sent -= len(view)
-        if was_empty and self._queue:
+        was_empty = not self._parts
+        self._queue.put(buffers, sent)
+        if was_empty and self._parts:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
     def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer] = ()) -> None:
         if self._tls is not None:
             self._tls.send_file(file, offset, length, head)
             return
-        part, sent = FilePart(file, offset, length), 0
-        if not self._queue and self._sending:
+        part, sent = FileSlice(file, offset, length), 0
+        if not self._parts and self._sending:
             try:
-                sent = self._send_head(head)
+                sent = self._queue.send_head(head)
                 if sent == sum(map(len, head)) and length:
                     part.forget(part.send_to(self._sock.fileno()))
             except (BlockingIOError, InterruptedError):
@@ -269,75 +257,27 @@ class SocketWire:
         self._enqueue(head, sent)
         self._enqueue_file(part)
 
-    def _send_head(self, head: Sequence[Buffer]) -> int:
-        """What the kernel takes of it; that is bytes which are never given back by a later error."""
-        if not head:
-            return 0
-        try:
-            return self._sendmsg(head[:VECTORS_MAX], (), socket.MSG_MORE)
-        except (BlockingIOError, InterruptedError):
-            return 0
-
-    def _enqueue_file(self, part: FilePart) -> None:
+    def _enqueue_file(self, part: FileSlice) -> None:
         if not self._sending or not part:
             return
-        if not self._queue:
+        if not self._parts:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
-        self._queue.append(part)
-        self._queued += len(part)
-        self._files += 1
+        self._queue.put_file(part)
 
     def _on_writable(self) -> None:
-        before = self._queued
+        before = self._queue.bytes
         try:
-            self._send_queued()
+            self._queue.send()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
             self._end(error)
             return
-        if not self._queue:
+        if not self._parts:
             self._loop.remove_writer(self._sock.fileno())
             self._tell_drained()
-        if before >= self._low_water > self._queued and self._receiver is not None:
+        if before >= self._low_water > self._queue.bytes and self._receiver is not None:
             self._receiver.writable()
-
-    def _send_queued(self) -> None:
-        """Buffers take one call; between stretches of files, one after the other until the kernel has
-        enough."""
-        rounds = SENDS_PER_WAKE
-        while True:
-            self._forget(self._send_front())
-            rounds -= 1
-            if not (self._files and self._queue and rounds):
-                return
-
-    def _send_front(self) -> int:
-        first = self._queue[0]
-        if isinstance(first, FilePart):
-            return first.send_to(self._sock.fileno())
-        front = islice(self._queue, VECTORS_MAX)
-        run: list[memoryview] = []
-        for part in front:
-            if isinstance(part, FilePart):
-                return self._sendmsg(run, (), socket.MSG_MORE)
-            run.append(part)
-        return self._sendmsg(run)
-
-    def _forget(self, sent: int) -> None:
-        queue = self._queue
-        self._queued -= sent
-        while sent:
-            first = queue[0]
-            if sent < len(first):
-                if isinstance(first, FilePart):
-                    first.forget(sent)
-                else:
-                    queue[0] = first[sent:]
-                return
-            sent -= len(first)
-            self._files -= isinstance(first, FilePart)
-            queue.popleft()
 
     def _fail(self, error: OSError) -> None:
         """A send failed within somebody's call: the end is told from the loop, not from in there."""
@@ -345,7 +285,7 @@ class SocketWire:
         self._loop.call_soon(self._end, error)
 
     async def _wait_drained(self) -> None:
-        while self._queue:
+        while self._parts:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
@@ -417,7 +357,6 @@ class SocketWire:
         self._open = self._sending = False
         self._deaf = True
         self._queue.clear()
-        self._queued = self._files = 0
         tls, self._tls = self._tls, None
         if tls is not None:
             tls.end(error)

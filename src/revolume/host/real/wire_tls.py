@@ -6,7 +6,7 @@ pieces of bounded size. The feeding matters twice. asyncio encrypts at once what
 64 MiB answer to a slow reader would lie there whole, encrypted and uncounted; and each call to it makes
 a record, so that many small answers are joined into one.
 
-A stretch of a file is read when its turn has come, a piece at a time.
+A slice of a file is read when its turn has come, a piece at a time.
 
 What asyncio holds beyond our sight is at most one piece and its own low buffer, 128 KiB together;
 ``backlog`` counts all the rest.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from revolume.host.disk import Buffer, File
-from revolume.host.filepart import FilePart
+from revolume.host.file_slice import FileSlice
 from revolume.host.network import Peer, Receiver
 
 PIECE = 64 << 10
@@ -48,7 +48,7 @@ class TlsStream(asyncio.BufferedProtocol):
         self._high = False  # the backlog has reached the low-water mark since it was last below
         self._closing = False
         self._sending = True
-        self._queue: deque[memoryview | FilePart] = deque()
+        self._queue: deque[memoryview | FileSlice] = deque()
         self._queued = 0
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -145,9 +145,9 @@ class TlsStream(asyncio.BufferedProtocol):
 
     def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer]) -> None:
         views = [memoryview(buffer).cast("B") for buffer in head]
-        self._enqueue([*views, FilePart(file, offset, length)])
+        self._enqueue([*views, FileSlice(file, offset, length)])
 
-    def _enqueue(self, parts: Sequence[memoryview | FilePart]) -> None:
+    def _enqueue(self, parts: Sequence[memoryview | FileSlice]) -> None:
         if not self.open or self._closing or not self._sending:
             return
         for part in parts:
@@ -178,7 +178,7 @@ class TlsStream(asyncio.BufferedProtocol):
     def _take_front(self) -> memoryview:
         """At most a piece of the first part, which leaves the queue when nothing of it is left."""
         first = self._queue[0]
-        if isinstance(first, FilePart):
+        if isinstance(first, FileSlice):
             piece = first.take(min(len(first), PIECE))
             if not first:
                 self._queue.popleft()
@@ -213,8 +213,8 @@ class TlsStream(asyncio.BufferedProtocol):
 
     async def drain_and_close(self) -> None:
         self._closing = True
-        self._receiver = Waste()
-        self.resume()  # the peer's farewell, and what it sends before it, must be read
+        self._receiver = DiscardingReceiver()
+        self.resume()  # what the peer still sends, and its end, must be read
         if self._transport is None:
             self.end(None)
         elif not self._queue:
@@ -240,8 +240,8 @@ class TlsStream(asyncio.BufferedProtocol):
         self._ended(error)
 
 
-class Waste:
-    """Receives for a session that has said its farewell."""
+class DiscardingReceiver:
+    """Receives, and drops, what comes after a session has ended its side."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(64 << 10))

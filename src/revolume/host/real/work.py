@@ -26,11 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, cast
 
-from revolume.host import helper
 from revolume.host.disk import Disk
+from revolume.host.real import helper
 from revolume.host.work import Arguments, JobFailed, Result
 
-BEGIN = "import sys; from revolume.host.helper import main; main(*map(int, sys.argv[1:]))"
+BEGIN = "import sys; from revolume.host.real.helper import main; main(*map(int, sys.argv[1:]))"
 
 
 class RealWork:
@@ -90,13 +90,8 @@ class Helper:
     @classmethod
     async def start(cls, niceness: int) -> Helper:
         ours, theirs = Pipe()
-        command = [sys.executable, "-P", "-c", BEGIN, *map(str, (theirs.fileno(), os.getpid(), niceness))]
-        imports = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
         with theirs:
-            process = subprocess.Popen(
-                command, env=imports, pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            process = spawned(theirs.fileno(), niceness)
         started = cls(process, ours)
         try:
             await started._in_turn(ours.recv_bytes, "while it started")
@@ -152,10 +147,20 @@ class Helper:
         os.close(self._pidfd)
 
 
+def spawned(fd: int, niceness: int) -> subprocess.Popen[bytes]:
+    """A helper as a child of the calling thread, with its end of the socket pair, which stays the caller's to
+    close."""
+    command = [sys.executable, "-P", "-c", BEGIN, *map(str, (fd, os.getpid(), niceness))]
+    imports = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
+    return subprocess.Popen(
+        command, env=imports, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
 def _unwrapped(outcome: helper.Outcome) -> object:
     if isinstance(outcome, helper.Returned):
         return outcome.value
-    if isinstance(outcome, helper.Unspeakable):
+    if isinstance(outcome, helper.Unpicklable):
         failure: Exception = _failed(f"The job ended with {outcome.what}.")
     else:
         failure = outcome.error()

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.geometry import fragments
-from revolume.blocks.word import DATA, PARTIAL, ZERO
-from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Kind, Transfer
+from revolume.blocks.block_location import DATA, PARTIAL, ZERO, pack_all
+from revolume.blocks.extents import index_within
+from revolume.blocks.geometry import BLOCK, fragments
+from revolume.blocks.numbers import Address, WriteNumber
+from revolume.log.format.transfer import KIND_SHIFT, LENGTH_MASK, EntryKind, Flag, Kind, Transfer
 
 U64 = npt.NDArray[np.uint64]
+NOTHING: U64 = np.zeros(0, np.uint64)
 
 ROW = np.dtype(
     [
@@ -53,26 +56,28 @@ assert ROW.itemsize == ROW_STRUCT.size == 64
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Immutable columns of one segment. ``base`` is the address of its block 0."""
+    """Columns of the transfers of one segment, in log order; immutable. ``rows``: one ``ROW`` for each transfer.
+    ``offsets``, ``lengths`` (uint64): its entries, in bytes, with the entry's kind in a length's top byte.
+    ``digests`` (uint64): of each whole block, then of each fragment. ``base``: the address of the segment's block
+    0."""
 
-    base: int
+    base: Address
     rows: npt.NDArray[np.void]
     offsets: U64
     lengths: U64
     digests: U64
 
     def versions(self) -> Versions:
-        """All versions that these transfers made."""
+        """All versions of blocks that these transfers made."""
         return _unfold(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What a run of transfers did to the volume; every array ordered as in the log.
-
-    ``byte_address`` of a fragment is address * 4096 + bytes; 0 means that the fragment is zeroes.
-    ``part`` orders the fragments of one write.
-    """
+    """What a run of transfers did to the volume: uint64 arrays, each in log order. A ``word`` is a location
+    (``blocks/block_location.py``); ``asof`` is the number of the write, of what a point carries the point's cut.
+    ``fragment_byte_addresses`` are address * 4096 + bytes; 0: the fragment is zeroes. Fragments of one write stand
+    in the order of its blocks."""
 
     blocks: U64
     asof: U64
@@ -92,20 +97,18 @@ class Versions:
 
 
 class ColumnsBuilder:
-    """Columns of the open segment, growing with each transfer."""
+    """Collects the columns of the open segment, transfer by transfer."""
 
     __slots__ = ("base", "digests", "lengths", "offsets", "rows")
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: Address) -> None:
         self.base = base
         self.rows = bytearray()
         self.offsets: array[int] = array("Q")
         self.lengths: array[int] = array("Q")
         self.digests: array[int] = array("Q")
 
-    def add(
-        self, row: tuple[int, ...], offsets: array[int], lengths: array[int], digests: array[int]
-    ) -> None:
+    def add(self, row: tuple[int, ...], offsets: array[int], lengths: array[int], digests: array[int]) -> None:
         """``row`` in the order of ROW; ``lengths`` with the entry's kind in the top byte."""
         self.rows += ROW_STRUCT.pack(*row)
         self.offsets.extend(offsets)
@@ -113,7 +116,8 @@ class ColumnsBuilder:
         self.digests.extend(digests)
 
     def add_transfer(self, transfer: Transfer, block: int, lived_ns: int) -> None:
-        """The same from a decoded transfer at ``block`` of the segment; ``lived_ns``: its local part's."""
+        """Add a decoded transfer that begins at ``block`` of the segment. ``lived_ns``: the lived time in its node
+        header."""
         row = (
             transfer.position, transfer.write, transfer.time_ns, transfer.epoch, block,
             transfer.header_blocks, transfer.blocks, transfer.fragment_bytes,
@@ -139,7 +143,7 @@ class ColumnsBuilder:
         return unpack(self.pack(), self.base, len(self.rows) // 64, entries, digests)
 
 
-def unpack(packed: bytes, base: int, rows: int, entries: int, digests: int) -> Columns:
+def unpack(packed: bytes, base: Address, rows: int, entries: int, digests: int) -> Columns:
     """Columns from the bytes of a footer with the given counts."""
     numbers = np.frombuffer(packed, "<u8", 2 * entries + digests, 64 * rows)
     return Columns(
@@ -163,15 +167,15 @@ def lived_ms(rows: npt.NDArray[np.void]) -> U64:
     return lived
 
 
-def end_address(columns: Columns) -> int:
-    """The address behind the last of these transfers, of which there must be one."""
+def end_address(columns: Columns) -> Address:
+    """The address after the last of these transfers. There must be at least one."""
     last = columns.rows[-1]
     size = int(last["header_blocks"]) + int(last["blocks"]) - -int(last["fragment_bytes"]) // BLOCK
-    return columns.base + int(last["block"]) + size
+    return Address(columns.base + int(last["block"]) + size)
 
 
-def only(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
-    """The columns of some of the transfers."""
+def select(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
+    """The columns of the transfers for which ``chosen`` (bool, one for each row) is true."""
     rows = columns.rows
     entries = np.repeat(chosen, rows["entries"])
     digests = np.repeat(chosen, rows["digests"])
@@ -180,16 +184,14 @@ def only(columns: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
     )
 
 
-def ramp(counts: U64) -> U64:
-    """0, 1, … count-1 for each count, one behind the other."""
-    total = int(counts.sum())
-    starts = np.cumsum(counts) - counts
-    steps: U64 = np.arange(total, dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
-    return steps
+def moments(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """A mask (bool, one for each row): transfers whose writes' numbers are moments of the volume."""
+    whole: npt.NDArray[np.bool_] = (rows["kind"] == Kind.WRITES) & (rows["flags"] & Flag.UNDIVIDED == 0)
+    return whole
 
 
 def exclusive_cumsum(counts: U64) -> U64:
-    """The sum of all counts before each."""
+    """The sum of the counts before each, not including it."""
     before: U64 = np.cumsum(counts) - counts
     return before
 
@@ -212,8 +214,8 @@ def _join(columns: Columns) -> _Entries:
     row = np.repeat(np.arange(len(rows)), rows["entries"])
     kind = columns.lengths >> np.uint64(KIND_SHIFT)
     end = columns.offsets + (columns.lengths & np.uint64(LENGTH_MASK))
-    within = ramp(rows["entries"].astype(np.uint64))
-    within[((rows["kind"] == Kind.POINT) | (rows["kind"] == Kind.FIXUP))[row]] = 0
+    within = index_within(rows["entries"].astype(np.uint64))
+    within[((rows["kind"] == Kind.POINT) | (rows["kind"] == Kind.LOCAL_BLOCKS))[row]] = 0
     first = (columns.offsets + np.uint64(BLOCK - 1)) // np.uint64(BLOCK)
     last = end // np.uint64(BLOCK)
     count = np.where(last > first, last - first, np.uint64(0))
@@ -223,12 +225,15 @@ def _join(columns: Columns) -> _Entries:
 
 def _unfold(columns: Columns) -> Versions:
     entries = _join(columns)
-    written = _written(columns, entries)
-    zeroed = _zeroed(columns, entries)
-    merged = [np.concatenate(pair) for pair in zip(written, zeroed, strict=True)]
+    blocks, asof, words, digests, at = _written(columns, entries)
+    zero = (entries.kind == EntryKind.ZERO) | (entries.kind == EntryKind.TRIM)
+    if not zero.any():
+        return Versions(blocks, asof, words, digests, *(NOTHING,) * 4, *_fragments(columns, entries))
+    zeroed = _zeroed(columns, entries, zero)
+    merged = [np.concatenate(pair) for pair in zip((blocks, asof, words, digests, at), zeroed, strict=True)]
     order = np.argsort(merged.pop(), kind="stable")
     blocks, asof, words, digests = (column[order] for column in merged)
-    return Versions(blocks, asof, words, digests, *_ranges(columns, entries), *_fragments(columns, entries))
+    return Versions(blocks, asof, words, digests, *_ranges(columns, entries, zero), *_fragments(columns, entries))
 
 
 def _payload_base(columns: Columns) -> U64:
@@ -238,8 +243,7 @@ def _payload_base(columns: Columns) -> U64:
 
 
 def _transfer_words(columns: Columns, kind: int) -> U64:
-    address = np.uint64(columns.base) + columns.rows["block"].astype(np.uint64)
-    return address | np.uint64(kind << 62)
+    return pack_all(kind, np.uint64(columns.base) + columns.rows["block"].astype(np.uint64))
 
 
 def _written(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64]:
@@ -247,14 +251,14 @@ def _written(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U
     chosen = np.flatnonzero((entries.kind == EntryKind.WRITE) & (entries.count > 0))
     counts = entries.count[chosen]
     repeats = counts.astype(np.int64)
-    steps = ramp(counts)
+    steps = index_within(counts)
     row = np.repeat(entries.row[chosen], repeats)
     whole = _index_in_transfer(columns, row)
     digest_start = exclusive_cumsum(columns.rows["digests"].astype(np.uint64))
     return (
         np.repeat(entries.first[chosen], repeats) + steps,
         np.repeat(entries.asof[chosen], repeats),
-        (_payload_base(columns)[row] + whole) | np.uint64(DATA << 62),
+        pack_all(DATA, _payload_base(columns)[row] + whole),
         columns.digests[(digest_start[row] + whole).astype(np.int64)],
         np.repeat(chosen, repeats).astype(np.uint64),
     )
@@ -263,17 +267,16 @@ def _written(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U
 def _index_in_transfer(columns: Columns, row: npt.NDArray[np.int64]) -> U64:
     """For blocks in log order with their transfer's row: 0, 1, … within each transfer."""
     per_row = np.bincount(row, minlength=len(columns.rows)).astype(np.uint64)
-    return ramp(per_row)
+    return index_within(per_row)
 
 
-def _zeroed(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U64]:
-    zero = (entries.kind == EntryKind.ZERO) | (entries.kind == EntryKind.TRIM)
+def _zeroed(columns: Columns, entries: _Entries, zero: npt.NDArray[np.bool_]) -> tuple[U64, U64, U64, U64, U64]:
     chosen = np.flatnonzero(zero & (entries.count > 0) & (entries.count < RANGE_BLOCKS))
     counts = entries.count[chosen]
     repeats = counts.astype(np.int64)
     total = int(counts.sum())
     return (
-        np.repeat(entries.first[chosen], repeats) + ramp(counts),
+        np.repeat(entries.first[chosen], repeats) + index_within(counts),
         np.repeat(entries.asof[chosen], repeats),
         np.repeat(_transfer_words(columns, ZERO)[entries.row[chosen]], repeats),
         np.zeros(total, np.uint64),
@@ -281,8 +284,7 @@ def _zeroed(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64, U6
     )
 
 
-def _ranges(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64]:
-    zero = (entries.kind == EntryKind.ZERO) | (entries.kind == EntryKind.TRIM)
+def _ranges(columns: Columns, entries: _Entries, zero: npt.NDArray[np.bool_]) -> tuple[U64, U64, U64, U64]:
     chosen = np.flatnonzero(zero & (entries.count >= RANGE_BLOCKS))
     first = entries.first[chosen]
     return (
@@ -297,28 +299,29 @@ def _fragments(columns: Columns, entries: _Entries) -> tuple[U64, U64, U64, U64,
     mask = np.uint64(BLOCK - 1)
     ragged = ((entries.offset | entries.end) & mask) != 0
     chosen = np.flatnonzero(ragged & (entries.kind != EntryKind.RESIZE) & (entries.end > entries.offset))
+    if not len(chosen):
+        return (NOTHING,) * 7
     found: list[tuple[int, ...]] = []
     rows = columns.rows
     payload = ((_payload_base(columns) + rows["blocks"]) * np.uint64(BLOCK)).tolist()
     whole = exclusive_cumsum(rows["digests"].astype(np.uint64)) + rows["blocks"]
     digest_at = whole.astype(np.int64).tolist()
     words = _transfer_words(columns, PARTIAL).tolist()
-    for entry in chosen.tolist():
-        row = int(entries.row[entry])
-        offset, end = int(entries.offset[entry]), int(entries.end[entry])
-        written = int(entries.kind[entry]) == EntryKind.WRITE
+    written = (entries.kind == EntryKind.WRITE)[chosen]
+    of_entries = entries.row[chosen], written, entries.offset[chosen], entries.end[chosen], entries.asof[chosen]
+    for row, is_write, offset, end, asof in zip(*(column.tolist() for column in of_entries), strict=True):
         for block, at, length in fragments(offset, end - offset):
-            place = payload[row] if written else 0
-            digest = int(columns.digests[digest_at[row]]) if written else 0
-            found.append((block, int(entries.asof[entry]), at, length, place, words[row], digest))
-            if written:
+            place = digest = 0
+            if is_write:
+                place, digest = payload[row], int(columns.digests[digest_at[row]])
                 payload[row] += length
                 digest_at[row] += 1
+            found.append((block, asof, at, length, place, words[row], digest))
     table = np.array(found, np.uint64).reshape(len(found), 7)
     return tuple(table[:, i].copy() for i in range(7))  # type: ignore[return-value]
 
 
-def resizes(columns: Columns) -> list[tuple[int, int]]:
+def resizes(columns: Columns) -> list[tuple[WriteNumber, int]]:
     """(write number, new size) of every resize, in order."""
     entries = _join(columns)
     chosen = np.flatnonzero(entries.kind == EntryKind.RESIZE)

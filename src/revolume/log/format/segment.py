@@ -6,7 +6,7 @@
     last block           trailer
 
 A file is recycled by giving it a new use number; nothing is erased. What an earlier use left never
-verifies, since every transfer's local part names the use number. The trailer is an index only: without a
+verifies, since every transfer's node header names the use number. The trailer is an index only: without a
 valid one the headers are scanned.
 
 Trailer (little endian, at the start of the last block)
@@ -16,8 +16,8 @@ Trailer (little endian, at the start of the last block)
     32  I   rows      36 I entries     40 I digests    44 I block behind the last transfer
     48  16s chain checksum before the first transfer
     64  16s chain checksum of the last transfer
-    80  Q   highest durable position stated by a local part in here
-    88  Q   highest manifest edit stated by a local part in here
+    80  Q   highest durable position stated by a node header in here
+    88  Q   highest manifest edit stated by a node header in here
     96  Q   XXH3-64 of the columns, seeded by the volume
    104  Q   XXH3-64 of bytes 0..104, seeded by the volume
 """
@@ -30,9 +30,11 @@ from typing import Any
 
 import xxhash
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, Position
 from revolume.host.disk import File
-from revolume.log.columns import Columns, ColumnsBuilder, unpack
-from revolume.log.transfer import BLOCK, volume_seed
+from revolume.log.format.columns import Columns, ColumnsBuilder, unpack
+from revolume.log.format.transfer import volume_seed
 
 TRAILER = struct.Struct("<8sQ16sIIII16s16sQQQQ")
 TRAILER_MAGIC = b"RVFOOT01"
@@ -53,9 +55,9 @@ class Segment:
     written: bool = True
 
     @property
-    def base(self) -> int:
+    def base(self) -> Address:
         """Address of block 0."""
-        return self.use * self.blocks
+        return self.use * self.blocks  # type: ignore[return-value]  # every append asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Footer:
     end_block: int
     chain_before: bytes
     chain_after: bytes
-    durable: int
+    durable: Position
     edit: int
 
 
@@ -76,7 +78,7 @@ def segment_name(index: int) -> str:
 
 
 def footer_blocks(columns_size: int) -> int:
-    """Blocks that a footer with so many bytes of columns takes, trailer included."""
+    """Blocks that a footer takes, trailer included. ``columns_size``: bytes of its columns."""
     return -(-columns_size // BLOCK) + 1
 
 
@@ -86,10 +88,10 @@ def write_footer(
     builder: ColumnsBuilder,
     end_block: int,
     chains: tuple[bytes, bytes],
-    stated: tuple[int, int],
+    stated: tuple[Position, int],
 ) -> None:
     """Seal the segment. ``chains``: before the first and after the last transfer; ``stated``: the highest
-    durable position and manifest edit that its local parts name."""
+    durable position and manifest edit that its node headers name."""
     columns = builder.pack()
     seed = volume_seed(volume)
     counts = (len(builder.rows) // 64, len(builder.offsets), len(builder.digests), end_block)
@@ -102,7 +104,7 @@ def write_footer(
 
 
 def _trailer(segment: Segment, volume: bytes) -> tuple[Any, ...] | None:
-    """The fields of a trailer of any use that holds."""
+    """The fields of the trailer, of whatever use of the file; None if it is missing or damaged."""
     last = bytearray(TRAILER.size)
     if segment.file.preadv([last], (segment.blocks - 1) * BLOCK) != TRAILER.size:
         return None
@@ -113,7 +115,7 @@ def _trailer(segment: Segment, volume: bytes) -> tuple[Any, ...] | None:
 
 
 def trailer_edit(segment: Segment, volume: bytes) -> int:
-    """The highest manifest edit that the file's trailer states, of whatever use it is; 0 if it has none."""
+    """The highest manifest edit that the file's trailer states, of whatever use of the file; 0 if it has none."""
     fields = _trailer(segment, volume)
     return 0 if fields is None else int(fields[10])
 

@@ -1,9 +1,9 @@
-"""A transfer: the unit of group commit, of checksumming, of shipping and of reference.
+"""A transfer: the unit of group commit, of checksumming, of sending and of reference.
 
 On disk a transfer begins at a block boundary of a segment and never crosses the segment's end:
 
-    block 0      local part, 64 bytes: this node's own, has its own checksum, is never shipped
-    byte 64      proper part: fixed fields, entry columns, digests, body; what the chain checksum covers
+    block 0      node header, 64 bytes: this node's own, has its own checksum, is never sent
+    byte 64      shared header: fixed fields, entry columns, digests, body; what the chain checksum covers
     padding      zeroes to the next block boundary; left out on the link
     payload      whole blocks in entry order, block-aligned; then fragments, packed, padded to a block
 
@@ -15,23 +15,23 @@ A transfer is valid where both checksums hold, volume and use number are the exp
 place is the place where it was found, and the previous chain checksum is the one of the transfer before.
 That tells a torn, a stale (recycled segment), a misdirected and a flipped record apart from a good one.
 
-Local part (little endian, 64 bytes)
+Node header (little endian, 64 bytes)
      0  8s  magic "RVLOCAL1"
      8  Q   use number of the segment
     16  I   block in the segment where this transfer begins
-    20  I   bytes of the proper part
+    20  I   bytes of the shared header
     24  Q   durable position of this node when it was written
     32  Q   number of the last manifest edit of this node
     40  Q   write number of the horizon of this node
     48  Q   lived time of this node when it was written, ns; 0: not known (written by an older version)
-    56  Q   XXH3-64 of bytes 0..56 and the proper part's chain checksum, seeded by the volume
+    56  Q   XXH3-64 of bytes 0..56 and the shared header's chain checksum, seeded by the volume
 
-Proper part (136 bytes fixed)
+Shared header (136 bytes fixed)
      0  4s  magic "RVTR"
      4  H   format version, 1
      6  B   kind
      7  B   flags
-     8  I   bytes of the proper part, columns and body included
+     8  I   bytes of the shared header, columns and body included
     12  I   whole blocks in the payload
     16  I   fragment bytes in the payload
     20  I   entries
@@ -62,49 +62,53 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Position, WriteNumber
 from revolume.errors import Damaged
 
 U64 = npt.NDArray[np.uint64]
 
-LOCAL = struct.Struct("<8sQIIQQQQ")
-LOCAL_SIZE = 64
-LOCAL_MAGIC = b"RVLOCAL1"
-PROPER = struct.Struct("<4sHBBIIIIII16s16sQQQQ8x16s16s")
-PROPER_SIZE = 136
-PROPER_MAGIC = b"RVTR"
+NODE_HEADER = struct.Struct("<8sQIIQQQQ")
+NODE_HEADER_SIZE = 64
+NODE_HEADER_MAGIC = b"RVLOCAL1"
+SHARED_HEADER = struct.Struct("<4sHBBIIIIII16s16sQQQQ8x16s16s")
+SHARED_HEADER_SIZE = 136
+SHARED_HEADER_MAGIC = b"RVTR"
 FORMAT = 1
 CHAIN_OFFSET = 120
 KIND_SHIFT = 56
 LENGTH_MASK = (1 << KIND_SHIFT) - 1
-BLOCK = 4096
 EMPTY_CHAIN = bytes(16)
 HEADER_MAX = 64 << 20
 
-assert LOCAL.size == LOCAL_SIZE - 8
-assert PROPER.size == PROPER_SIZE
+assert NODE_HEADER.size == NODE_HEADER_SIZE - 8
+assert SHARED_HEADER.size == SHARED_HEADER_SIZE
 
 
 class Kind(IntEnum):
-    """What a transfer carries. FIXUP is a local record: blocks that one node was sent whole, as of a point. It
-    stands outside the chain (its position and previous chain checksum are those of the transfer before it, and
-    the next transfer goes on as if it were not there) and is never shipped. Its body is the point's number (Q)."""
+    """What a transfer carries. LOCAL_BLOCKS is a local record: blocks that one node was sent whole, as of a point.
+    It stands outside the chain (its position and previous chain checksum are those of the transfer before it, and
+    the next transfer goes on as if it were not there) and is never sent. Its body is the point's number (Q)."""
 
     WRITES = 1
     POINT = 2
     RESTORE = 3
     FACT = 4
-    FIXUP = 5
+    LOCAL_BLOCKS = 5
 
 
 _KINDS = frozenset(Kind)
 
 
 class Flag(IntFlag):
-    """CONTINUED: the last write goes on in the next transfer. SEALS: the last transfer of a point."""
+    """CONTINUED: the last write goes on in the next transfer. SEALS: the last transfer of a point. UNDIVIDED: its
+    writes are part of one change of many places, which the first transfer without this flag completes: none of
+    their numbers is a moment of the volume. (An older release does not know it, and opens those too.)"""
 
     NONE = 0
     CONTINUED = 1
     SEALS = 2
+    UNDIVIDED = 4
 
 
 class EntryKind(IntEnum):
@@ -117,22 +121,22 @@ class EntryKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
-    """The local part: where and when this node wrote the transfer."""
+class NodeHeader:
+    """The node header: where and when this node wrote the transfer."""
 
     use: int
     block: int
-    proper_size: int
-    durable: int
+    shared_header_size: int
+    durable: Position
     edit: int
-    horizon: int
+    horizon: WriteNumber
     lived_ns: int = 0
 
 
 @dataclass(slots=True)
 class Transfer:
-    """The proper part of a transfer, decoded; what every node of a lineage agrees on. Nobody changes one; it is
-    not frozen because making a frozen one costs five microseconds, and they are made by the hundred thousand."""
+    """A decoded shared header: what every node of a lineage agrees on. Never changed after it is made; not frozen,
+    because making a frozen one costs five microseconds and they are made by the hundred thousand."""
 
     kind: Kind
     flags: Flag
@@ -141,8 +145,8 @@ class Transfer:
     volume: bytes
     reign: bytes
     epoch: int
-    position: int
-    write: int
+    position: Position
+    write: WriteNumber
     time_ns: int
     previous: bytes
     chain: bytes
@@ -150,12 +154,12 @@ class Transfer:
     lengths: U64
     digests: U64
     body: bytes
-    proper_size: int
+    shared_header_size: int
 
     @property
     def header_blocks(self) -> int:
-        """Blocks taken by local and proper part."""
-        return header_blocks(self.proper_size)
+        """Blocks taken by node header and shared header."""
+        return header_blocks(self.shared_header_size)
 
     @property
     def payload_bytes(self) -> int:
@@ -168,9 +172,9 @@ class Transfer:
         return self.header_blocks + self.blocks + -(-self.fragment_bytes // BLOCK)
 
 
-def header_blocks(proper_size: int) -> int:
-    """Blocks that a header with a proper part of so many bytes takes."""
-    return -(-(LOCAL_SIZE + proper_size) // BLOCK)
+def header_blocks(shared_header_size: int) -> int:
+    """Blocks that both headers take. ``shared_header_size``: bytes of the shared header."""
+    return -(-(NODE_HEADER_SIZE + shared_header_size) // BLOCK)
 
 
 def volume_seed(volume: bytes) -> int:
@@ -178,65 +182,72 @@ def volume_seed(volume: bytes) -> int:
     return int.from_bytes(volume[:8], "little")
 
 
-def pack_proper(
+def pack_shared_header(
     kind: int,
     flags: int,
     blocks: int,
     fragment_bytes: int,
     identity: tuple[bytes, bytes, int],
-    position: int,
-    write: int,
+    position: Position,
+    write: WriteNumber,
     time_ns: int,
     previous: bytes,
     columns: bytes,
     counts: tuple[int, int, int],
 ) -> tuple[bytes, bytes]:
-    """The proper part and its chain checksum.
+    """The shared header and its chain checksum.
 
     ``columns`` is offsets, lengths, digests and body, packed; ``counts`` their numbers: entries,
     digests, bytes of the body. ``identity`` is (volume id, reign id, epoch).
     """
     volume, reign, epoch = identity
-    size = PROPER_SIZE + len(columns)
-    fixed = PROPER.pack(
-        PROPER_MAGIC, FORMAT, kind, flags, size, blocks, fragment_bytes, *counts,
+    size = SHARED_HEADER_SIZE + len(columns)
+    fixed = SHARED_HEADER.pack(
+        SHARED_HEADER_MAGIC, FORMAT, kind, flags, size, blocks, fragment_bytes, *counts,
         volume, reign, epoch, position, write, time_ns, previous, EMPTY_CHAIN,
     )  # fmt: skip
     chain = xxhash.xxh3_128_digest(fixed[:CHAIN_OFFSET] + columns)
     return b"".join((fixed[:CHAIN_OFFSET], chain, columns)), chain
 
 
-def pack_local(
-    seed: int, use: int, block: int, proper_size: int, stated: tuple[int, int, int, int], chain: bytes
+def pack_node_header(
+    seed: int,
+    use: int,
+    block: int,
+    shared_header_size: int,
+    stated: tuple[Position, int, WriteNumber, int],
+    chain: bytes,
 ) -> bytes:
-    """The local part, 64 bytes. ``stated``: durable position, manifest edit, horizon, lived time in ns."""
-    fields = LOCAL.pack(LOCAL_MAGIC, use, block, proper_size, *stated)
+    """The node header, 64 bytes. ``stated``: durable position, manifest edit, horizon, lived time in ns."""
+    fields = NODE_HEADER.pack(NODE_HEADER_MAGIC, use, block, shared_header_size, *stated)
     return fields + xxhash.xxh3_64_intdigest(fields + chain, seed).to_bytes(8, "little")
 
 
-def unpack_local(view: memoryview) -> Local | None:
-    """The local part if these 64 bytes look like one; its checksum is checked with the proper part."""
-    magic, use, block, proper_size, durable, edit, horizon, lived_ns = LOCAL.unpack_from(view)
-    if magic != LOCAL_MAGIC or not PROPER_SIZE <= proper_size <= HEADER_MAX:
+def unpack_node_header(view: memoryview) -> NodeHeader | None:
+    """The node header if these 64 bytes look like one, else None. Its checksum covers the chain checksum as well:
+    verify it with ``node_header_holds`` once the shared header is known."""
+    magic, use, block, shared_header_size, durable, edit, horizon, lived_ns = NODE_HEADER.unpack_from(view)
+    if magic != NODE_HEADER_MAGIC or not SHARED_HEADER_SIZE <= shared_header_size <= HEADER_MAX:
         return None
-    return Local(use, block, proper_size, durable, edit, horizon, lived_ns)
+    return NodeHeader(use, block, shared_header_size, durable, edit, horizon, lived_ns)
 
 
-def local_holds(view: memoryview, chain: bytes, seed: int) -> bool:
-    """Whether the local part's checksum agrees with its bytes and the transfer behind it."""
+def node_header_holds(view: memoryview, chain: bytes, seed: int) -> bool:
+    """Whether the node header's checksum agrees with its bytes and with the chain checksum of its transfer."""
     stated = int.from_bytes(view[56:64], "little")
     return xxhash.xxh3_64_intdigest(bytes(view[:56]) + chain, seed) == stated
 
 
-def unpack_proper(view: memoryview) -> Transfer | None:
-    """The proper part if its checksum and its counts hold, else None. A newer format is an error."""
-    if len(view) < PROPER_SIZE:
+def unpack_shared_header(view: memoryview) -> Transfer | None:
+    """The shared header if its checksum and its counts hold, else None. The columns refer to ``view``'s memory.
+    Damaged (``newer-format``): it was written in a format or with a kind that this version does not know."""
+    if len(view) < SHARED_HEADER_SIZE:
         return None
-    fields = PROPER.unpack_from(view)
-    if fields[0] != PROPER_MAGIC or not PROPER_SIZE <= fields[4] <= len(view):
+    fields = SHARED_HEADER.unpack_from(view)
+    if fields[0] != SHARED_HEADER_MAGIC or not SHARED_HEADER_SIZE <= fields[4] <= len(view):
         return None
     if (
-        xxhash.xxh3_128_digest(bytes(view[:CHAIN_OFFSET]) + bytes(view[PROPER_SIZE : fields[4]]))
+        xxhash.xxh3_128_digest(bytes(view[:CHAIN_OFFSET]) + bytes(view[SHARED_HEADER_SIZE : fields[4]]))
         != fields[17]
     ):
         return None
@@ -253,9 +264,9 @@ def _newer(cause: str) -> Damaged:
 
 def _decode(fields: tuple[Any, ...], view: memoryview) -> Transfer | None:
     size, blocks, fragment_bytes, entries, digests, body = fields[4:10]
-    if PROPER_SIZE + 16 * entries + 8 * digests + body != size:
+    if SHARED_HEADER_SIZE + 16 * entries + 8 * digests + body != size:
         return None
-    columns = np.frombuffer(view, "<u8", 2 * entries + digests, PROPER_SIZE)
+    columns = np.frombuffer(view, "<u8", 2 * entries + digests, SHARED_HEADER_SIZE)
     return Transfer(
         Kind(fields[2]),
         Flag(fields[3]),

@@ -5,10 +5,10 @@ the live map is an address; the table turns it into a *buffer descriptor*, which
 the index of a transfer ID in this structure (epoch and position name the transfer for ever) and the number of the
 block within that transfer. Descriptors are columns, made for all modified blocks of an interval at once
 (``compose.py``). Which transfers a mirror was sent, and so which descriptors may become references for it, says
-``mirror/transmitted.py``.
+``mirror/sent_references.py``.
 
 At a mirror a row is added for each transfer that is received and stored: the association of transfer IDs with
-places in this node's own log, by which references are resolved (``chain/received.py``).
+places in this node's own log, by which references are resolved (``chain/reference_resolver.py``).
 
 The table reaches back to the last consistency point's cut, because only what changed since then is referenced by
 the next point.
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from revolume.blocks.word import ADDRESS_MASK
+from revolume.blocks.block_location import ADDRESS_MASK
+from revolume.blocks.numbers import Address, Position
 
 U64 = npt.NDArray[np.uint64]
 
@@ -65,7 +66,7 @@ class TransferTable:
         self._positions: array[int] = array("Q")
         self._epochs: array[int] = array("Q")
 
-    def add(self, address: int, position: int, epoch: int) -> None:
+    def add(self, address: Address, position: Position, epoch: int) -> None:
         """One more transfer."""
         self._addresses.append(address)
         self._positions.append(position)
@@ -79,7 +80,7 @@ class TransferTable:
             np.array(self._epochs, np.uint64),
         )
 
-    def forget_below(self, address: int) -> None:
+    def forget_below(self, address: Address) -> None:
         """Drop transfers whose payload begins below ``address``."""
         keep = int(np.searchsorted(np.frombuffer(self._addresses, np.uint64), address)) if len(self) else 0
         for column in ("_addresses", "_positions", "_epochs"):

@@ -17,18 +17,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, Position, WriteNumber
 from revolume.errors import Damaged
 from revolume.host.disk import Directory
-from revolume.log.appender import LogEnd
-from revolume.log.columns import Columns, ColumnsBuilder
-from revolume.log.scan import Found, SegmentReader, chain_behind, complete_prefix, payload_holds
-from revolume.log.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer, trailer_edit
-from revolume.log.transfer import BLOCK, LOCAL_SIZE, Kind, pack_local, volume_seed
+from revolume.log.format.columns import Columns, ColumnsBuilder
+from revolume.log.format.log_cut import NO_CUT, LogCut
+from revolume.log.format.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer, trailer_edit
+from revolume.log.format.transfer import NODE_HEADER_SIZE, Kind, pack_node_header, volume_seed
+from revolume.log.read.scan import FoundTransfer, SegmentReader, chain_behind, complete_prefix, payload_holds
+from revolume.log.write.appender import LogEnd
 
 
 @dataclass(slots=True)
-class Piece:
-    """A segment's part in the log. ``builder`` is there where no footer covers it: it can be appended to."""
+class RecoveredSegment:
+    """What recovery found of one segment. ``builder``: its columns in a form that can be appended to, where no
+    footer covers it."""
 
     segment: Segment
     columns: Columns
@@ -39,16 +43,17 @@ class Piece:
 
 @dataclass(slots=True)
 class Recovered:
-    """The log as it stands. ``tail`` lies above the durable position and is in no piece."""
+    """The log as recovery found it. ``tail``: the transfers above the durable position, oldest first; they are in
+    no ``pieces``."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    tail: list[Found] = field(default_factory=list)
-    end: LogEnd = field(default_factory=lambda: LogEnd(0, bytes(16), 0, 0))
+    pieces: list[RecoveredSegment] = field(default_factory=list)
+    tail: list[FoundTransfer] = field(default_factory=list)
+    end: LogEnd = field(default_factory=lambda: LogEnd(Position(0), bytes(16), WriteNumber(0), 0))
     unused: list[Segment] = field(default_factory=list)
 
 
-class _Walk:
-    def __init__(self, volume: bytes, start: LogEnd, durable: int) -> None:
+class _ChainWalk:
+    def __init__(self, volume: bytes, start: LogEnd, durable: Position) -> None:
         self.volume = volume
         self.end = start
         self.durable = durable
@@ -68,9 +73,11 @@ class _Walk:
         if first_block == 0 and footer.chain_before != self.end.chain:
             return False
         last = rows[-1]
-        self.result.pieces.append(Piece(segment, footer.columns, footer.end_block, footer.chain_before, None))
+        self.result.pieces.append(
+            RecoveredSegment(segment, footer.columns, footer.end_block, footer.chain_before, None)
+        )
         write = max(highest_write(footer.columns), self.end.write)
-        self.end = LogEnd(int(last["position"]), footer.chain_after, write, int(last["time_ns"]))
+        self.end = LogEnd(Position(int(last["position"])), footer.chain_after, write, int(last["time_ns"]))
         return True
 
     def _take_headers(self, segment: Segment, first_block: int, end_block: int | None) -> bool:
@@ -81,7 +88,7 @@ class _Walk:
             before = self._before(reader, builder, first_block) or chain
         for found in reader.chain_from(first_block, chain, end_block):
             # A local record shares its position with the transfer before it, which alone may be durable.
-            local = found.transfer.kind == Kind.FIXUP and found.transfer.position == self.durable
+            local = found.transfer.kind == Kind.LOCAL_BLOCKS and found.transfer.position == self.durable
             if (found.transfer.position > self.durable or local) and not payload_holds(found):
                 break
             taken = True
@@ -89,10 +96,10 @@ class _Walk:
             if found.transfer.position > self.durable:
                 self.result.tail.append(found)
             else:
-                builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
+                builder.add_transfer(found.transfer, found.block, found.node_header.lived_ns)
                 end = found.end_block
         if builder.rows:
-            self.result.pieces.append(Piece(segment, builder.freeze(), end, before, builder))
+            self.result.pieces.append(RecoveredSegment(segment, builder.freeze(), end, before, builder))
         return taken
 
     @staticmethod
@@ -103,23 +110,30 @@ class _Walk:
         if first is None:
             return None
         for found in reader.chain_from(0, first.transfer.previous, first_block):
-            builder.add_transfer(found.transfer, found.block, found.local.lived_ns)
+            builder.add_transfer(found.transfer, found.block, found.node_header.lived_ns)
         return first.transfer.previous
 
 
-def end_after(found: Found, write: int) -> LogEnd:
-    """Where the log stands after a transfer; ``write`` is the newest write before it. (A point names the
-    write of its cut, which is older.)"""
+def end_after(found: FoundTransfer, write: WriteNumber) -> LogEnd:
+    """The log's end after a transfer. ``write``: the newest write before it. (A point states the write of its cut,
+    which is older.)"""
     t = found.transfer
     if t.kind == Kind.WRITES and len(t.offsets):
-        write = max(write, t.write + len(t.offsets) - 1)
+        newest: WriteNumber = t.write + len(t.offsets) - 1  # type: ignore[assignment]  # of every transfer
+        write = max(write, newest)
     return LogEnd(t.position, chain_behind(t), write, t.time_ns)
 
 
-def highest_write(columns: Columns) -> int:
+def highest_write(columns: Columns) -> WriteNumber:
     """The newest write in these columns, 0 if there is none."""
     rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
-    return int((rows["write"] + np.maximum(rows["entries"], 1) - 1).max()) if len(rows) else 0
+    return WriteNumber(int((rows["write"] + np.maximum(rows["entries"], 1) - 1).max()) if len(rows) else 0)
+
+
+def last_write_ns(columns: Columns) -> int:
+    """The label of the last write in these columns, in ns since 1970; 0 if there is none."""
+    rows = columns.rows[columns.rows["kind"] == Kind.WRITES]
+    return int(rows["time_ns"][-1]) if len(rows) else 0
 
 
 def stated_edit(directory: Directory, blocks: int, volume: bytes) -> int:
@@ -133,22 +147,24 @@ def stated_edit(directory: Directory, blocks: int, volume: bytes) -> int:
         try:
             segment = Segment(0, 0, blocks, file)
             first = SegmentReader(segment, volume, BLOCK).first_of_any_use()
-            newest = max(newest, trailer_edit(segment, volume), first.local.edit if first else 0)
+            newest = max(newest, trailer_edit(segment, volume), first.node_header.edit if first else 0)
         finally:
             file.close()
     return newest
 
 
-def stated_durable(segments: Sequence[Segment], volume: bytes) -> tuple[int, int]:
-    """The highest durable position and manifest edit that anything in these segments states."""
-    durable = edit = 0
+def stated_durable(segments: Sequence[Segment], volume: bytes, cut: LogCut = NO_CUT) -> tuple[Position, int]:
+    """(highest durable position, highest manifest edit) that any header or footer of these segments states.
+    ``cut``: what was stated before it counts up to there only."""
+    durable, edit = Position(0), 0
     for segment in segments:
         footer = read_footer(segment, volume)
         if footer is not None:
-            durable, edit = max(durable, footer.durable), max(edit, footer.edit)
+            durable, edit = max(durable, cut.durable(footer.durable, footer.edit)), max(edit, footer.edit)
             continue
         for found in SegmentReader(segment, volume).anywhere():
-            durable, edit = max(durable, found.local.durable), max(edit, found.local.edit)
+            header = found.node_header
+            durable, edit = max(durable, cut.durable(header.durable, header.edit)), max(edit, header.edit)
     return durable, edit
 
 
@@ -156,12 +172,34 @@ def recover(
     segments: Sequence[Segment],
     volume: bytes,
     start: LogEnd,
-    start_address: int,
-    durable: int,
+    start_address: Address,
+    durable: Position,
     ends: dict[int, int],
 ) -> Recovered:
-    """The log from ``start_address`` on; see the module's text. ``segments`` in order of use."""
-    walk = _Walk(volume, start, durable)
+    """Find what is valid of the log from ``start_address`` on. ``segments``: in order of use. ``durable``: a
+    position that is known to be durable. Damaged: the log ends before it."""
+    result = recover_what_stands(segments, volume, start, start_address, durable, ends)
+    if result.end.position < durable:
+        raise Damaged(
+            "log-damaged",
+            f"The log breaks off after position {result.end.position}, but position {durable} was durable: "
+            "what is missing had been acknowledged, so this is damage and not a torn tail.",
+            "Restore the directory from a mirror or a backup, or read what is left with 'revolume salvage'.",
+        )
+    return result
+
+
+def recover_what_stands(
+    segments: Sequence[Segment],
+    volume: bytes,
+    start: LogEnd,
+    start_address: Address,
+    durable: Position,
+    ends: dict[int, int],
+) -> Recovered:
+    """What is valid of the log from ``start_address`` on, also where that ends before ``durable``.
+    ``segments``: in order of use."""
+    walk = _ChainWalk(volume, start, durable)
     broken = False
     for segment in segments:
         first = start_address - segment.base if segment.base <= start_address else 0
@@ -171,17 +209,10 @@ def recover(
     result = walk.result
     result.tail = complete_prefix(result.tail)
     result.end = _end_of(result, walk, start)
-    if result.end.position < durable:
-        raise Damaged(
-            "log-damaged",
-            f"The log breaks off after position {result.end.position}, but position {durable} was durable: "
-            "what is missing was promised, so this is damage and not a torn tail.",
-            "Restore the directory from a mirror or a backup, or read what is left with 'revolume salvage'.",
-        )
     return result
 
 
-def _end_of(result: Recovered, walk: _Walk, start: LogEnd) -> LogEnd:
+def _end_of(result: Recovered, walk: _ChainWalk, start: LogEnd) -> LogEnd:
     """The end of the log once an incomplete write at its end has been dropped."""
     write = max([start.write, *(highest_write(piece.columns) for piece in result.pieces)])
     for found in result.tail:
@@ -194,8 +225,8 @@ def _end_of(result: Recovered, walk: _Walk, start: LogEnd) -> LogEnd:
     return start
 
 
-def last_of(piece: Piece, volume: bytes) -> Found:
-    """The last transfer of a piece. Damaged if it isn't there."""
+def last_of(piece: RecoveredSegment, volume: bytes) -> FoundTransfer:
+    """The last transfer of a recovered segment. Damaged if it can't be read."""
     found = SegmentReader(piece.segment, volume).at(int(piece.columns.rows["block"][-1]))
     if found is None:
         raise Damaged(
@@ -207,9 +238,10 @@ def last_of(piece: Piece, volume: bytes) -> Found:
 
 
 class TailCopy:
-    """Copies transfers into a fresh segment: same chain, own local parts, which say when they were first kept."""
+    """Copies transfers into a fresh segment: the same shared headers and payloads, new node headers with the lived
+    time of the originals."""
 
-    def __init__(self, segment: Segment, volume: bytes, stated: tuple[int, int, int]) -> None:
+    def __init__(self, segment: Segment, volume: bytes, stated: tuple[Position, int, WriteNumber]) -> None:
         self.segment = segment
         self.builder = ColumnsBuilder(segment.base)
         self.next_block = 0
@@ -217,24 +249,24 @@ class TailCopy:
         self._seed = volume_seed(volume)
         self._stated = stated
 
-    def fits(self, found: Found) -> bool:
-        """Whether the transfer and a footer still fit."""
+    def fits(self, found: FoundTransfer) -> bool:
+        """Whether the transfer and then a footer fit the segment."""
         columns = self.builder.size + 64 + 16 * len(found.transfer.offsets) + 8 * len(found.transfer.digests)
         footer = -(-columns // BLOCK) + 1
         return self.next_block + found.transfer.total_blocks + footer <= self.segment.blocks
 
-    def add(self, found: Found) -> None:
-        """Copy one transfer."""
+    def add(self, found: FoundTransfer) -> None:
+        """Copy one transfer, payload included. OSError: it could not be read or written."""
         if not self.next_block:
             self.chain_before = found.transfer.previous
         size = found.transfer.total_blocks * BLOCK
         buffer = bytearray(size)
         found.segment.file.preadv([buffer], found.block * BLOCK)
         durable, edit, horizon = self._stated
-        buffer[:LOCAL_SIZE] = pack_local(
-            self._seed, self.segment.use, self.next_block, found.transfer.proper_size,
-            (durable, edit, horizon, found.local.lived_ns), found.transfer.chain,
+        buffer[:NODE_HEADER_SIZE] = pack_node_header(
+            self._seed, self.segment.use, self.next_block, found.transfer.shared_header_size,
+            (durable, edit, horizon, found.node_header.lived_ns), found.transfer.chain,
         )  # fmt: skip
         self.segment.file.pwritev([buffer], self.next_block * BLOCK)
-        self.builder.add_transfer(found.transfer, self.next_block, found.local.lived_ns)
+        self.builder.add_transfer(found.transfer, self.next_block, found.node_header.lived_ns)
         self.next_block += found.transfer.total_blocks

@@ -1,6 +1,6 @@
 """Reading the log: the transfer at a place, a segment's transfers along their chain, any transfer anywhere.
 
-Nothing here decides: what a gap in the chain means is for ``tail.py`` to say.
+Nothing here decides: what a gap in the chain means is for ``recovery.py`` to say.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from revolume.blocks.digest import LOST_DIGEST, ZERO_DIGEST, block_digests, fragment_digest
-from revolume.blocks.geometry import fragments
-from revolume.log.segment import Segment
-from revolume.log.transfer import (
-    BLOCK,
+from revolume.blocks.geometry import BLOCK, fragments
+from revolume.blocks.numbers import Address
+from revolume.log.format.segment import Segment
+from revolume.log.format.transfer import (
     KIND_SHIFT,
     LENGTH_MASK,
-    LOCAL_MAGIC,
-    LOCAL_SIZE,
+    NODE_HEADER_MAGIC,
+    NODE_HEADER_SIZE,
     EntryKind,
     Flag,
     Kind,
-    Local,
+    NodeHeader,
     Transfer,
-    local_holds,
-    unpack_local,
-    unpack_proper,
+    node_header_holds,
+    unpack_node_header,
+    unpack_shared_header,
     volume_seed,
 )
 
@@ -36,18 +36,18 @@ WRITE = int(EntryKind.WRITE)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A valid transfer and where it begins."""
+class FoundTransfer:
+    """A valid transfer, with its node header, and the block of the segment where it begins."""
 
     segment: Segment
     block: int
-    local: Local
+    node_header: NodeHeader
     transfer: Transfer
 
     @property
-    def address(self) -> int:
+    def address(self) -> Address:
         """Address of its first block."""
-        return self.segment.base + self.block
+        return Address(self.segment.base + self.block)
 
     @property
     def payload_block(self) -> int:
@@ -61,7 +61,8 @@ class Found:
 
 
 class SegmentReader:
-    """Headers of one segment through a sliding window of so many bytes, so that small transfers share a read."""
+    """Reads the headers of one segment through a sliding window of ``window`` bytes, so that small transfers share
+    a read."""
 
     def __init__(self, segment: Segment, volume: bytes, window: int = WINDOW) -> None:
         self.segment = segment
@@ -75,47 +76,48 @@ class SegmentReader:
         """``size`` bytes at ``offset``, fewer at the end of the file."""
         inside = offset - self._start
         if inside < 0 or inside + size > len(self._window):
-            buffer = bytearray(max(size, self._size))
+            rest = self.segment.blocks * BLOCK - offset
+            buffer = bytearray(max(size, min(self._size, rest)))
             got = self.segment.file.preadv([buffer], offset)
             self._start, self._window, inside = offset, memoryview(buffer)[:got], 0
         return self._window[inside : inside + size]
 
-    def first_of_any_use(self) -> Found | None:
+    def first_of_any_use(self) -> FoundTransfer | None:
         """The valid transfer at the file's beginning, whichever use of it that was."""
-        first = self._bytes(0, LOCAL_SIZE)
-        local = unpack_local(first) if len(first) == LOCAL_SIZE else None
-        if local is None:
+        first = self._bytes(0, NODE_HEADER_SIZE)
+        node_header = unpack_node_header(first) if len(first) == NODE_HEADER_SIZE else None
+        if node_header is None:
             return None
-        segment = replace(self.segment, use=local.use)
+        segment = replace(self.segment, use=node_header.use)
         return SegmentReader(segment, self._volume, self._size).at(0)
 
-    def at(self, block: int) -> Found | None:
-        """The valid transfer that begins at ``block``, else None."""
+    def at(self, block: int) -> FoundTransfer | None:
+        """The valid transfer that begins at ``block``, else None. Its columns refer to the window's memory."""
         if block >= self.segment.blocks:
             return None
-        first = self._bytes(block * BLOCK, LOCAL_SIZE)
-        if len(first) < LOCAL_SIZE:
+        first = self._bytes(block * BLOCK, NODE_HEADER_SIZE)
+        if len(first) < NODE_HEADER_SIZE:
             return None
-        local = unpack_local(first)
-        if local is None or local.use != self.segment.use or local.block != block:
+        node_header = unpack_node_header(first)
+        if node_header is None or node_header.use != self.segment.use or node_header.block != block:
             return None
-        if block * BLOCK + LOCAL_SIZE + local.proper_size > self.segment.blocks * BLOCK:
+        if block * BLOCK + NODE_HEADER_SIZE + node_header.shared_header_size > self.segment.blocks * BLOCK:
             return None
-        whole = self._bytes(block * BLOCK, LOCAL_SIZE + local.proper_size)
-        transfer = unpack_proper(whole[LOCAL_SIZE:])
+        whole = self._bytes(block * BLOCK, NODE_HEADER_SIZE + node_header.shared_header_size)
+        transfer = unpack_shared_header(whole[NODE_HEADER_SIZE:])
         if transfer is None or transfer.volume != self._volume:
             return None
-        if not local_holds(whole[:LOCAL_SIZE], transfer.chain, self._seed):
+        if not node_header_holds(whole[:NODE_HEADER_SIZE], transfer.chain, self._seed):
             return None
         if block + transfer.total_blocks > self.segment.blocks:
             return None
-        return Found(self.segment, block, local, transfer)
+        return FoundTransfer(self.segment, block, node_header, transfer)
 
-    def proper(self, found: Found) -> bytes:
-        """The proper part of a transfer that was found here."""
-        return bytes(self._bytes(found.block * BLOCK + LOCAL_SIZE, found.transfer.proper_size))
+    def shared_header(self, found: FoundTransfer) -> bytes:
+        """The shared header of a transfer that was found here."""
+        return bytes(self._bytes(found.block * BLOCK + NODE_HEADER_SIZE, found.transfer.shared_header_size))
 
-    def chain_from(self, block: int, previous: bytes, end_block: int | None = None) -> Iterator[Found]:
+    def chain_from(self, block: int, previous: bytes, end_block: int | None = None) -> Iterator[FoundTransfer]:
         """Valid transfers from ``block`` on whose chain continues ``previous``, and local records between them."""
         while end_block is None or block < end_block:
             found = self.at(block)
@@ -125,8 +127,8 @@ class SegmentReader:
             previous = chain_behind(found.transfer)
             block = found.end_block
 
-    def anywhere(self) -> Iterator[Found]:
-        """Every valid transfer at any block, chained or not: for judging a gap, and for salvage."""
+    def anywhere(self) -> Iterator[FoundTransfer]:
+        """Every valid transfer at any block, chained or not: to judge a gap in the log, and for salvage."""
         block = 0
         for candidate in self._magic_blocks():
             if candidate < block:
@@ -137,7 +139,7 @@ class SegmentReader:
                 block = found.end_block
 
     def _magic_blocks(self) -> list[int]:
-        magic = np.frombuffer(LOCAL_MAGIC, "<u8")[0]
+        magic = np.frombuffer(NODE_HEADER_MAGIC, "<u8")[0]
         blocks: list[int] = []
         step = WINDOW // BLOCK
         for first in range(0, self.segment.blocks, step):
@@ -150,11 +152,12 @@ class SegmentReader:
 
 def chain_behind(transfer: Transfer) -> bytes:
     """The chain checksum that the next transfer continues."""
-    return transfer.previous if transfer.kind == Kind.FIXUP else transfer.chain
+    return transfer.previous if transfer.kind == Kind.LOCAL_BLOCKS else transfer.chain
 
 
-def payload_holds(found: Found) -> bool:
-    """Whether the payload on disk has the digests that the header states. (A lost block's payload is zeroes.)"""
+def payload_holds(found: FoundTransfer) -> bool:
+    """Whether the payload on disk has the digests that the header states. A lost block's payload must be
+    zeroes."""
     payload = bytearray(found.transfer.payload_bytes)
     if found.segment.file.preadv([payload], found.payload_block * BLOCK) != len(payload):
         return False
@@ -169,7 +172,13 @@ def payload_agrees(transfer: Transfer, view: memoryview) -> bool:
     stated = transfer.digests.tolist()
     if whole != [ZERO_DIGEST if one == LOST_DIGEST else one for one in stated[: transfer.blocks]]:
         return False
-    return _fragment_digests(transfer, view[transfer.blocks * BLOCK :]) == list(stated[transfer.blocks :])
+    return fragments_agree(transfer, view[transfer.blocks * BLOCK :])
+
+
+def fragments_agree(transfer: Transfer, view: memoryview) -> bool:
+    """Whether these bytes are the fragments whose digests the header states behind those of whole blocks."""
+    stated: list[int] = transfer.digests[transfer.blocks :].tolist()
+    return _fragment_digests(transfer, view) == stated
 
 
 def _fragment_digests(transfer: Transfer, view: memoryview) -> list[int]:
@@ -183,8 +192,8 @@ def _fragment_digests(transfer: Transfer, view: memoryview) -> list[int]:
     return digests
 
 
-def complete_prefix(found: Sequence[Found]) -> list[Found]:
-    """Without a write at the end of which only the first parts arrived, and without such a point."""
+def complete_prefix(found: Sequence[FoundTransfer]) -> list[FoundTransfer]:
+    """These transfers without an incomplete write, or an incomplete point's record, at their end."""
     whole = list(found)
     while whole and whole[-1].transfer.flags & Flag.CONTINUED:
         whole.pop()

@@ -1,59 +1,64 @@
 """The end of the log: where transfers are put together and written, synchronously.
 
-``Appender`` owns the open segment and everything that the next header needs: position, chain checksum,
-write number, label time, lived time. It knows nothing of maps or clients. One call makes one transfer with one
+``Appender`` owns the open segment and everything that the next header needs: position, chain checksum, write
+number, label time, lived time. It knows nothing of maps or clients. One call makes one transfer with one
 ``pwritev``; the payload's own buffers are handed to the kernel, so no byte of it is copied here.
 
 The order of effects is: bytes in the file, then the numbers move. (Only a mirror may be sent a write a moment
-earlier, ``on_packed``, so that both nodes write at the same time. It is not answered before it is in this file.)
-If the write fails nothing has moved, but the file may hold part of the transfer: the caller poisons the log,
-because what the page cache holds behind a failed write is anybody's guess. (ENOSPC cannot happen: segments are
-written whole beforehand.)
+earlier, ``AppendObserver.packed``, so that both nodes write at the same time. It is not answered before it is in
+this file.) If the write fails nothing has moved, but the file may hold part of the transfer: the caller poisons
+the log, because what the page cache holds behind a failed write is anybody's guess. (ENOSPC cannot happen:
+segments are written whole beforehand.)
 
-``append`` makes a transfer of this node's own. ``keep`` stores transfers that another node made, as they are:
-the same proper parts, local parts of our own, many of them with one ``pwritev``. ``whole`` is the last position
-at which no write is half there; only what it covers may be promised, or promoted.
+``append`` makes a transfer of this node's own, and gives its writes their numbers. ``append_received`` stores
+transfers that another node made, as they are: the same shared headers, node headers of our own, many of them with
+one ``pwritev``. ``complete_position`` is the last position at which no write is half there; only what it covers
+may be promised, or promoted.
 """
 
 from __future__ import annotations
 
-import errno
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address, Position, WriteNumber
 from revolume.errors import Refused
-from revolume.host.disk import Buffer
-from revolume.log.carried import Carried
-from revolume.log.columns import ROW_STRUCT, ColumnsBuilder, lived_row
-from revolume.log.segment import Segment, footer_blocks
-from revolume.log.transfer import (
-    BLOCK,
-    LOCAL_SIZE,
-    PROPER_SIZE,
+from revolume.host.disk import Buffer, out_of_room
+from revolume.log.format.columns import ROW_STRUCT, ColumnsBuilder, lived_row
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.segment import Segment, footer_blocks
+from revolume.log.format.transfer import (
+    NODE_HEADER_SIZE,
+    SHARED_HEADER_SIZE,
     Flag,
     Kind,
     Transfer,
     header_blocks,
-    pack_local,
-    pack_proper,
+    pack_node_header,
+    pack_shared_header,
     volume_seed,
 )
 
 PADDING = bytes(BLOCK)
-LOCAL_RECORD = int(Kind.FIXUP)
+LOCAL_RECORD = int(Kind.LOCAL_BLOCKS)
 NO_FLAGS = Flag.NONE
+ANY_BLOCKS = 1 << 40
+"""Of a largest transfer: the segment alone bounds it."""
 CONTINUED = int(Flag.CONTINUED)  # plain numbers here: an enum's operators cost a microsecond
 assert CONTINUED == 1, "a continued write is counted by its last part: see Appender.append"
 
 
 @dataclass(frozen=True, slots=True)
 class LogEnd:
-    """Where a lineage stands after its last transfer."""
+    """The state of a log after its last transfer: position, chain checksum, newest write number and label (ns
+    since 1970)."""
 
-    position: int
+    position: Position
     chain: bytes
-    write: int
+    write: WriteNumber
     time_ns: int
 
 
@@ -71,13 +76,13 @@ class Draft:
     writes: int
     flags: int = 0
     body: bytes = b""
-    asof: int | None = None
+    asof: WriteNumber | None = None
 
     @property
     def header_blocks(self) -> int:
         """Blocks of the header that this draft will get."""
         columns = 8 * (len(self.offsets) * 2 + len(self.digests)) + len(self.body)
-        return header_blocks(PROPER_SIZE + columns)
+        return header_blocks(SHARED_HEADER_SIZE + columns)
 
     @property
     def total_blocks(self) -> int:
@@ -89,18 +94,37 @@ class Draft:
         """Bytes that it adds to the segment's footer."""
         return ROW_STRUCT.size + 8 * (len(self.offsets) * 2 + len(self.digests))
 
+    def fits_alone(self, blocks: int) -> bool:
+        """Whether an empty segment of so many blocks takes it."""
+        return self.total_blocks + footer_blocks(self.columns_size) <= blocks
+
 
 @dataclass(slots=True)
-class Stated:
-    """What this node states in local parts: read at each append, kept by the owner."""
+class NodeHeaderState:
+    """What this node states in the node header of each transfer: its durable position, its last durable manifest
+    edit, and its horizon's write. The parts of a volume that advance these values set them; the appender reads
+    them at each append."""
 
-    durable: int = 0
+    durable: Position = Position(0)
     edit: int = 0
-    horizon: int = 0
+    horizon: WriteNumber = WriteNumber(0)
+
+
+class AppendObserver(Protocol):
+    """Is called, inside the append, with every transfer that this node makes itself."""
+
+    def packed(self, draft: Draft, position: Position, shared_header: bytes) -> None:
+        """Called just before the draft is written, with its position and its shared header."""
+
+    def appended(self, draft: Draft, payload: Address) -> None:
+        """Called when the draft is in the log's file. ``payload``: the address of its first payload block."""
 
 
 class Appender:
-    """Writes transfers to the open segment; see the module's text."""
+    """Writes transfers to the open segment. ``label_ns`` and ``lived_ns`` give the label and the lived time of the
+    next transfer; ``find_room`` is called when the file system has no room although it had promised some, and
+    returns whether there is room now. ``largest_blocks``: of the volume's largest transfer, its footer included,
+    which a segment here holds, and every other copy's."""
 
     def __init__(
         self,
@@ -108,36 +132,39 @@ class Appender:
         reign: bytes,
         epoch: int,
         end: LogEnd,
-        stated: Stated,
+        header: NodeHeaderState,
         label_ns: Callable[[], int],
         lived_ns: Callable[[], int],
+        find_room: Callable[[], bool] = lambda: False,
+        largest_blocks: int = ANY_BLOCKS,
     ) -> None:
         self._volume = volume
         self.reign = reign
         self.epoch = epoch
         self._seed = volume_seed(volume)
-        self._stated = stated
+        self._header = header
+        self._find_room = find_room
+        self.largest_blocks = largest_blocks
         self._label_ns = label_ns
         self._lived_ns = lived_ns
         self.lived_ns = 0
         """This node's lived time at the last transfer of this opening."""
         self.position = end.position
-        self.whole = end.position
+        self.complete_position = end.position
         self.chain = end.chain
         self.write = end.write
         """The next write gets a number above this: above what a crash may have given out."""
         self.written = end.write
         """The last number that a write has got."""
+        self.written_ns = end.time_ns
+        """The label of that write; of a log that was opened, set by whoever knows its writes."""
         self.time_ns = end.time_ns
         self.segment: Segment | None = None
         self.next_block = 0
-        self.columns = ColumnsBuilder(0)
+        self.columns = ColumnsBuilder(Address(0))
         self.chain_before = end.chain
-        self.proper = b""  # of the last transfer made here
-        self.find_room: Callable[[], bool] = lambda: False
-        """Asked when a file has no room where it was promised some; whether there is some now."""
-        self.on_packed: Callable[[Draft, int, bytes], None] | None = None
-        """Called with a draft, its position and its proper part just before it is written."""
+        self.shared_header = b""  # of the last transfer made here
+        self.observer: AppendObserver | None = None
 
     def open(self, segment: Segment) -> None:
         """Go on in a fresh segment. The caller has sealed the one before."""
@@ -148,9 +175,11 @@ class Appender:
         self.chain_before = self.chain
 
     @property
-    def address(self) -> int:
+    def address(self) -> Address:
         """Address of the next transfer; all earlier ones lie below it."""
-        return 0 if self.segment is None else self.segment.base + self.next_block
+        if self.segment is None:
+            return Address(0)
+        return self.segment.base + self.next_block  # type: ignore[return-value]  # asked at every append
 
     def blocks_left(self, columns_size: int = 0) -> int:
         """Blocks for transfers still free in the open segment if the footer grows by so many bytes."""
@@ -158,34 +187,40 @@ class Appender:
             return 0
         return self.segment.blocks - self.next_block - footer_blocks(self.columns.size + columns_size)
 
+    def transfer_blocks_left(self, columns_size: int) -> int:
+        """Blocks that the next transfer may take, if it adds so many bytes to the footer."""
+        return min(self.blocks_left(columns_size), self.largest_blocks - footer_blocks(columns_size))
+
     def fits(self, draft: Draft) -> bool:
         """Whether the open segment takes the draft and can still be sealed."""
         return draft.total_blocks <= self.blocks_left(draft.columns_size)
 
-    def append(self, draft: Draft) -> int:
+    def append(self, draft: Draft) -> Address:
         """Write the draft, which must fit; returns the address of its first payload block."""
         segment = self.segment
         assert segment is not None, "append to a log without an open segment"
-        position = self.position + (draft.kind != LOCAL_RECORD)
+        position: Position = self.position + (draft.kind != LOCAL_RECORD)  # type: ignore[assignment]
         first_write = self._first_write(draft)
         label_ns, lived_ns = self._label_ns(), self._lived_ns()
         if label_ns > self.time_ns and draft.kind != LOCAL_RECORD:  # time on a mirror is its source's
             self.time_ns = label_ns
         packed = draft.offsets.tobytes() + draft.lengths.tobytes() + draft.digests.tobytes() + draft.body
         counts = (len(draft.offsets), len(draft.digests), len(draft.body))
-        proper, chain = pack_proper(
+        shared_header, chain = pack_shared_header(
             draft.kind, draft.flags, draft.blocks, draft.fragment_bytes, (self._volume, self.reign, self.epoch),
             position, first_write, self.time_ns, self.chain, packed, counts,
         )  # fmt: skip
-        if self.on_packed is not None:
-            self.on_packed(draft, position, proper)
-        stated = self._stated
-        local = pack_local(
-            self._seed, segment.use, self.next_block, len(proper),
+        if self.observer is not None:
+            self.observer.packed(draft, position, shared_header)
+        stated = self._header
+        local = pack_node_header(
+            self._seed, segment.use, self.next_block, len(shared_header),
             (stated.durable, stated.edit, stated.horizon, lived_ns), chain,
         )  # fmt: skip
-        headers = header_blocks(len(proper))
-        header = b"".join((local, proper, PADDING[: headers * BLOCK - LOCAL_SIZE - len(proper)]))
+        headers = header_blocks(len(shared_header))
+        header = b"".join(
+            (local, shared_header, PADDING[: headers * BLOCK - NODE_HEADER_SIZE - len(shared_header)])
+        )
         tail = -draft.fragment_bytes % BLOCK
         buffers = [header, *draft.buffers, PADDING[:tail]] if tail else [header, *draft.buffers]
         self._write(segment, buffers)
@@ -195,53 +230,61 @@ class Appender:
             *lived_row(lived_ns),
         )  # fmt: skip
         self.columns.add(row, draft.offsets, draft.lengths, draft.digests)
-        payload = segment.base + self.next_block + headers
+        payload: Address = segment.base + self.next_block + headers  # type: ignore[assignment]
         self.next_block += headers + draft.blocks + -(-draft.fragment_bytes // BLOCK)
-        self.proper, self.lived_ns = proper, lived_ns
+        self.shared_header, self.lived_ns = shared_header, lived_ns
         if position == self.position:
             return payload
-        self.position = self.whole = position
+        self.position = self.complete_position = position
         self.chain = chain
-        self.write += draft.writes - (draft.flags & CONTINUED)
+        self.write += draft.writes - (draft.flags & CONTINUED)  # type: ignore[assignment]
         if draft.writes:
-            self.written = self.write
+            self.written, self.written_ns = self.write, self.time_ns
         return payload
 
-    def keep(self, carried: Sequence[Carried]) -> list[int]:
-        """Store transfers that follow on what is here and fit the open segment; the addresses of their payloads.
-        Refused: they don't follow; nothing was stored."""
+    def append_received(self, received: Sequence[ReceivedTransfer]) -> list[Address]:
+        """Store transfers of another node that follow on this log and fit the open segment; the addresses of their
+        payloads. Refused: they don't follow; nothing was stored. OSError: the write failed."""
         segment = self.segment
-        assert segment is not None, "keeping in a log without an open segment"
+        assert segment is not None, "append to a log without an open segment"
         blocks, lived_ns = list[int](), self._lived_ns()
-        stated = self._stated.durable, self._stated.edit, self._stated.horizon, lived_ns
+        stated = self._header.durable, self._header.edit, self._header.horizon, lived_ns
         buffers: list[Buffer] = []
         position, chain, block = self.position, self.chain, self.next_block
-        for each in carried:
+        for each in received:
             transfer = each.transfer
             if transfer.position != position + 1 or transfer.previous != chain:
                 raise _does_not_follow(transfer.position, position)
-            local = pack_local(
-                self._seed, segment.use, block, transfer.proper_size, stated, transfer.chain,
+            local = pack_node_header(
+                self._seed, segment.use, block, transfer.shared_header_size, stated, transfer.chain,
             )  # fmt: skip
             headers = transfer.header_blocks
             blocks.append(block)
-            padding = PADDING[: headers * BLOCK - LOCAL_SIZE - transfer.proper_size]
-            buffers += (local, each.proper, padding, each.payload, PADDING[: -transfer.fragment_bytes % BLOCK])
+            padding = PADDING[: headers * BLOCK - NODE_HEADER_SIZE - transfer.shared_header_size]
+            buffers += (
+                local,
+                each.shared_header,
+                padding,
+                each.payload,
+                PADDING[: -transfer.fragment_bytes % BLOCK],
+            )
             position, chain, block = transfer.position, transfer.chain, block + transfer.total_blocks
         self._write(segment, [buffer for buffer in buffers if len(buffer)])
-        for at, each in zip(blocks, carried, strict=True):
+        for at, each in zip(blocks, received, strict=True):
             self._kept(each.transfer, at, lived_ns)
         self.next_block, self.lived_ns = block, lived_ns
         return [
-            segment.base + at + each.transfer.header_blocks for at, each in zip(blocks, carried, strict=True)
+            segment.base + at + each.transfer.header_blocks  # type: ignore[misc]
+            for at, each in zip(blocks, received, strict=True)
         ]
 
     def _write(self, segment: Segment, buffers: Sequence[Buffer]) -> None:
-        """The same bytes once more if there was no room and now is: a mirror may have them already."""
+        """Write the buffers at the log's end; once more if there was no room and ``find_room`` made some. The
+        bytes stay the same, since a mirror may have them already."""
         try:
             segment.file.pwritev(buffers, self.next_block * BLOCK)
         except OSError as error:
-            if error.errno != errno.ENOSPC or not self.find_room():
+            if not out_of_room(error) or not self._find_room():
                 raise
             segment.file.pwritev(buffers, self.next_block * BLOCK)
 
@@ -250,22 +293,25 @@ class Appender:
         self.position, self.chain, self.time_ns = transfer.position, transfer.chain, transfer.time_ns
         self.epoch, self.reign = transfer.epoch, transfer.reign
         if transfer.kind == Kind.WRITES:
-            self.write = self.written = max(self.write, transfer.write + len(transfer.offsets) - 1)
+            newest: WriteNumber = transfer.write + len(transfer.offsets) - 1  # type: ignore[assignment]
+            self.write = self.written = max(self.write, newest)
+            self.written_ns = transfer.time_ns
         if transfer.flags is NO_FLAGS or not transfer.flags & CONTINUED:
-            self.whole = transfer.position
+            self.complete_position = transfer.position
 
-    def keeps(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:
-        """Whether the open segment takes this transfer behind others of so many blocks and footer bytes."""
+    def fits_received(self, transfer: Transfer, blocks: int, columns_size: int) -> bool:
+        """Whether the open segment has room for this transfer after others of ``blocks`` blocks and
+        ``columns_size`` bytes of footer."""
         return blocks + transfer.total_blocks <= self.blocks_left(columns_size + columns_bytes(transfer))
 
     def step_to(self, label_ns: int) -> None:
-        """Labels go on from here: the next transfer states why."""
+        """Continue labels from here. The caller appends a CLOCK_STEP fact next."""
         self.time_ns = label_ns
 
-    def _first_write(self, draft: Draft) -> int:
+    def _first_write(self, draft: Draft) -> WriteNumber:
         if draft.asof is not None:
             return draft.asof
-        return self.write + 1 if draft.writes else self.write
+        return self.write + 1 if draft.writes else self.write  # type: ignore[return-value]
 
 
 def columns_bytes(transfer: Transfer) -> int:
@@ -278,7 +324,7 @@ def fits_segment(transfer: Transfer, segment_blocks: int) -> bool:
     return transfer.total_blocks + footer_blocks(columns_bytes(transfer)) <= segment_blocks
 
 
-def _does_not_follow(position: int, here: int) -> Refused:
+def _does_not_follow(position: Position, here: Position) -> Refused:
     return Refused(
         "log-does-not-follow",
         f"A transfer at position {position} was received, which does not continue this log at {here}.",

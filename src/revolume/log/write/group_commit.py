@@ -15,26 +15,41 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from revolume.blocks.numbers import Position
 from revolume.errors import Poisoned
 from revolume.host.disk import File
 from revolume.host.work import Work
+from revolume.log.write.appender import NodeHeaderState
 
 
-class Commit:
-    """The durable position of this node. ``position()`` is asked for the newest appended position."""
+class GroupCommit:
+    """Syncs the log and holds this node's durable position, which begins where ``header`` says and is kept there.
+    ``position()`` returns the newest position up to which every write is complete. ``on_poison`` is called once,
+    with the cause, when a sync or a write of the log has failed."""
 
-    def __init__(self, work: Work, position: Callable[[], int], durable: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        position: Callable[[], Position],
+        header: NodeHeaderState,
+        on_poison: Callable[[str], None] = lambda cause: None,
+    ) -> None:
         self._work = work
         self._position = position
+        self._header = header
+        self._on_poison = on_poison
+        self._followers: list[Callable[[Position], None]] = []
         self._dirty: dict[str, File] = {}
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[Position, asyncio.Future[None]]] = []
         self._running: asyncio.Task[None] | None = None
-        self.durable = durable
+        self.durable = header.durable
         self.unsynced_bytes = 0
         self.syncs = 0
         self.failure: Poisoned | None = None
-        self.on_durable: Callable[[int], None] = lambda position: None
-        self.on_poison: Callable[[str], None] = lambda cause: None
+
+    def follow(self, follower: Callable[[Position], None]) -> None:
+        """Call ``follower`` with each new durable position, before waiters are released."""
+        self._followers.append(follower)
 
     def dirtied(self, file: File, size: int) -> None:
         """``size`` bytes were written to ``file`` since the last sync."""
@@ -42,7 +57,7 @@ class Commit:
             self._dirty[file.name] = file
         self.unsynced_bytes += size
 
-    async def wait_durable(self, position: int) -> None:
+    async def wait_durable(self, position: Position) -> None:
         """Return once everything up to ``position`` is on the disk; Poisoned if it can't be."""
         if self.failure is not None:
             raise self.failure
@@ -54,22 +69,22 @@ class Commit:
         await future
 
     def start(self) -> None:
-        """Begin a sync unless one runs (it goes on by itself while somebody waits for more)."""
+        """Start a sync unless one is running; a running one starts the next while there are waiters."""
         if self._running is None and self.failure is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def synced(self) -> None:
         """Return once everything written so far, local records too, is on the disk."""
-        await self.settle()  # a sync that runs may have begun before the last write
+        await self.wait_idle()  # a sync that runs may have begun before the last write
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.failure is not None:
             raise self.failure
-        self._waiters.append((0, future))
+        self._waiters.append((Position(0), future))
         self.start()
         await future
 
-    async def settle(self) -> None:
-        """Wait for a sync that is running."""
+    async def wait_idle(self) -> None:
+        """Return when no sync is running."""
         while self._running is not None:
             await asyncio.wait([self._running])
 
@@ -97,9 +112,10 @@ class Commit:
         self.syncs += 1
         self._advance(target)
 
-    def _advance(self, target: int) -> None:
-        self.durable = target
-        self.on_durable(target)
+    def _advance(self, target: Position) -> None:
+        self.durable = self._header.durable = target
+        for follower in self._followers:
+            follower(target)
         waiters, self._waiters = self._waiters, []
         for position, future in waiters:
             if future.done():
@@ -110,11 +126,12 @@ class Commit:
                 self._waiters.append((position, future))
 
     def poison(self, cause: str) -> Poisoned:
-        """Nothing more is promised: every waiter and every later caller gets the error."""
+        """Fail every waiter and every later call with Poisoned, which is returned. Idempotent: the first cause
+        stands."""
         if self.failure is None:
-            hint = "Look at the disk, then open the volume again: it recovers what was durable."
+            hint = "Check the disk, then open the volume again: it recovers what was durable."
             self.failure = Poisoned("poisoned", cause, hint)
-            self.on_poison(cause)
+            self._on_poison(cause)
         waiters, self._waiters = self._waiters, []
         for _, future in waiters:
             if not future.done():

@@ -13,5 +13,6 @@ Op = tuple[int, int, int, memoryview | None]
 """(kind, offset in bytes, length in bytes, payload of a write). The kinds are those of log entries."""
 
 
-class NoRoomNow(Exception):
-    """The log has no room for these operations at this instant: wait for room, then come again."""
+class WouldBlock(Exception):
+    """These operations can't be applied without waiting (for room in the log, or for a block from the disk); none
+    was. Wait with ``room``, then try again."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from revolume.host.disk import Directory, File
-from revolume.log.segment import segment_name
+from revolume.log.format.segment import Segment, segment_name
 
 
 def allocate_files(directory: Directory, indexes: Sequence[int], size: int) -> None:
@@ -49,3 +49,43 @@ def write_file(directory: Directory, index: int, size: int) -> None:
 def is_written(file: File, size: int) -> bool:
     """Whether the whole file has been written, so far as the file system tells."""
     return next(iter(file.data_extents(0, size)), None) == (0, size)
+
+
+class SegmentFiles:
+    """The files of one volume's segments, each of ``size`` bytes, made, written and removed by index. Every method
+    waits for the disk: in a thread."""
+
+    def __init__(self, directory: Directory, size: int) -> None:
+        self._directory = directory
+        self._size = size
+        self.written_bytes = 0
+        """Bytes of zeroes written ahead."""
+
+    def allocate(self, indexes: Sequence[int]) -> list[int]:
+        """New files with room, which read as zeroes. OSError: none was made."""
+        allocate_files(self._directory, indexes, self._size)
+        return list(indexes)
+
+    def write(self, index: int) -> None:
+        """Write zeroes over all of a file that nobody uses."""
+        write_file(self._directory, index, self._size)
+        self.written_bytes += self._size
+
+    def write_or_remove(self, indexes: Sequence[int]) -> None:
+        """Write zeroes over all of each of these new files. OSError: the one that failed is removed."""
+        for index in indexes:
+            try:
+                self.write(index)
+            except OSError:
+                self._directory.remove(segment_name(index))
+                raise
+
+    def remove(self, indexes: Sequence[int]) -> None:
+        """Free files go from the disk."""
+        for index in indexes:
+            self._directory.remove(segment_name(index))
+
+    def look_at(self, segments: Sequence[Segment]) -> None:
+        """Find out which of these were written: an earlier opening may have left some allocated only."""
+        for segment in segments:
+            segment.written = is_written(segment.file, self._size)

@@ -12,8 +12,8 @@ data does not care, and would pay for the zeroes with twice the bytes to the dis
 nobody takes it meanwhile, and use numbers ascend in the order in which segments are taken.
 
 Room is a promise: only what stands ready counts, so that admission can refuse a write *before* it is
-numbered. The pool stops making files when the log would outgrow its budget
-or the disk's reserve; then it is ``stuck`` until old segments are given back.
+numbered. The pool stops making files when the log would outgrow its budget or the disk's reserve; then it is
+``stuck`` until old segments are given back.
 """
 
 from __future__ import annotations
@@ -23,33 +23,25 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 
-from revolume.host.disk import Directory
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Address
+from revolume.host.disk import Directory, out_of_room
 from revolume.host.open_files import OpenFiles, PooledFile
 from revolume.host.work import Work
-from revolume.log.prewriting import allocate_files, is_written, write_file
-from revolume.log.segment import Segment, segment_name
-from revolume.log.transfer import BLOCK
+from revolume.log.format.segment import Segment, segment_name
+from revolume.log.write.pool_limits import BudgetLoan, PoolLimits, usable_blocks
+from revolume.log.write.prewriting import SegmentFiles
 
-SEGMENT_WASTE_BLOCKS = 11
 BURST_S = 0.5
 BATCH_FILES = 4
 """Files allocated at once, and registered by one edit, while they are in demand."""
-Register = Callable[[dict[int, int]], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """``ready``: segments kept ready. ``budget``: bytes of log in all. ``reserve``: bytes left on the disk."""
-
-    ready: int
-    budget_bytes: int
-    reserve_bytes: int
 
 
 class SegmentPool:
-    """All segment files of a volume. ``register`` makes file → use number durable."""
+    """All segment files of a volume; one class with its prewriter, since each step of a file's round changes what
+    both stand on. ``register`` makes file → use number durable; ``owed_bytes`` of the disk are somebody else's
+    before a file is made."""
 
     def __init__(
         self,
@@ -57,40 +49,35 @@ class SegmentPool:
         work: Work,
         segment_blocks: int,
         limits: PoolLimits,
-        register: Register,
+        register: Callable[[dict[int, int]], Awaitable[None]],
+        owed_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._directory = directory
+        self.disk_files = SegmentFiles(directory, segment_blocks * BLOCK)
         self._files = OpenFiles(directory)
         self._handles: dict[int, PooledFile] = {}
         self._work = work
         self._register = register
+        self._owed_bytes = owed_bytes
         self.segment_blocks = segment_blocks
+        self._usable_blocks = usable_blocks(segment_blocks)
         self.limits = limits
+        self.loan = BudgetLoan()
         self.by_use: dict[int, Segment] = {}
         self.ready: deque[Segment] = deque()
         self.free: deque[int] = deque()
         self.next_use = 1
         self.next_index = 0
-        self.prewritten_bytes = 0
-        self.made_ready = 0
-        self.taken = 0
-        self.handed_out_unwritten = 0
+        self.made_ready = self.taken = self.handed_out_unwritten = 0
         self._in_place = directory.in_place()
-        self._withdrawn = 0
-        self._taken_before = 0
+        self._withdrawn = self._taken_before = self._demand = 0
         self.failure: OSError | None = None
         self._unopened: OSError | None = None
-        self.owed_bytes: Callable[[], int] = lambda: 0
-        """Bytes of the disk that are somebody else's before a file is made."""
-        self._demand = 0
-        self.stuck = False
-        self.over_budget = False
-        """Files are made beyond the budget, as far as the disk has room."""
-        self.disk_short = False
-        """It is the disk that has no room for another file, not the budget."""
-        self._wake = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._doubtful: set[int] = set()  # free files of which the manifest may still say a use: these stay
+        self.stuck = self.over_budget = self.disk_short = False
+        """Stuck: no more files can be made now. Over budget: they are made beyond it, as far as the disk has room.
+        Short: it is the disk that has no room for another one, not the budget."""
+        self._wake, self._changed, self._wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -116,7 +103,7 @@ class SegmentPool:
         """Every segment with a use number, oldest use first."""
         return [self.by_use[use] for use in sorted(self.by_use)]
 
-    def segment_at(self, address: int) -> Segment:
+    def segment_at(self, address: Address) -> Segment:
         """The segment in which an address lies; KeyError if it has been recycled."""
         return self.by_use[address // self.segment_blocks]
 
@@ -135,7 +122,7 @@ class SegmentPool:
         """What the log takes on the disk."""
         return self.files * self.segment_blocks * BLOCK
 
-    def gap_between(self, begin: int, end: int) -> int:
+    def gap_between(self, begin: Address, end: Address) -> int:
         """How many of the blocks from one address to another are in no segment. An unclean stop leaves the use
         numbers unused that stood ready, so addresses alone don't say how much log there is."""
         first, last = begin // self.segment_blocks, end // self.segment_blocks
@@ -143,9 +130,8 @@ class SegmentPool:
         return (last - first + 1 - there) * self.segment_blocks
 
     def segments_for(self, blocks: int) -> int:
-        """Segments in which so many blocks of transfers surely fit: what headers, footers and the transfer
-        that no longer fits at a segment's end leave of each."""
-        return -(-blocks // (self.segment_blocks - self.segment_blocks // 64 - SEGMENT_WASTE_BLOCKS)) + 1
+        """Fresh segments in which so many blocks surely fit; of several, each may end with room to spare."""
+        return (whole := -(-blocks // self._usable_blocks)) + (whole > 1)
 
     def take(self) -> Segment:
         """The next ready segment; the caller has looked at ``ready``. It stays open until ``sealed``."""
@@ -201,14 +187,14 @@ class SegmentPool:
     async def shrink(self) -> None:
         """Free files that lie beyond the budget go from the disk; once all of the log is within it, it stays
         so."""
-        while self.free and self.bytes > self.limits.budget_bytes:
-            await self._work.call(self.remove, [self.free.pop()])
+        while self.bytes > self.limits.budget_bytes and (sure := sorted(set(self.free) - self._doubtful)):
+            self.free.remove(sure[-1])
+            await self._work.call(self.remove, sure[-1:])
         self.over_budget = self.over_budget and self.bytes > self.limits.budget_bytes
 
     def remove(self, indexes: list[int]) -> None:
         """Files that are free, and known to be so, go from the disk. In a thread."""
-        for index in indexes:
-            self._directory.remove(segment_name(index))
+        self.disk_files.remove(indexes)
 
     def start(self) -> None:
         """Start the prewriter."""
@@ -246,7 +232,7 @@ class SegmentPool:
 
     async def _run(self) -> None:
         with contextlib.suppress(Exception):  # a matter of speed alone
-            await self._work.call(self._look_at, list(self.ready))
+            await self._work.call(self.disk_files.look_at, list(self.ready))
         while not self._stopping:
             self._wake.clear()
             try:
@@ -258,7 +244,7 @@ class SegmentPool:
                     await self._upgrade()
             except Exception as error:  # whatever it was: writers are told, and it is tried again
                 self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
-                self.disk_short = self.failure.errno == errno.ENOSPC
+                self.disk_short = out_of_room(self.failure)
                 enough = len(self.ready) >= max(self.limits.ready, self._demand)
                 self.stuck = not enough or self._unopened is not None
             self._changed.set()
@@ -298,11 +284,6 @@ class SegmentPool:
 
     # Upgrading
 
-    def _look_at(self, segments: list[Segment]) -> None:
-        """In a thread: what an earlier opening left ready may be allocated only."""
-        for segment in segments:
-            segment.written = is_written(segment.file, self.segment_blocks * BLOCK)
-
     async def _upgrade(self) -> None:
         """At leisure: write segments that stand ready allocated only, until half of what should be ready is."""
         while self._wants_written() and self._may_withdraw():
@@ -340,7 +321,7 @@ class SegmentPool:
     async def _rewrite(self, segment: Segment) -> None:
         index, written = self._withdraw(segment), False
         try:
-            await self._work.call(self._write, index)
+            await self._work.call(self.disk_files.write, index)
             written = True
         finally:
             await self._again([(index, written)])
@@ -372,45 +353,29 @@ class SegmentPool:
             count = min(count, self._may_grow_by(size))
             if count <= 0:
                 return []
-        made = await self._allocated(count, size)
+        made = await self._allocate(count)
         if written:
-            await self._work.call(self._write_or_remove, made)
+            await self._work.call(self.disk_files.write_or_remove, made)
         return [(index, written) for index in made]
 
     def _may_grow_by(self, size: int) -> int:
         """How many files the budget allows and the disk has room for."""
         slack = 0 if self.ready else 2 * size
         allowed = (self.limits.budget_bytes + slack - self.bytes) // size
-        if self.over_budget:
-            allowed = max(1, allowed)
-        room = (self._directory.free_bytes() - self.limits.reserve_bytes - self.owed_bytes()) // size
+        allowed = max(allowed, int(self.over_budget), self.loan.segments - len(self.ready))
+        room = (self._directory.free_bytes() - self.limits.reserve_bytes - self._owed_bytes()) // size
         self.disk_short = room < 1 <= allowed
         return min(allowed, room)
 
-    async def _allocated(self, count: int, size: int) -> list[int]:
+    async def _allocate(self, count: int) -> list[int]:
         """New files; only one where there is no room for more after all."""
+        first, self.next_index = self.next_index, self.next_index + count
         try:
-            first, self.next_index = self.next_index, self.next_index + count
-            made = list(range(first, first + count))
-            await self._work.call(allocate_files, self._directory, made, size)
+            return await self._work.call(self.disk_files.allocate, range(first, first + count))
         except OSError as error:
-            if count == 1 or error.errno != errno.ENOSPC:
+            if count == 1 or not out_of_room(error):
                 raise
-            return await self._allocated(1, size)
-        return made
-
-    def _write_or_remove(self, indexes: list[int]) -> None:
-        for index in indexes:
-            try:
-                self._write(index)
-            except OSError:
-                self._directory.remove(segment_name(index))
-                raise
-
-    def _write(self, index: int) -> None:
-        size = self.segment_blocks * BLOCK
-        write_file(self._directory, index, size)
-        self.prewritten_bytes += size
+        return await self._allocate(1)
 
     async def make_ready(self, files: list[tuple[int, bool]]) -> None:
         """Register files, each with whether it has been written, under the next use numbers."""
@@ -420,7 +385,9 @@ class SegmentPool:
             await self._register(uses)
         except Exception:
             self.free.extend(uses)
+            self._doubtful |= uses.keys()
             raise
+        self._doubtful -= uses.keys()
         for index, written in files:
             segment = self._segment(index, uses[index])
             segment.written = written

@@ -3,7 +3,8 @@
 The common case is a wake-up full of aligned writes that fit the open segment: one pass over the operations,
 one transfer, one ``pwritev``. Everything else takes the general way: large zeroes stand alone in their
 transfer (so that comparing addresses orders them against every block), other operations share one while
-they fit, and a write larger than the rest of a segment is CONTINUED in the next.
+they fit, and a write larger than the rest of a segment is CONTINUED in the next. Where the volume's largest
+transfer is smaller than a segment, a write larger than that goes on in the same segment.
 
 What was written is told to a ``Sink``, in order: the live map, the partial buffer. The writer owns neither.
 """
@@ -11,72 +12,61 @@ What was written is told to a ``Sink``, in order: the live map, the partial buff
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
+from revolume.blocks.block_location import DATA_WORD, ZERO_WORD
 from revolume.blocks.digest import block_digests, fragment_digest
-from revolume.blocks.geometry import fragments
-from revolume.blocks.word import DATA, ZERO
+from revolume.blocks.geometry import BLOCK, fragments
+from revolume.blocks.numbers import Address, Position
 from revolume.host.disk import Buffer
-from revolume.log.appender import Appender, Draft, columns_bytes
-from revolume.log.carried import Carried
-from revolume.log.columns import RANGE_BLOCKS
-from revolume.log.commit import Commit
-from revolume.log.ops import OP_RESIZE, OP_WRITE, NoRoomNow, Op
-from revolume.log.pool import SegmentPool
-from revolume.log.segment import Segment
-from revolume.log.table import TransferTable
-from revolume.log.transfer import BLOCK, KIND_SHIFT, Flag, Kind
+from revolume.log.format.columns import RANGE_BLOCKS
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.segment import Segment
+from revolume.log.format.transfer import KIND_SHIFT, Flag, Kind
+from revolume.log.format.transfer_table import TransferTable
+from revolume.log.write.appender import Appender, AppendObserver, Draft, columns_bytes
+from revolume.log.write.group_commit import GroupCommit
+from revolume.log.write.operations import OP_RESIZE, OP_WRITE, Op, WouldBlock
+from revolume.log.write.pool_limits import need_blocks
+from revolume.log.write.segment_pool import SegmentPool
+from revolume.log.write.sinks import Fragments, Sink
 
-DATA_WORD = DATA << 62
-ZERO_WORD = ZERO << 62
 WRITE_KIND = OP_WRITE << KIND_SHIFT
 WRITES = Kind.WRITES
 ALIGNED = BLOCK - 1
 SEGMENT_SLACK = 8
-
-
-class Sink(Protocol):
-    """Who wants to know what was written. Called in the order of the writes."""
-
-    first: list[int]
-    count: list[int]
-    word: list[int]
-    step: list[int]
-    digest: list[int]
-
-    def absorb(self) -> None: ...
-
-    def put_range(self, start: int, end: int, word: int) -> None: ...
-
-
-class Fragments(Protocol):
-    """Who keeps partially modified blocks."""
-
-    def __len__(self) -> int: ...
-
-    def write(self, block: int, at: int, piece: bytes, number: int) -> None: ...
-
-    def overwritten(self, first: int, count: int) -> None: ...
+WHOLE_BLOCKS = 2048
+"""Of what is appended as one, so many blocks at least are gathered in memory."""
 
 
 class Writer:
-    """Appends operations; see the module's text. ``absorb_at``: notes after which the map takes them in."""
+    """Appends operations to the log as transfers, and notes their effects in ``sink`` and ``fragments``.
+    ``on_seal`` is called with a segment that is full, while the appender is still at its end. ``absorb_at``: the
+    number of pending notes at which the map applies them."""
 
     def __init__(
-        self, appender: Appender, pool: SegmentPool, commit: Commit, sink: Sink, fragments: Fragments
+        self,
+        appender: Appender,
+        pool: SegmentPool,
+        commit: GroupCommit,
+        sink: Sink,
+        fragments: Fragments,
+        on_seal: Callable[[Segment, Appender], None] = lambda segment, appender: None,
     ) -> None:
         self._appender = appender
         self._pool = pool
         self._commit = commit
         self._sink = sink
         self._fragments = fragments
-        self.partial_word: Callable[[list[tuple[int, int]]], None] = lambda touched: None
-        self.on_seal: Callable[[Segment, Appender], None] = lambda segment, appender: None
-        self.on_append: Callable[[Draft, int], None] | None = None
+        self._on_seal = on_seal
+        self._observer: AppendObserver | None = None
         self.absorb_at = 4096
         self.transfers = 0
         self.table = TransferTable()
+
+    def observe(self, observer: AppendObserver | None) -> None:
+        """Call ``observer`` on every append from now on; None: nobody."""
+        self._observer = self._appender.observer = observer
 
     def holds(self, blocks: int, spare: int) -> bool:
         """Whether so many blocks, as ``need_blocks`` counts them, can surely be appended now and ``spare``
@@ -88,17 +78,15 @@ class Writer:
 
     def need_blocks(self, ops: list[Op]) -> int:
         """Blocks that these operations take at most, headers and the footers' growth counted."""
-        need = 2
-        for kind, _, length, _ in ops:
-            payload = length // BLOCK + 1 if kind == OP_WRITE else 0
-            need += payload + payload // 64 + 3
-        return need
+        largest, segment = self._appender.largest_blocks, self._pool.segment_blocks
+        return need_blocks(ops, largest if largest < segment else None)
 
-    def append(self, ops: list[Op]) -> int:
-        """Append all operations; the position after which they are done. NoRoomNow: nothing was done."""
+    def append(self, ops: list[Op]) -> Position:
+        """Append all operations, in order; returns the log position after the last of them. WouldBlock: there is
+        no room, and nothing was done. Poisoned: writing failed, now or earlier."""
         if not self._append_plain(ops):
             if not self.holds(self.need_blocks(ops), 0):
-                raise NoRoomNow
+                raise WouldBlock
             self._append_general(ops)
         if len(self._sink.digest) >= self.absorb_at:
             self._sink.absorb()
@@ -121,7 +109,7 @@ class Writer:
             counts.append(count)
             digests += block_digests(payload, count)
         blocks = len(digests)
-        if not blocks or blocks > self._appender.blocks_left(128 + 24 * blocks) - 2 - blocks // 128:
+        if not blocks or blocks > self._appender.transfer_blocks_left(128 + 24 * blocks) - 2 - blocks // 128:
             return False
         numbers = array("Q", offsets), array("Q", lengths), array("Q", digests)
         draft = Draft(WRITES, *numbers, buffers, blocks, 0, len(ops))
@@ -143,7 +131,7 @@ class Writer:
                 self._fragments.overwritten(offset >> 12, count)
         return True
 
-    def _emit(self, draft: Draft) -> int:
+    def _emit(self, draft: Draft) -> Address:
         if self._commit.failure is not None:
             raise self._commit.failure
         appender = self._appender
@@ -159,46 +147,46 @@ class Writer:
         self._commit.dirtied(segment.file, (appender.next_block - before) * BLOCK)
         self.table.add(address, appender.position, appender.epoch)
         self.transfers += 1
-        if self.on_append is not None:
-            self.on_append(draft, address)
+        if self._observer is not None:
+            self._observer.appended(draft, address)
         return address
 
-    def keep(self, carried: Sequence[Carried]) -> list[int]:
-        """Store transfers made elsewhere; ``holds`` said that there is room for them. The addresses of their
-        payloads."""
-        addresses: list[int] = []
-        while len(addresses) < len(carried):
-            run = self._fitting(carried, len(addresses))
+    def append_received(self, received: Sequence[ReceivedTransfer]) -> list[Address]:
+        """Store transfers of another node, for which ``holds`` has said that there is room; returns the addresses
+        of their payloads. Refused: they don't follow on this log. Poisoned: writing failed."""
+        addresses: list[Address] = []
+        while len(addresses) < len(received):
+            run = self._fitting(received, len(addresses))
             if run:
-                addresses += self._keep_run(carried[len(addresses) : len(addresses) + run])
+                addresses += self._append_run(received[len(addresses) : len(addresses) + run])
             else:
                 self.roll()
         return addresses
 
-    def _fitting(self, carried: Sequence[Carried], at: int) -> int:
+    def _fitting(self, received: Sequence[ReceivedTransfer], at: int) -> int:
         """How many transfers from ``at`` on the open segment takes."""
         appender, blocks, columns_size = self._appender, 0, 0
-        for count, each in enumerate(carried[at:]):
-            if not appender.keeps(each.transfer, blocks, columns_size):
+        for count, each in enumerate(received[at:]):
+            if not appender.fits_received(each.transfer, blocks, columns_size):
                 return count
             blocks += each.transfer.total_blocks
             columns_size += columns_bytes(each.transfer)
-        return len(carried) - at
+        return len(received) - at
 
-    def _keep_run(self, carried: Sequence[Carried]) -> list[int]:
+    def _append_run(self, received: Sequence[ReceivedTransfer]) -> list[Address]:
         if self._commit.failure is not None:
             raise self._commit.failure
         appender = self._appender
         segment, before = appender.segment, appender.next_block
         assert segment is not None
         try:
-            addresses = appender.keep(carried)
+            addresses = appender.append_received(received)
         except OSError as error:
             raise self._commit.poison(f"Writing the log failed: {error.strerror}.") from error
         self._commit.dirtied(segment.file, (appender.next_block - before) * BLOCK)
-        for address, each in zip(addresses, carried, strict=True):
+        for address, each in zip(addresses, received, strict=True):
             self.table.add(address, each.transfer.position, each.transfer.epoch)
-        self.transfers += len(carried)
+        self.transfers += len(received)
         return addresses
 
     def roll(self) -> None:
@@ -209,11 +197,13 @@ class Writer:
         except OSError as error:  # the rest of a write that has begun has no place
             raise self._commit.poison(f"Opening a segment of the log failed: {error.strerror}.") from error
         if appender.segment is not None:
-            self.on_seal(appender.segment, appender)
+            self._on_seal(appender.segment, appender)
         appender.open(following)
 
-    def emit(self, draft: Draft) -> int:
+    def emit(self, draft: Draft) -> Address:
         """Append a draft of any kind, rolling to the next segment where it must; address of its payload."""
+        shipped = draft.kind != Kind.LOCAL_BLOCKS
+        assert not shipped or draft.fits_alone(self._appender.largest_blocks), "no copy is bound to hold it"
         if not self._appender.fits(draft):
             self.roll()
         return self._emit(draft)
@@ -223,6 +213,27 @@ class Writer:
         numbers = array("Q", [size]), array("Q", [OP_RESIZE << KIND_SHIFT]), array("Q")
         self.emit(Draft(Kind.WRITES, *numbers, [], 0, 0, 1))
 
+    def append_whole(self, ops: Iterable[Op], size: int) -> None:
+        """Append writes of whole blocks, and zeroes, as one: after a crash, and at a mirror, all of them are there
+        or none. Every transfer goes on in the next; the last states the volume's size once more. ``ops`` may read
+        while it is gone through; what it raises behind the first transfer leaves half of it in the log, so that
+        nothing may follow: Poisoned. There must be room for all of it."""
+        before = self._appender.position
+        group = Group(self, Flag.CONTINUED | Flag.UNDIVIDED)
+        try:
+            for op in ops:
+                group.add(op)
+                if group.blocks >= WHOLE_BLOCKS:
+                    group.flush()
+                    self._sink.absorb()
+            group.flush()
+        except BaseException as error:
+            if self._appender.position != before:
+                raise self._commit.poison(f"Writing many blocks as one was broken off: {error}.") from error
+            raise
+        self._sink.absorb()
+        self.resize(size)
+
     def _append_general(self, ops: list[Op]) -> None:
         group = Group(self)
         for op in ops:
@@ -231,10 +242,12 @@ class Writer:
 
 
 class Group:
-    """Operations on their way into one transfer after another; see ``Writer``."""
+    """Operations being gathered into transfers, each as large as the open segment and the volume allow. ``flags``
+    are those of every one."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, flags: Flag = Flag.NONE) -> None:
         self._writer = writer
+        self._flags = flags
         self._begin()
 
     def _begin(self) -> None:
@@ -243,6 +256,7 @@ class Group:
         self._whole: list[memoryview] = []
         self._digests: array[int] = array("Q")
         self._pieces: list[memoryview] = []
+        self._piece_bytes = 0
         self._piece_digests: array[int] = array("Q")
         self._effects: list[tuple[int, int, int]] = []  # (first block, blocks, 1 written or 0 zeroed)
         self._partial: list[tuple[int, int, int, bytes]] = []  # (entry, block, at, bytes)
@@ -262,21 +276,24 @@ class Group:
         else:
             self._add_zero(kind, offset, length)
 
-    def _blocks(self) -> int:
+    @property
+    def blocks(self) -> int:
+        """Whole blocks in the transfer that is being put together."""
         return len(self._digests)
 
-    def _room(self) -> int:
-        """Whole blocks that the transfer being put together may still take in the open segment."""
+    def _room(self) -> tuple[int, bool]:
+        """Whole blocks that the transfer being put together may still take in the open segment; whether it is the
+        segment's end that bounds them, not the volume's largest transfer."""
         appender = self._writer._appender
         columns = 16 * len(self._offsets) + 8 * (len(self._digests) + len(self._piece_digests)) + 64
-        pieces = -(-sum(map(len, self._pieces)) // BLOCK) + 2
-        left = appender.blocks_left(columns + 128) - 1 - -(-(columns + 400) // BLOCK) - pieces
-        left -= self._blocks()
-        return left - left // 200 - 1
+        pieces = -(-self._piece_bytes // BLOCK) + 2
+        most = appender.transfer_blocks_left(columns + 128)
+        left = most - 1 - -(-(columns + 400) // BLOCK) - pieces - self.blocks
+        return left - left // 200 - 1, most == appender.blocks_left(columns + 128)
 
     def _add_write(self, offset: int, length: int, payload: memoryview) -> None:
         while True:
-            room = self._room()
+            room, at_end = self._room()
             whole = (offset + length) // BLOCK - -(-offset // BLOCK)
             if whole <= room and room >= 0:
                 self._entry(offset, length, payload)
@@ -288,7 +305,8 @@ class Group:
                 self.flush(Flag.CONTINUED)
             else:
                 self.flush()
-            self._writer.roll()
+            if at_end:
+                self._writer.roll()
 
     def _entry(self, offset: int, length: int, payload: memoryview) -> None:
         first = -(-offset // BLOCK)
@@ -304,6 +322,7 @@ class Group:
             start = block * BLOCK + at - offset
             view = payload[start : start + size]
             self._pieces.append(view)
+            self._piece_bytes += size
             self._piece_digests.append(fragment_digest(view))
             self._fragment(block, at, bytes(view))
         self._offsets.append(offset)
@@ -314,9 +333,9 @@ class Group:
         self._order.append((False, len(self._partial) - 1))
 
     def _add_zero(self, kind: int, offset: int, length: int) -> None:
-        if self._room() < 0:
+        if self._room()[0] < 0:
             self.flush()
-            if self._room() < 0:
+            if self._room()[0] < 0:
                 self._writer.roll()
         first = -(-offset // BLOCK)
         whole = max(0, (offset + length) // BLOCK - first)
@@ -332,10 +351,10 @@ class Group:
         """Write what has been gathered as one transfer, and tell what it did."""
         if not self._offsets:
             return
-        pieces = sum(map(len, self._pieces))
         draft = Draft(
             Kind.WRITES, self._offsets, self._lengths, self._digests + self._piece_digests,
-            [*self._whole, *self._pieces], self._blocks(), pieces, len(self._offsets), flags,
+            [*self._whole, *self._pieces], self.blocks, self._piece_bytes, len(self._offsets),
+            flags | self._flags,
         )  # fmt: skip
         writer = self._writer
         first_write = writer._appender.write + 1
@@ -344,14 +363,20 @@ class Group:
         self._begin()
 
     def _tell(self, payload: int, transfer: int, first_write: int, ranged: bool) -> None:
+        """Whole blocks are noted as they come, fragments together: each call costs as much for one as for all. A
+        whole overwrite ends the fragments of its blocks that came before it, so those are told before it."""
         writer = self._writer
         sink, fragments, digests = writer._sink, writer._fragments, iter(self._digests)
+        untold: list[tuple[int, int, bytes, int]] = []
         for is_whole, index in self._order:
             if not is_whole:
                 entry, block, at, piece = self._partial[index]
-                self._tell_fragment(block, at, piece, first_write + entry, transfer)
+                untold.append((block, at, piece, first_write + entry))
                 continue
             first, count, written = self._effects[index]
+            if any(first <= piece[0] < first + count for piece in untold):
+                self._tell_fragments(untold, transfer)
+                untold = []
             if len(fragments):
                 fragments.overwritten(first, count)
             if ranged:
@@ -363,10 +388,12 @@ class Group:
             sink.word.append(DATA_WORD | payload if written else ZERO_WORD | transfer)
             sink.digest += [next(digests) for _ in range(count)] if written else [0] * count
             payload += count * written
+        if untold:
+            self._tell_fragments(untold, transfer)
 
-    def _tell_fragment(self, block: int, at: int, piece: bytes, number: int, transfer: int) -> None:
-        """The partial buffer asks the map for the block's base, so it is told first."""
+    def _tell_fragments(self, pieces: list[tuple[int, int, bytes, int]], transfer: int) -> None:
+        """The partial buffer asks the map for the blocks' bases, so it is told first."""
         writer = self._writer
         writer._sink.absorb()
-        writer._fragments.write(block, at, piece, number)
-        writer.partial_word([(block, transfer)])
+        writer._fragments.write_all(pieces)
+        writer._sink.put_partials({block: transfer for block, _, _, _ in pieces})

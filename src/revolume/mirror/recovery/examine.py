@@ -1,4 +1,4 @@
-"""Asking a mirror what it has, without cutting its source off or becoming one: EXAMINE, and its WELCOME."""
+"""Asking a node what it is and has, without cutting its source off or becoming one: EXAMINE, and its EXAMINED."""
 
 from __future__ import annotations
 
@@ -9,42 +9,35 @@ from typing import Final
 from revolume.errors import RevolumeError
 from revolume.host import Host
 from revolume.host.clock import within
-from revolume.mirror.decide import identity
-from revolume.mirror.frames import CHECK_SIZE, Type, body_of
-from revolume.mirror.link import PING_BODY, Link
-from revolume.mirror.messages import (
-    WELCOME,
-    Fetch,
-    Refusal,
-    TargetState,
-    Welcome,
-    pack_fetch,
-    unpack_refusal,
-    unpack_welcome,
-)
-from revolume.mirror.target_session import REFUSED_BODY_MAX
-from revolume.volume.end import End
+from revolume.mirror.catch_up_plan import identity
+from revolume.mirror.link import Link
+from revolume.mirror.wire.examine_messages import Examined, of_welcome, unpack_examined
+from revolume.mirror.wire.frames import Type, body_of
+from revolume.mirror.wire.greeting_messages import unpack_welcome
+from revolume.mirror.wire.limits import expecting
+from revolume.mirror.wire.session_messages import Refusal, unpack_refusal
+from revolume.mirror.wire.tail_messages import Fetch, pack_fetch
+from revolume.volume.open.log_identity import End
 
 EXAMINE_SECONDS: Final = 5.0
-ASKING: Final[dict[int, int]] = {
-    Type.WELCOME: WELCOME.size + CHECK_SIZE,
-    Type.REFUSED: REFUSED_BODY_MAX,
-    Type.PING: PING_BODY,
-}
+FRAMES: Final = frozenset({Type.EXAMINED, Type.WELCOME, Type.REFUSED, Type.PING})
+"""The only state: EXAMINE is out, and these may come."""
 
 
-class _Examining:
+class _Examination:
     """One connection that asks."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.answer: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Examined] = asyncio.get_running_loop().create_future()
 
     def frame(self, kind: int, frame: memoryview) -> None:
         if kind == Type.REFUSED:
             self._link.refused(unpack_refusal(body_of(frame)))
         elif not self.answer.done():
-            self.answer.set_result(unpack_welcome(body_of(frame)))
+            body = body_of(frame)
+            old = kind == Type.WELCOME
+            self.answer.set_result(of_welcome(unpack_welcome(body)) if old else unpack_examined(body))
 
     def settled(self) -> None:
         """Nothing is kept back."""
@@ -58,12 +51,17 @@ class _Examining:
             self.answer.set_exception(RevolumeError(told.code, told.cause, told.hint))
 
 
-async def examine(host: Host, address: str, context: ssl.SSLContext | None, asked: Fetch) -> Welcome:
-    """What the mirror at this address has. RevolumeError: it refuses; OSError: it is not there, or silent."""
-    wire = await within(host.clock, EXAMINE_SECONDS, host.network.connect(address, tls=context))
-    link = Link(host, wire, ASKING)
-    link.naming = Type.WELCOME
-    examining = _Examining(link)
+async def examine(
+    host: Host, address: str, context: ssl.SSLContext | None, asked: Fetch, peer: str | None = None
+) -> Examined:
+    """What the node at this address is and has. ``context``: for TLS, which unix sockets don't use; ``peer``: the
+    name that its certificate must have. RevolumeError: it refuses; OSError: it is not there, or silent."""
+    encrypted = None if address.startswith("unix:") else context
+    connecting = host.network.connect(address, tls=encrypted, server_hostname=peer)
+    wire = await within(host.clock, EXAMINE_SECONDS, connecting)
+    link = Link(host, wire, expecting(FRAMES))
+    link.session_frame = Type.WELCOME
+    examining = _Examination(link)
     link.start(examining)
     link.send_control(Type.EXAMINE, pack_fetch(asked))
     try:
@@ -73,13 +71,13 @@ async def examine(host: Host, address: str, context: ssl.SSLContext | None, aske
         await link.finished()
 
 
-def has_more(welcome: Welcome, volume: bytes, end: End) -> str:
+def has_more(there: Examined, volume: bytes, end: End) -> str:
     """A sentence if that copy has something that a log which ends at ``end`` has not; "" otherwise."""
-    if welcome.state != TargetState.WHOLE or welcome.volume != volume:
+    if not there.whole or there.volume != volume:
         return ""
-    theirs = welcome.end
+    theirs = there.end
     if (theirs.epoch, theirs.position) > (end.epoch, end.position):
         return f"its log ends at position {theirs.position} (w{theirs.write}, opening {theirs.epoch})"
-    if theirs.position <= end.position or welcome.at_source_end == identity(end):
+    if theirs.position <= end.position or there.at_asked_end == identity(end):
         return ""
     return f"its log ends at position {theirs.position} (w{theirs.write}) and is another"

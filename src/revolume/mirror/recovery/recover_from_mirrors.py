@@ -18,15 +18,15 @@ from typing import Final
 from revolume.errors import Refused, RevolumeError
 from revolume.history.moments import format_time
 from revolume.host import Host
-from revolume.host.words import spoken
-from revolume.mirror.fetch import Fetched, fetch_tail
-from revolume.mirror.messages import Fetch
-from revolume.mirror.target import NODE_TWICE
-from revolume.volume.longer_tail import ANOTHER_PRIMARY, LongerTail, left_behind, open_longer_tail
-from revolume.volume.manifest import MirrorState, State
-from revolume.volume.mirrors import missing
-from revolume.volume.options import OpenOptions
-from revolume.volume.replacing import known_of
+from revolume.host.error_text import error_text
+from revolume.mirror.recovery.tail_fetcher import FetchedTail, fetch_tail
+from revolume.mirror.target.target import NODE_TWICE
+from revolume.mirror.wire.tail_messages import Fetch
+from revolume.volume.members.mirrors import missing
+from revolume.volume.members.replace import known_of
+from revolume.volume.metadata.manifest_state import MirrorState, State
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.open.tail_catch_up import ANOTHER_PRIMARY, TailCatchUp, open_tail_catch_up, unclean_primary
 
 REQUIRED_SECONDS: Final = 10.0
 ASYNC_SECONDS: Final = 5.0
@@ -36,7 +36,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class MirrorAddress:
     """Where a mirror is said to be."""
 
     name: str
@@ -49,7 +49,7 @@ class Asked:
     """What came of asking one mirror: ``problem`` is a sentence, or empty where it has proved what it has."""
 
     mirror: MirrorState
-    place: Elsewhere
+    place: MirrorAddress
     problem: str = ""
     code: str = ""
 
@@ -66,20 +66,21 @@ async def fetch_longer_tail(
     host: Host,
     path: str,
     options: OpenOptions,
-    places: Sequence[Elsewhere],
+    places: Sequence[MirrorAddress],
     context: ssl.SSLContext | None,
     alone: bool,
     tell: Tell,
 ) -> None:
-    """See the module's text. Refused: a required mirror is not named, or does not answer, or holds another log."""
-    state = await host.work.call(left_behind, host, path)
+    """Take from each mirror that has joined what this node's log lacks. Refused: a required mirror is not named,
+    or does not answer, or holds another log."""
+    state = await host.work.call(unclean_primary, host, path)
     joined = {mirror.name: mirror for mirror in state.mirrors if mirror.joined} if state is not None else {}
     _refuse_unnamed(joined, {place.name for place in places})
     if state is None or not joined:
         return
-    tail = await open_longer_tail(host, path, options)
+    tail = await open_tail_catch_up(host, path, options)
     try:
-        asking = _Asking(host, state, tail, context, alone, tell)
+        asking = _Inquiry(host, state, tail, context, alone, tell)
         asked = [await asking.ask(place, joined[place.name]) for place in places if place.name in joined]
         unproved = [each for each in asked if each.problem and each.mirror.required]
         if superseded := next((each for each in asked if each.code == ANOTHER_PRIMARY), None):
@@ -103,7 +104,7 @@ def _sentence(asked: Sequence[Asked]) -> str:
     return f"{text}."
 
 
-def _bound(tail: LongerTail, options: OpenOptions, asked: Sequence[Asked]) -> str:
+def _bound(tail: TailCatchUp, options: OpenOptions, asked: Sequence[Asked]) -> str:
     """What may be missing, said before it is gone for good."""
     end, mib = tail.end, options.unsynced_bytes_max >> 20
     names = ", ".join(each.mirror.name for each in asked if each.problem and each.mirror.required)
@@ -115,11 +116,11 @@ def _bound(tail: LongerTail, options: OpenOptions, asked: Sequence[Asked]) -> st
     )
 
 
-class _Asking:
+class _Inquiry:
     """One opening that asks."""
 
     def __init__(
-        self, host: Host, state: State, tail: LongerTail, context: ssl.SSLContext | None, alone: bool, tell: Tell
+        self, host: Host, state: State, tail: TailCatchUp, context: ssl.SSLContext | None, alone: bool, tell: Tell
     ) -> None:
         self._host = host
         self._state = state
@@ -128,7 +129,7 @@ class _Asking:
         self._alone = alone
         self._tell = tell
 
-    async def ask(self, place: Elsewhere, mirror: MirrorState) -> Asked:
+    async def ask(self, place: MirrorAddress, mirror: MirrorState) -> Asked:
         """Take what this mirror has behind our end."""
         before = self._tail.received
         try:
@@ -136,8 +137,8 @@ class _Asking:
             fetched = await (self._insist(place, mirror) if insists else self._fetch(place, mirror, ASYNC_SECONDS))
         except (OSError, RevolumeError) as error:
             if not mirror.required:
-                self._tell(f"Mirror {place.name} was not asked for a longer log: {spoken(error)}")
-            cause = error.cause if isinstance(error, RevolumeError) else spoken(error)
+                self._tell(f"Mirror {place.name} was not asked for a longer log: {error_text(error)}")
+            cause = error.cause if isinstance(error, RevolumeError) else error_text(error)
             return Asked(mirror, place, f"it can't be asked: {cause}", getattr(error, "code", ""))
         finally:
             self._tell_more(place, self._tail.received - before)
@@ -146,11 +147,11 @@ class _Asking:
             return Asked(mirror, place, problem)
         return Asked(mirror, place)
 
-    def _tell_more(self, place: Elsewhere, more: int) -> None:
+    def _tell_more(self, place: MirrorAddress, more: int) -> None:
         if more:
             self._tell(f"Mirror {place.name} had a longer log: {more} transfers were fetched from it.")
 
-    async def _insist(self, place: Elsewhere, mirror: MirrorState) -> Fetched:
+    async def _insist(self, place: MirrorAddress, mirror: MirrorState) -> FetchedTail:
         """It may be starting too; or what we sent before the stop is still arriving there."""
         clock = self._host.clock
         deadline = clock.monotonic_ns() + int(REQUIRED_SECONDS * 1e9)
@@ -163,13 +164,13 @@ class _Asking:
                     raise
             await clock.sleep(PAUSE_SECONDS)
 
-    async def _fetch(self, place: Elsewhere, mirror: MirrorState, seconds: float) -> Fetched:
+    async def _fetch(self, place: MirrorAddress, mirror: MirrorState, seconds: float) -> FetchedTail:
         tail, state = self._tail, self._state
         context = None if place.address.startswith("unix:") else self._context
         fetch = Fetch(state.volume, state.node, tail.end, mirror.node)
         name = place.peer if place.peer is not None else mirror.peer
         return await fetch_tail(
-            self._host, place.address, context, fetch, tail, state.segment_blocks, seconds, name or None
+            self._host, place.address, context, fetch, tail, state.largest_transfer, seconds, name or None
         )
 
 
@@ -189,6 +190,6 @@ def _superseded(asked: Asked) -> Refused:
     return Refused(
         ANOTHER_PRIMARY,
         f"Another node has been primary since: {_sentence([asked])}",
-        "Serve the one that is the primary; make this one its mirror, in an empty directory. If that mirror's log "
-        f"does not count, give it up with 'revolume detach DIR {asked.mirror.name}' first.",
+        "Serve the one that is the primary; make this one its mirror with 'revolume demote DIR'. If that mirror's "
+        f"log does not count, give it up with 'revolume detach DIR {asked.mirror.name}' first.",
     )

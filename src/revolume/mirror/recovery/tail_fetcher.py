@@ -9,65 +9,73 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
+from revolume.blocks.numbers import Position
 from revolume.errors import RevolumeError
 from revolume.host import Host
 from revolume.host.clock import within
-from revolume.mirror.frames import CHECK_SIZE, Broken, Type, body_of
-from revolume.mirror.intake import Intake, log_frames
-from revolume.mirror.link import PING_BODY, Link
-from revolume.mirror.messages import (
-    TAIL,
-    TAIL_END,
+from revolume.mirror.copy_protocols import TailStore
+from revolume.mirror.link import Link
+from revolume.mirror.target.log_receiver import LogReceiver
+from revolume.mirror.wire.frames import ProtocolError, Type, body_of
+from revolume.mirror.wire.limits import LOG_TYPES, expecting
+from revolume.mirror.wire.session_messages import Refusal, unpack_refusal
+from revolume.mirror.wire.tail_messages import (
     Fetch,
-    Refusal,
     TailBegin,
     pack_fetch,
-    unpack_refusal,
     unpack_tail,
     unpack_tail_end,
 )
-from revolume.mirror.parts import Keeper
-from revolume.mirror.target_session import REFUSED_BODY_MAX
-from revolume.volume.end import End
+from revolume.volume.open.log_identity import End
 
-ASKING: Final[dict[int, int]] = {
-    Type.TAIL: TAIL.size + CHECK_SIZE,
-    Type.REFUSED: REFUSED_BODY_MAX,
-    Type.PING: PING_BODY,
+
+class State(Enum):
+    """Where the conversation stands; each says what comes next."""
+
+    ASKING = "TAIL: FETCH is out"
+    RECEIVING = "the log, and TAIL_END behind it"
+
+
+_ALWAYS: Final = frozenset({Type.PING, Type.REFUSED})
+FRAMES: Final[Mapping[State, frozenset[Type]]] = {
+    State.ASKING: _ALWAYS | {Type.TAIL},
+    State.RECEIVING: _ALWAYS | LOG_TYPES | {Type.TAIL_END},
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedTail:
     """Where the mirror's log ends, and where ours does now. ``short``: the mirror holds less than it had
     acknowledged as durable, by its own word, so that its end proves nothing."""
 
     mirror: End
-    position: int
+    position: Position
     short: bool = False
 
 
-class Fetching:
+class TailFetcher:
     """One connection that asks."""
 
-    def __init__(self, link: Link, fetch: Fetch, keeper: Keeper, largest_blocks: int) -> None:
+    def __init__(self, link: Link, fetch: Fetch, store: TailStore, largest_blocks: int) -> None:
         self._link = link
         self._fetch = fetch
-        self._keeper = keeper
+        self._store = store
         self._largest = largest_blocks
-        self._intake: Intake | None = None
+        self._log: LogReceiver | None = None
         self._mirror: End | None = None
         self._short = False
         self._complete = False
         self.answered = asyncio.Event()
-        self.outcome: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[FetchedTail] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
         """Ask."""
-        self._link.naming = Type.TAIL
+        self._link.session_frame = Type.TAIL
         self._link.start(self)
         self._link.send_control(Type.FETCH, pack_fetch(self._fetch))
 
@@ -81,8 +89,8 @@ class Fetching:
             case Type.REFUSED:
                 self._link.refused(unpack_refusal(body_of(frame)))
             case _:
-                assert self._intake is not None
-                self._intake.frame(kind, frame)
+                assert self._log is not None
+                self._log.frame(kind, frame)
 
     def _begin(self, begin: TailBegin) -> None:
         end = self._fetch.end
@@ -91,31 +99,31 @@ class Fetching:
                 "member-replaced", "The node that answers holds another copy of the volume than the one that has "
                 "joined as this mirror.", "Bring that copy back.",
             )  # fmt: skip
+        self._store.check_end(begin.end)
         self._mirror, self._short = begin.end, begin.short
-        self._intake = Intake(self._link, self._keeper, self._fetch.volume, end, self._look)
+        self._log = LogReceiver(self._link, self._store, self._fetch.volume, end, self._look)
         self._link.welcome()
-        ending = {Type.TAIL_END: TAIL_END.size + CHECK_SIZE, Type.REFUSED: REFUSED_BODY_MAX, Type.PING: PING_BODY}
-        self._link.expected = ending | log_frames(self._largest)
+        self._link.expected = expecting(FRAMES[State.RECEIVING], self._largest)
 
-    def _finish(self, position: int, chain: bytes) -> None:
-        intake, mirror = self._intake, self._mirror
-        assert intake is not None
+    def _finish(self, position: Position, chain: bytes) -> None:
+        log, mirror = self._log, self._mirror
+        assert log is not None
         assert mirror is not None
-        if position > intake.position or (position == intake.position and chain != intake.chain):
-            raise Broken("The tail ends elsewhere than it says.")
+        if position > log.position or (position == log.position and chain != log.chain):
+            raise ProtocolError("The tail ends elsewhere than it says.")
         self._complete = True
 
     def settled(self) -> None:
-        if self._intake is not None:
-            self._intake.settle()
+        if self._log is not None:
+            self._log.settle()
             self._look()
 
     def _look(self) -> None:
-        intake, mirror = self._intake, self._mirror
-        if not self._complete or intake is None or mirror is None or intake.stored < intake.position:
+        log, mirror = self._log, self._mirror
+        if not self._complete or log is None or mirror is None or log.stored < log.position:
             return
         if not self.outcome.done():
-            self.outcome.set_result(Fetched(mirror, self._keeper.received, self._short))
+            self.outcome.set_result(FetchedTail(mirror, self._store.received, self._short))
         self._link.break_off("The tail is complete.")
 
     def writable(self) -> None:
@@ -138,18 +146,18 @@ async def fetch_tail(
     address: str,
     context: ssl.SSLContext | None,
     fetch: Fetch,
-    keeper: Keeper,
+    store: TailStore,
     largest_blocks: int,
     seconds: float | None = None,
     peer: str | None = None,
-) -> Fetched:
-    """What the mirror has behind ``fetch.end``, stored with ``keeper``. With ``seconds``, TimeoutError when the
+) -> FetchedTail:
+    """What the mirror has behind ``fetch.end``, stored with ``store``. With ``seconds``, TimeoutError when the
     mirror has not answered by then. RevolumeError: it refuses, or was lost; OSError: it is not there. What was
     stored until then is right, and stays."""
     connecting = host.network.connect(address, tls=context, server_hostname=peer)
     wire = await (connecting if seconds is None else within(host.clock, seconds, connecting))
-    link = Link(host, wire, ASKING)
-    fetching = Fetching(link, fetch, keeper, largest_blocks)
+    link = Link(host, wire, expecting(FRAMES[State.ASKING]))
+    fetching = TailFetcher(link, fetch, store, largest_blocks)
     fetching.start()
     try:
         if seconds is not None:

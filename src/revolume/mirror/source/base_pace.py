@@ -22,7 +22,7 @@ PIECES: Final = 8
 
 
 class BasePace:
-    """See the module's text. ``window_bytes``: what may be under way; ``rate``: bytes a second that the target
+    """Paces one base. ``window_bytes``: what may be under way; ``rate``: bytes a second that the target
     stores, 0 while nothing is known."""
 
     def __init__(self) -> None:

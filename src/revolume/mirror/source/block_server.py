@@ -1,4 +1,5 @@
-"""Blocks that a target asked for whole, read from the point that it named: WHOLE for NEED, one after the other.
+"""Blocks that a target asked for whole, read from the point that it named: BLOCKS for
+REQUEST_BLOCKS, one after the other.
 
 The point stays open for a moment, because what is asked for comes in pieces.
 """
@@ -11,60 +12,60 @@ from typing import Final
 
 import numpy as np
 
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import NotFound
 from revolume.host.disk import Buffer
-from revolume.log.transfer import BLOCK
 from revolume.mirror.counters import Counters
-from revolume.mirror.frames import Broken, Type
 from revolume.mirror.link import Link
-from revolume.mirror.parts import Origin, PointReader
-from revolume.mirror.rows import GONE, pack_whole, unpack_need
+from revolume.mirror.storage_protocols import PointReader, SourceVolume
+from revolume.mirror.wire.block_messages import GONE, pack_blocks, unpack_block_request
+from revolume.mirror.wire.frames import ProtocolError, Type
 
-ASKED_MAX: Final = 16
+REQUESTS_MAX: Final = 16
 KEEP_OPEN_SECONDS: Final = 2.0
 
 
-class Answers:
-    """See the module's text."""
+class BlockServer:
+    """Answers the requests of one link, in their order."""
 
-    def __init__(self, link: Link, origin: Origin, counters: Counters) -> None:
+    def __init__(self, link: Link, volume: SourceVolume, counters: Counters) -> None:
         self._link = link
-        self._origin = origin
+        self._volume = volume
         self._counters = counters
-        self._asked: deque[tuple[int, list[int]]] = deque()
+        self._requests: deque[tuple[int, list[int]]] = deque()
         self._news = asyncio.Event()
-        self._answering: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
 
-    def asked(self, body: memoryview) -> None:
-        """NEED."""
-        if len(self._asked) >= ASKED_MAX:
-            raise Broken("It asks for more blocks before it takes the ones that it asked for.")
-        self._asked.append(unpack_need(body))
+    def request(self, body: memoryview) -> None:
+        """The body of a REQUEST_BLOCKS frame."""
+        if len(self._requests) >= REQUESTS_MAX:
+            raise ProtocolError("It asks for more blocks before it takes the ones that it asked for.")
+        self._requests.append(unpack_block_request(body))
         self._news.set()
-        if self._answering is None:
-            self._answering = self._link.spawn(self._answer_all())
+        if self._serving is None:
+            self._serving = self._link.spawn(self._serve_all())
 
-    async def _answer_all(self) -> None:
+    async def _serve_all(self) -> None:
         try:
-            while self._asked:
-                await self._answer_point(self._asked[0][0])
+            while self._requests:
+                await self._serve_point(self._requests[0][0])
         finally:
-            self._answering = None
+            self._serving = None
 
-    async def _answer_point(self, number: int) -> None:
+    async def _serve_point(self, number: int) -> None:
         """All requests for one point, until another is asked for or none has come for a while."""
         reader = await self._open(number)
         try:
-            while self._asked and self._asked[0][0] == number:
-                await self._answer(reader, number, self._asked[0][1])
-                self._asked.popleft()
-                if not self._asked:
-                    await self._wait_a_moment()
+            while self._requests and self._requests[0][0] == number:
+                await self._serve(reader, number, self._requests[0][1])
+                self._requests.popleft()
+                if not self._requests:
+                    await self._wait_for_another()
         finally:
             if reader is not None:
                 reader.close()
 
-    async def _wait_a_moment(self) -> None:
+    async def _wait_for_another(self) -> None:
         self._news.clear()
         bell = asyncio.ensure_future(self._link.host.clock.sleep(KEEP_OPEN_SECONDS))
         news = asyncio.ensure_future(self._news.wait())
@@ -75,23 +76,23 @@ class Answers:
             news.cancel()
 
     async def _open(self, number: int) -> PointReader | None:
-        point = self._origin.point(number)
+        point = self._volume.point(number)
         if point is None:
             return None
         try:
-            return await self._origin.open_point(point)
+            return await self._volume.open_point(point)
         except NotFound:
             return None
 
-    async def _answer(self, reader: PointReader | None, number: int, wanted: list[int]) -> None:
+    async def _serve(self, reader: PointReader | None, number: int, wanted: list[int]) -> None:
         none = np.zeros(0, np.uint64)
         if reader is None:
-            self._link.send_rows(Type.WHOLE, pack_whole(number, none, none), [], flags=GONE)
+            self._link.send_with_payload(Type.BLOCKS, pack_blocks(number, none, none), [], flags=GONE)
             return
         blocks = np.array(wanted, np.uint64)
         digests = await reader.digests(blocks)
         filled = blocks[digests != 0]
         payload: list[Buffer] = [await reader.read(filled)] if len(filled) else []
         assert sum(map(len, payload)) == len(filled) * BLOCK
-        size = self._link.send_rows(Type.WHOLE, pack_whole(number, blocks, digests), payload)
+        size = self._link.send_with_payload(Type.BLOCKS, pack_blocks(number, blocks, digests), payload)
         self._counters.whole_bytes += size

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from revolume.errors import Refused
 from revolume.host.network import Peer
-from revolume.mirror.parts import Secondary
+from revolume.mirror.copy_protocols import TargetVolume
 
 OTHER_CERTIFICATE = "other-certificate"
 
@@ -27,7 +27,7 @@ def refuse_other(peer: Peer, wanted: str) -> None:
     )
 
 
-async def bind(peer: Peer, secondary: Secondary) -> str:
+async def bind(peer: Peer, secondary: TargetVolume) -> str:
     """Record the peer as the source that this copy is bound to, if it is bound to none; its name if that was
     done."""
     name = peer.certificate_name

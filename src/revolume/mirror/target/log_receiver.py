@@ -9,41 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from revolume.log.carried import Carried
-from revolume.log.ops import NoRoomNow
-from revolume.log.transfer import BLOCK
-from revolume.mirror.compact import Unpacker
-from revolume.mirror.frames import CHECK_SIZE, Type, body_of
+from revolume.blocks.numbers import Position
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.write.operations import WouldBlock
+from revolume.mirror.copy_protocols import TransferStore
 from revolume.mirror.link import Link
-from revolume.mirror.messages import EPOCH, unpack_epoch
-from revolume.mirror.parts import Keeper
-from revolume.volume.end import End
-
-EPOCH_BODY = EPOCH.size + CHECK_SIZE
+from revolume.mirror.wire.frames import Type, body_of
+from revolume.mirror.wire.log_frame import LogUnpacker
+from revolume.mirror.wire.session_messages import unpack_epoch
+from revolume.volume.open.log_identity import End
 
 _LOG, _LOG_WIDE = int(Type.LOG), int(Type.LOG_WIDE)
 
 
-def log_frames(largest_blocks: int) -> dict[int, int]:
-    """What a shipped log consists of, for ``Link.expected``."""
-    longest = largest_blocks * BLOCK
-    return {Type.LOG: longest, Type.LOG_WIDE: longest, Type.EPOCH: EPOCH_BODY}
+class LogReceiver:
+    """Takes the log behind ``end`` from a link to a store; ``stored_some`` is called after something was
+    stored."""
 
-
-class Intake:
-    """See the module's text. ``kept`` is called when something was stored."""
-
-    def __init__(self, link: Link, keeper: Keeper, volume: bytes, end: End, kept: Callable[[], None]) -> None:
+    def __init__(
+        self, link: Link, store: TransferStore, volume: bytes, end: End, stored_some: Callable[[], None]
+    ) -> None:
         self._link = link
-        self._keeper = keeper
-        self._unpacker = Unpacker(volume, end)
-        self._kept = kept
-        self._batch: list[Carried] = []
+        self._store = store
+        self._unpacker = LogUnpacker(volume, end)
+        self._stored_some = stored_some
+        self._batch: list[ReceivedTransfer] = []
         self.stored = end.position
         self._waiting: asyncio.Task[None] | None = None
 
     @property
-    def position(self) -> int:
+    def position(self) -> Position:
         """The last position that has arrived, stored or not."""
         return self._unpacker.position
 
@@ -59,36 +54,36 @@ class Intake:
         elif kind == _LOG_WIDE:
             self._batch.append(self._unpacker.unpack(frame, True))
         else:
-            self._unpacker.turn(*unpack_epoch(body_of(frame)))
+            self._unpacker.begin_epoch(*unpack_epoch(body_of(frame)))
 
     def settle(self) -> None:
         """Store what has arrived."""
         if not self._batch or self._waiting is not None:
             return
         try:
-            self._keeper.keep(self._batch)
-        except NoRoomNow:
+            self._store.keep(self._batch)
+        except WouldBlock:
             self._link.hold()
-            self._waiting = self._link.spawn(self._wait())
+            self._waiting = self._link.spawn(self._wait_for_room())
             return
         self.stored = self._unpacker.position
         self._batch = []
-        self._kept()
+        self._stored_some()
 
-    async def _wait(self) -> None:
+    async def _wait_for_room(self) -> None:
         """Store one after the other, as room comes; then receive again."""
         for carried in self._batch:
-            await self._keep_one(carried)
+            await self._store_one(carried)
             self.stored = carried.transfer.position
-            self._kept()
+            self._stored_some()
         self._batch = []
         self._waiting = None
         self._link.go_on()
 
-    async def _keep_one(self, carried: Carried) -> None:
+    async def _store_one(self, carried: ReceivedTransfer) -> None:
         while True:
             try:
-                self._keeper.keep([carried])
+                self._store.keep([carried])
                 return
-            except NoRoomNow:
-                await self._keeper.room(self._keeper.need([carried]))
+            except WouldBlock:
+                await self._store.room(self._store.need([carried]))

@@ -9,24 +9,28 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from revolume.mirror.frames import CHECK_SIZE, Type
+from revolume.blocks.numbers import Position
+from revolume.mirror.copy_protocols import TargetVolume
 from revolume.mirror.link import Link
-from revolume.mirror.messages import POSITIONS, Positions, pack_positions
-from revolume.mirror.parts import Secondary
+from revolume.mirror.target.in_sync_lease import InSyncLease, LeaseHolder
+from revolume.mirror.wire.frames import Type
+from revolume.mirror.wire.session_messages import pack_positions, unpack_number
+from revolume.volume.members.positions import Positions
 
 SYNC_SECONDS: Final = 1.0
-POSITIONS_BODY: Final = POSITIONS.size + CHECK_SIZE
 
 
 class Reporter:
-    """See the module's text."""
+    """Reports what ``secondary`` has over one link, and syncs it; asks for the in-sync ``lease`` where there is
+    one."""
 
-    def __init__(self, link: Link, secondary: Secondary) -> None:
+    def __init__(self, link: Link, secondary: TargetVolume, lease: InSyncLease) -> None:
         self._link = link
         self._secondary = secondary
-        self._wanted = 0
+        self._wanted = Position(0)
         self._syncing: asyncio.Task[None] | None = None
         self._told: Positions | None = None
+        self._lease = LeaseHolder(link, lease, secondary)
 
     def start(self) -> None:
         """Say where we are, and sync by ourselves from now on."""
@@ -48,17 +52,22 @@ class Reporter:
         secondary = self._secondary
         agreed, received = secondary.agreed, secondary.received
         durable = min(secondary.durable, received)  # it may cover a part of a write
-        if agreed is None:
-            return Positions(received, durable, 0, 0)
         return Positions(received, durable, agreed.number, agreed.position)
 
-    def want(self, position: int) -> None:
+    def asked(self, kind: Type, body: memoryview) -> None:
+        """SYNC or LEASE has come."""
+        if kind == Type.SYNC:
+            self.want(Position(unpack_number(body)))
+        else:
+            self._lease.told(body)
+
+    def want(self, position: Position) -> None:
         """Make this position durable, as soon as it is stored."""
         self._wanted = max(self._wanted, position)
         if self._syncing is None and self._goal() > self._secondary.durable:
             self._syncing = self._link.spawn(self._sync())
 
-    def _goal(self) -> int:
+    def _goal(self) -> Position:
         return min(self._wanted, self._secondary.received)
 
     async def _sync(self) -> None:

@@ -12,30 +12,28 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from revolume.errors import Refused
 from revolume.host import Host
-from revolume.host.network import Listener, Wire
-from revolume.host.words import spoken
-from revolume.mirror.bound_peer import bind, refuse_other
-from revolume.mirror.decide import Decision, Rule, unfit
-from revolume.mirror.link import unbroken
-from revolume.mirror.messages import (
-    NOWHERE,
-    Fetch,
-    Hello,
-    Identity,
-    Pin,
-    TargetState,
-    Welcome,
-)
-from revolume.mirror.parts import Secondary, Shelf
-from revolume.mirror.target_session import TargetSession
-from revolume.volume.longer_tail import ANOTHER_PRIMARY
+from revolume.host.network import Wire
+from revolume.mirror.catch_up_plan import CatchUpPlan, Rule, refuse_by_greeting
+from revolume.mirror.copy_protocols import CopyDirectory, RecalledMoment, TargetVolume
+from revolume.mirror.link import finish_uncancelled
+from revolume.mirror.target.bound_peer import bind, refuse_other
+from revolume.mirror.target.copy_description import describe_copy
+from revolume.mirror.target.in_sync_lease import InSyncLease
+from revolume.mirror.target.link_listener import LinkListener
+from revolume.mirror.target.target_session import TargetSession
+from revolume.mirror.wire.examine_messages import Examined
+from revolume.mirror.wire.greeting_messages import Hello, Welcome
+from revolume.mirror.wire.recall_messages import Moments, Recall
+from revolume.mirror.wire.tail_messages import Fetch
+from revolume.mirror.wire.version import common
+from revolume.volume.metadata.former import Former
+from revolume.volume.open.tail_catch_up import ANOTHER_PRIMARY
 
-STRANGERS_MAX: Final = 16
-"""Connections that have not said who they are. One more, and the oldest has to go: a source says it at once."""
 HEARD_SECONDS: Final = 3.0
 """A source that lives is heard within this time; it says something every second or two."""
 LOOK_SECONDS: Final = 0.1
@@ -43,119 +41,113 @@ NODE_TWICE: Final = "node-twice"
 
 
 class Target:
-    """See the module's text. ``tell`` takes sentences for the event log."""
+    """Listens for the source of the volume in ``directory``. ``context`` for TLS; ``tell`` takes sentences for the
+    event log; ``source_name``: the name that a source's certificate must have, "" for the one that the copy is
+    bound to."""
 
     def __init__(
         self,
         host: Host,
-        shelf: Shelf,
+        directory: CopyDirectory,
         context: ssl.SSLContext | None,
         tell: Callable[[str], None],
         source_name: str = "",
     ) -> None:
         self._host = host
-        self._shelf = shelf
-        self._context = context
-        self._tell = tell
+        self._directory = directory
+        self.tell = tell
         self._source_name = source_name
         self._told = ""
-        self._listeners: list[Listener] = []
-        self._sessions: dict[TargetSession, None] = {}
-        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._listener = LinkListener(host, context, tell, self._session)
+        self.listen, self.accept, self.stop = self._listener.listen, self._listener.accept, self._listener.stop
         self._turn = asyncio.Lock()
+        self._taking_over = False
+        self.on_handover: Callable[[Former], None] | None = None
+        """Makes this node the primary; None: nobody does."""
         self.current: TargetSession | None = None
+        self._latest: TargetSession | None = None
+        self.lease = InSyncLease(host.clock)
+        self._leased_by: tuple[int, bytes] | None = None
         self.state = "waiting for its source"
+        self.removed = ""
+        """Why a source has refused this copy as its mirror, since this node was started; "" once one has not."""
         self.refusals = 0
         """Connections that were refused, since this node was started."""
         self.since_ns = host.clock.wall_ns()
         """Since when it is in this state."""
 
-    async def listen(self, address: str) -> list[str]:
-        """Take connections at an address; the addresses as bound."""
-        listener = await self._host.network.listen(address, self.accept)
-        self._listeners.append(listener)
-        return listener.addresses
-
-    def accept(self, wire: Wire) -> None:
-        """A connection. Encrypted from its first byte, if that is asked for at all."""
-        strangers = [session for session in self._sessions if _is_stranger(session)]
-        if len(self._handshakes) + len(strangers) >= STRANGERS_MAX:
-            self._show_out(strangers)
-        if self._context is None:
-            self._welcome(wire)
-        else:
-            task = asyncio.get_running_loop().create_task(self._secure(wire, self._context))
-            self._handshakes[task] = None
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
-
-    def _show_out(self, strangers: list[TargetSession]) -> None:
-        """The one that has stood there longest; rather one that has no certificate yet."""
-        if self._handshakes:
-            oldest = next(iter(self._handshakes))
-            self._handshakes.pop(oldest)
-            oldest.cancel()
-        else:
-            strangers[0].link.break_off("It said nothing, and others came.")
-
-    async def _secure(self, wire: Wire, context: ssl.SSLContext) -> None:
-        try:
-            await wire.start_tls(context)
-        except asyncio.CancelledError:
-            wire.abort()
-            raise
-        except OSError as error:
-            self._tell(f"A connection from {wire.peer.address} could not be secured: {spoken(error)}")
-            return
-        self._welcome(wire)
-
-    def _welcome(self, wire: Wire) -> None:
-        session = TargetSession(self._host, wire, self._shelf, self)
-        self._sessions[session] = None
-        session.start()
+    def _session(self, wire: Wire) -> TargetSession:
+        return TargetSession(self._host, wire, self._directory, self)
 
     # Admission
 
     async def admit(self, session: TargetSession, hello: Hello) -> Welcome:
-        """See ``target_session.Admission``."""
+        """``target_session.Admission``."""
+        self._refuse_others()
         self._refuse_other_certificate(session)
         async with self._turn:
+            await finish_uncancelled(self._directory.open_again())
             self._refuse_second(hello.node, hello.volume)
             await self._refuse_copy((hello.epoch, hello.reign))
-            reason = unfit(hello, await self._describe(hello))
+            reason = refuse_by_greeting(hello, await describe_copy(self._directory, hello))
             if reason is not None:  # told before anybody is fenced for it
-                raise Refused(reason.rule.spoken, reason.reason, reason.hint)
+                self._note_removed(hello, reason)
+                raise Refused(reason.rule.label, reason.reason, reason.hint)
             await self._fence()
-            await self._drop_half(hello)
-            if self._shelf.secondary is not None:
-                await self._shelf.secondary.settle_base()
-            self.current = session
-            return await self._describe(hello)
+            await self._truncate_incomplete(hello)
+            if self._directory.secondary is not None:
+                await self._directory.secondary.settle_base()
+                await self._directory.secondary.settle_jump()
+            self.current = self._latest = session
+            return await describe_copy(self._directory, hello)
 
-    async def admit_fetch(self, session: TargetSession, fetch: Fetch) -> Secondary:
-        """See ``target_session.Admission``."""
+    async def admit_fetch(self, session: TargetSession, fetch: Fetch) -> TargetVolume:
+        """``target_session.Admission``."""
+        self._refuse_others()
         self._refuse_other_certificate(session)
         async with self._turn:
+            await finish_uncancelled(self._directory.open_again())
             self._refuse_superseded(fetch)
             self._refuse_second(fetch.node, fetch.volume)
             await self._refuse_copy(None)
             await self._fence()
-            secondary = self._shelf.secondary
+            secondary = self._directory.secondary
             if secondary is None or secondary.volume_id != fetch.volume:
                 raise Refused("other-volume", "This mirror holds nothing of that volume.", "Name its directory.")
-            if fetch.expected not in (bytes(16), self._shelf.node):
+            if fetch.expected not in (bytes(16), self._directory.node):
                 raise Refused(
-                    Rule.MEMBER_REPLACED.spoken, "The node that answers holds another copy of the volume than the "
+                    Rule.MEMBER_REPLACED.label, "The node that answers holds another copy of the volume than the "
                     "one that is asked for its log.", "Bring that copy back.",
                 )  # fmt: skip
             return secondary
 
-    async def admit_examine(self, session: TargetSession, asked: Fetch) -> Welcome:
-        """See ``target_session.Admission``."""
+    async def admit_examine(self, session: TargetSession, asked: Fetch) -> Examined:
+        """``target_session.Admission``."""
+        self._refuse_others()
         async with self._turn:
-            return await self._describe(asked)
+            await finish_uncancelled(self._directory.open_again())
+            return await self._directory.examined(asked)
+
+    async def admit_moments(self, session: TargetSession, asker: Fetch) -> Moments:
+        """``target_session.Admission``."""
+        await self._asked_only(session)
+        return self._directory.moments(common(asker.versions))
+
+    async def admit_recall(self, session: TargetSession, asked: Recall) -> RecalledMoment:
+        """``target_session.Admission``."""
+        await self._asked_only(session)
+        return await self._directory.open_moment(asked, self.current is not None)
+
+    async def _asked_only(self, session: TargetSession) -> None:
+        """The copy is open, for a peer that may read the volume: whose certificate its source's would have. While
+        a moment is opened its source is not kept waiting."""
+        self._refuse_others()
+        self._refuse_other_certificate(session)
+        async with self._turn:
+            await finish_uncancelled(self._directory.open_again())
 
     def _refuse_other_certificate(self, session: TargetSession) -> None:
-        secondary = self._shelf.secondary
+        secondary = self._directory.secondary
         wanted = self._source_name or (secondary.bound.source_name if secondary is not None else "")
         refuse_other(session.link.peer, wanted)
 
@@ -165,7 +157,7 @@ class Target:
         if source is not None and source.volume == fetch.volume and source.node != fetch.node:
             raise Refused(
                 ANOTHER_PRIMARY, f"This mirror is fed by another node, {source.name} in opening {source.epoch}.",
-                "Serve the one that is the primary; make this one its mirror, in an empty directory.",
+                "Serve the one that is the primary; make this one its mirror with 'revolume demote DIR'.",
             )  # fmt: skip
 
     def _refuse_second(self, node: bytes, volume: bytes) -> None:
@@ -202,76 +194,71 @@ class Target:
             await clock.sleep(LOOK_SECONDS)
         return link.open and link.bytes_in != heard
 
-    def _known_epoch(self) -> tuple[int, bytes]:
-        """The newest opening of which a transfer has been stored here, or that was named when the base began:
-        what a source merely says of itself otherwise is nothing that is known."""
-        secondary = self._shelf.secondary
-        return (NOWHERE.epoch, NOWHERE.reign) if secondary is None else secondary.known_epoch
-
     async def _fence(self) -> None:
-        """The session before: what it has sent is stored, what it sends from now on is not."""
+        """The session before: what it has sent is stored, what it sends from now on is not. One that has ended may
+        still be storing."""
         old, self.current = self.current, None
-        if old is None:
-            return
-        old.link.drain()
-        old.link.break_off("It was replaced by a newer session of the same source.")
-        await old.link.finished()
+        if old is not None:
+            old.link.drain()
+            old.link.break_off("It was replaced by a newer session of the same source.")
+        if self._latest is not None:
+            await self._latest.link.finished()
+            self._latest = None
 
-    async def _drop_half(self, hello: Hello) -> None:
+    async def _truncate_incomplete(self, hello: Hello) -> None:
         """Part of a write was the last that came of another opening: that source may not have it any more, and
         has gone on otherwise. Nothing was promised of it; if it is still there it is sent again."""
-        secondary = self._shelf.secondary
+        secondary = self._directory.secondary
         if secondary is None or secondary.end.position == secondary.received:
             return
         if (hello.volume, hello.epoch) != (secondary.volume_id, secondary.end.epoch):
-            await unbroken(self._shelf.drop_half())
+            await finish_uncancelled(self._directory.truncate_incomplete())
 
-    async def _describe(self, hello: Hello | Fetch) -> Welcome:
-        secondary = self._shelf.secondary
-        epoch, reign = self._known_epoch()
-        if secondary is None:
-            if isinstance(hello, Hello):
-                self._shelf.fit(hello.segment_blocks)
-            return Welcome(
-                TargetState.EMPTY, self._shelf.segment_blocks, epoch, reign, self._shelf.node, bytes(16),
-                NOWHERE, 0, 0, 0, (0, 0), None, None, 0, self._shelf.room(),
-            )  # fmt: skip
-        found = None
-        if hello.volume == secondary.volume_id:
-            found = await secondary.feed.identity_at(hello.end.position)
-        agreed, base = secondary.agreed, secondary.base
-        return Welcome(
-            TargetState.WHOLE if base is None else TargetState.BASE,
-            secondary.segment_blocks, epoch, reign, self._shelf.node, secondary.volume_id,
-            secondary.end, secondary.durable,
-            agreed.number if agreed else 0, agreed.position if agreed else 0, agreed.root if agreed else (0, 0),
-            Identity(*found) if found else None,
-            Pin(base.point, base.position, base.chain) if base else None,
-            base.next_block if base else 0, self._shelf.room(),
-        )  # fmt: skip
+    def handed_over(self, session: TargetSession, former: Former) -> Callable[[], None]:
+        """``target_session.Admission``."""
+        take_over = self.on_handover
+        if take_over is None or session is not self.current:
+            raise Refused("handover-refused", "This node can't take over.", "Promote it with 'revolume promote'.")
+        self._taking_over = True
+        return partial(take_over, former)
 
-    async def begun(self, session: TargetSession, hello: Hello, decision: Decision) -> None:
-        """See ``target_session.Admission``."""
-        self._told = ""
+    def _note_removed(self, hello: Hello, reason: CatchUpPlan) -> None:
+        """A source of another volume that comes to this address says nothing of this copy."""
+        copy = self._directory.secondary
+        own = copy is not None and copy.base is None and copy.volume_id == hello.volume
+        if reason.rule == Rule.MEMBER_REPLACED and own:
+            self.removed = f"Its source does not count on it: {reason.reason}"
+
+    def _refuse_others(self) -> None:
+        if self._taking_over:
+            raise Refused("taking-over", "This node is becoming the primary.", "Try again in a moment.")
+
+    async def begun(self, session: TargetSession, hello: Hello, plan: CatchUpPlan) -> None:
+        """``target_session.Admission``."""
+        self._told = self.removed = ""
+        if plan.rule == Rule.BASE or self._leased_by != (hello.epoch, hello.reign):
+            self.lease.drop()
+        self._leased_by = hello.epoch, hello.reign
         self.state = "mirroring"
         self.since_ns = self._host.clock.wall_ns()
-        self._tell(
-            f"Source {session.link.peer.address} of {hello.name}: {decision.rule.spoken}. {decision.reason}"
-        )
-        secondary = self._shelf.secondary
+        source = f"Source {session.link.peer.address} of {hello.name}"
+        self.tell(f"{source}: connected, rule {plan.rule.label}. {plan.reason}")
+        secondary = self._directory.secondary
         if secondary is not None and secondary.base is None:
             await self.whole(session)
 
     async def whole(self, session: TargetSession) -> None:
-        """See ``target_session.Admission``."""
-        secondary = self._shelf.secondary
+        """``target_session.Admission``."""
+        secondary = self._directory.secondary
         assert secondary is not None
         if name := await bind(session.link.peer, secondary):
-            self._tell(f"This mirror is bound to the source whose certificate names {name}.")
+            self.tell(f"This mirror is bound to the source whose certificate names {name}.")
 
     def ended(self, session: TargetSession, reason: str) -> None:
-        """See ``target_session.Admission``."""
-        self._sessions.pop(session, None)
+        """``target_session.Admission``."""
+        self._listener.ended(session)
+        if session.examines:
+            return
         refused = session.link.refusal is not None
         self.refusals += refused
         if self.current is session:
@@ -284,21 +271,4 @@ class Target:
         self._told = reason if refused else ""
         who = "source" if session.hello is not None else "connection"
         how = "is refused" if refused else "is gone"
-        self._tell(f"The {who} {session.link.peer.address} {how}: {reason}")
-
-    async def stop(self) -> None:
-        """Take no more, close what is there."""
-        for listener in self._listeners:
-            listener.close()
-        for task in list(self._handshakes):
-            task.cancel()
-        for session in list(self._sessions):
-            await session.link.close()
-            await session.link.finished()
-        for listener in self._listeners:
-            await listener.wait_closed()
-
-
-def _is_stranger(session: TargetSession) -> bool:
-    """It has not said who it is; who has, with HELLO or FETCH, is given a session id."""
-    return session.link.open and session.hello is None and not session.link.session
+        self.tell(f"The {who} {session.link.peer.address} {how}: {reason}")

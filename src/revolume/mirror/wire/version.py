@@ -30,7 +30,24 @@ class Versions:
         return f"version {self.highest}" if same else f"versions {self.lowest} to {self.highest}"
 
 
-OURS: Final = Versions(lowest=2, highest=2)
+OURS: Final = Versions(lowest=2, highest=8)
+MOMENTS: Final = 3
+"""Since this version earlier pinned moments travel before a base."""
+MEMBERS: Final = 4
+"""Since this version the members travel."""
+DIFFERENCES: Final = 5
+"""Since this version a copy may be brought up to date by a difference, and says at which points it stood."""
+HANDOVERS: Final = 5
+"""Since this version a primary may hand over to its mirror."""
+RESYNC_POINTS: Final = 6
+"""Since this version the log may state resync points."""
+COMPARISON: Final = 7
+"""Since this version the two ends heal each other's blocks, are compared, and mark history that is suspect."""
+RECALLS: Final = 8
+"""Since this version a node is asked which moments it holds, and for one of them."""
+SOURCE: Final = Versions(lowest=6, highest=8)
+"""Of a source: its log states resync points, which a node that does not speak version 6 can't keep. (A source that
+speaks an earlier one may have a mirror that speaks 6.)"""
 
 
 def stated(body: Buffer) -> Versions:

@@ -43,7 +43,7 @@ Entry = tuple["Account", int, "asyncio.Future[None]"]
 
 
 class Budget:
-    """So many bytes, shared. ``wanted`` is called when somebody begins to wait."""
+    """``limit_bytes``, shared by accounts. ``wanted`` is called when an account begins to wait."""
 
     def __init__(self, limit_bytes: int, first_bytes: int = 0) -> None:
         self.limit_bytes = limit_bytes
@@ -56,7 +56,7 @@ class Budget:
 
     @property
     def waiting(self) -> bool:
-        """Somebody waits for bytes."""
+        """Whether an account waits for bytes."""
         return bool(self._queue)
 
     @property
@@ -78,7 +78,7 @@ class Budget:
                 account.holder.reclaim()
 
     def _serve(self) -> None:
-        """Admit who fits, who holds least first. One at its own connection's limit does not hold up the others."""
+        """Grant what fits, to the account that holds least first. One at its own limit delays no other."""
         for entry in sorted(self._queue, key=_held):
             account, count, future = entry
             if future.done():
@@ -152,7 +152,7 @@ class Account:
         self._budget._serve()
 
     def try_keep(self, count: int) -> bool:
-        """Keep ``count`` bytes more for speed, if nobody needs them."""
+        """Keep ``count`` bytes more for speed, if no account needs them."""
         budget = self._budget
         free = budget.limit_bytes - budget._first_bytes - budget.used_bytes - budget.kept_bytes
         if self._closed or budget._queue or count > free:
@@ -161,7 +161,7 @@ class Account:
         return True
 
     def unkeep(self, count: int) -> None:
-        """What was kept is freed. (Those who wait are served by who caused it.)"""
+        """Free ``count`` bytes that were kept. Accounts that wait are served by the caller."""
         if not self._closed:
             self._keep(-count)
 

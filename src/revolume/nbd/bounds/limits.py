@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from revolume.nbd.constants import PAYLOAD_BYTES_MAX
-from revolume.nbd.handshake import Bounds
+from revolume.nbd.wire.constants import PAYLOAD_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class OptionLimits:
+    """What one client may ask for in the option phase."""
+
+    options_max: int = 32
+    options_per_export: int = 4  # more of them for each export that was listed: clients ask about every one
+    option_bytes_max: int = 64 << 10
+    export_name_bytes_max: int = 255
+    queries_max: int = 64
+    contexts_max: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class Limits:
     strangers_max: int = 256  # connections without an export yet; on unix sockets as many again
     handshake_seconds: float = 10.0
     option_seconds: float = 0.05  # more of them for each option that was answered
-    options: Bounds = field(default_factory=Bounds)
+    options: OptionLimits = field(default_factory=OptionLimits)
     exports_listed_max: int = 10_000
     payload_bytes_max: int = PAYLOAD_BYTES_MAX
     base_bytes: int = 64 << 10

@@ -1,6 +1,7 @@
-"""Clients that are turned away: each kind counted, and told in the log at most once a second.
+"""Clients that are turned away: each kind counted, and logged at most once a second.
 
-Whoever keeps knocking must not be able to fill the log, and an operator must be able to see that somebody does.
+A client that tries again and again must not be able to fill the log, and an operator must be able to see that
+it tries.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _log = structlog.get_logger("revolume.nbd")
 
 
 class Refusals:
-    """See the module's text."""
+    """Counts and logs refused clients."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,7 +25,7 @@ class Refusals:
         self._silent: dict[str, int] = {}
 
     def note(self, kind: str, peer: str, cause: str) -> None:
-        """A client was turned away. ``kind``: one of a few words."""
+        """A client was turned away. ``kind``: one of a few words, counted apart; ``cause``: for the log."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         now = self._clock.monotonic_ns()
         last = self._told_ns.get(kind)

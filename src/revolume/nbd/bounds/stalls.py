@@ -16,7 +16,7 @@ import asyncio
 from typing import Final
 
 from revolume.host.clock import Clock
-from revolume.nbd.budget import Account, Budget
+from revolume.nbd.bounds.budget import Account, Budget
 
 BYTES_PER_S_MIN: Final = 1 << 20
 _STEP_S: Final = 0.5

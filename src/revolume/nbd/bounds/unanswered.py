@@ -1,4 +1,4 @@
-"""Requests that were taken and are not answered yet: counted, so that nobody can make more of them for ever.
+"""Requests that were taken and are not answered yet: counted, so that no client can make ever more of them.
 
 Answers may wait for long, for a required mirror that is away as much as for a slow disk, and a request needs no
 payload to be remembered until then. A connection that has too many unanswered is not read any more; the client
@@ -8,7 +8,7 @@ connections together, except that each may always have one batch.
 
 from __future__ import annotations
 
-from revolume.nbd.limits import Limits
+from revolume.nbd.bounds.limits import Limits
 
 
 class Unanswered:
@@ -21,7 +21,7 @@ class Unanswered:
 
 
 class Tally:
-    """One connection's part. Called per batch, not per request."""
+    """The unanswered requests of one connection. Called per batch, not per request."""
 
     def __init__(self, all_: Unanswered) -> None:
         self._all = all_
@@ -49,7 +49,7 @@ class Tally:
         self._all.bytes += count
 
     def drop(self, requests: int, count: int = 0) -> None:
-        """They were answered, or nobody will."""
+        """So many were answered, or will not be."""
         self.add(-requests, -count)
         assert self.requests >= 0 and self.bytes >= 0
 

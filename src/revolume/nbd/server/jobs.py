@@ -14,7 +14,7 @@ Job = Callable[[], Coroutine[None, None, None]]
 
 
 class Jobs:
-    """See the module."""
+    """The running jobs of one connection."""
 
     def __init__(
         self, failed: Callable[[list[bytes], BaseException], None], finished: Callable[[int], None]

@@ -1,11 +1,11 @@
-"""The option phase of one connection: what the handshake machine asks of the world, answered.
+"""The option phase of one connection: answers the events of the handshake machine.
 
 The machine (``handshake.py``) knows the protocol; here are the exports, the clock and the encryption. A
 task drives it, because opening an export may take time; it ends with an export that was opened for
 transmission, or with none.
 
-The answer that opens an export and the fence before it (all other sessions are settled, so that nothing an
-older connection had sent takes effect later) happen without an await between them, and so does all that
+The answer that opens an export, and settling all other sessions before it (so that nothing that an older
+connection had sent takes effect later), happen without an await between them, and so does all that
 the session does until the first request.
 """
 
@@ -19,29 +19,21 @@ from typing import TYPE_CHECKING, Final
 from revolume.errors import GaveWay, NotFound, Refused, RevolumeError, UsageError
 from revolume.host.clock import Clock
 from revolume.host.network import Wire
-from revolume.nbd.constants import (
+from revolume.nbd.bounds.limits import Limits
+from revolume.nbd.bounds.refusals import Refusals
+from revolume.nbd.server.handshake import Handshake, State
+from revolume.nbd.server.handshake_events import Event, Leave, StartTls, WantContexts, WantExport, WantList
+from revolume.nbd.server.option_handlers import Tls
+from revolume.nbd.wire.constants import (
     BLOCK_SIZE_MIN,
     BLOCK_SIZE_PREFERRED,
+    Dialect,
     Errno,
     Reply,
     TransmissionFlag,
 )
-from revolume.nbd.errors import ExportError, ProtocolError, sentence
-from revolume.nbd.handshake import (
-    Dialect,
-    Event,
-    Handshake,
-    Leave,
-    StartTls,
-    State,
-    Tls,
-    WantContexts,
-    WantExport,
-    WantList,
-)
-from revolume.nbd.limits import Limits
-from revolume.nbd.options import ExportFacts
-from revolume.nbd.refusals import Refusals
+from revolume.nbd.wire.errors import ExportError, ProtocolError, sentence
+from revolume.nbd.wire.options import ExportFacts
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Export, Exports, Seen
@@ -53,24 +45,24 @@ _PATIENCE_NS: Final = 100_000_000  # how often to look whether an answer of ours
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What was agreed: an export, how to speak about it, and the first bytes of transmission."""
+class OpenedExport:
+    """What the option phase ends with. ``first_requests``: the bytes that came behind it already."""
 
     export: Export
     dialect: Dialect
     contexts: tuple[str, ...]
-    rest: bytes
+    first_requests: bytes
 
 
-class Full(Exception):
+class _ServerFull(Exception):
     """There is no place for another client."""
 
 
 class Negotiation:
     """Drives one handshake.
 
-    ``fence`` is called right before an export is handed over, ``admit`` says then whether one more client may be
-    there; ``secure`` turns the wire encrypted.
+    ``settle_others`` is called right before an export is handed over; ``admit`` says then whether there is a place
+    for one more client; ``secure`` encrypts the wire.
     """
 
     def __init__(
@@ -81,7 +73,7 @@ class Negotiation:
         limits: Limits,
         tls: Tls,
         secure: Callable[[], Awaitable[None]],
-        fence: Callable[[], None],
+        settle_others: Callable[[], None],
         admit: Callable[[], bool],
         refusals: Refusals,
     ) -> None:
@@ -90,7 +82,7 @@ class Negotiation:
         self._exports = exports
         self._limits = limits
         self._secure_wire = secure
-        self._fence = fence
+        self._settle_others = settle_others
         self._admit = admit
         self._refusals = refusals
         self._handshake = Handshake(tls, limits.options)
@@ -111,7 +103,7 @@ class Negotiation:
         """The client has taken answers."""
         self._taken.set()
 
-    async def run(self) -> Opened | None:
+    async def run(self) -> OpenedExport | None:
         """Answer options until an export is open (the wire is listening then), or until the end."""
         handshake = self._handshake
         try:
@@ -125,7 +117,7 @@ class Negotiation:
                     await self._wait_for_more()
                 elif isinstance(event, Leave) or not await self._answer(event):
                     return None
-        except Full:  # without an answer, which a client could take for a final one
+        except _ServerFull:  # without an answer, which a client could take for a final one
             self._refusals.note("limit", self._wire.peer.address, "there are as many clients as may be")
             return None
         except (ProtocolError, OSError) as error:
@@ -135,10 +127,11 @@ class Negotiation:
         finally:
             self._send_answers()
         self._resume()
-        return Opened(self._opened, handshake.dialect, handshake.contexts, handshake.take_rest())
+        agreed = handshake.agreed
+        return OpenedExport(self._opened, agreed.dialect, agreed.contexts, handshake.take_first_requests())
 
     async def watch(self) -> None:
-        """End a client that does not come to the point; the time we need ourselves is not its."""
+        """End a client whose option phase takes too long. The time in which this server answers does not count."""
         began = self._clock.monotonic_ns()
         allowed = int(self._limits.handshake_seconds * 1e9)
         while self._opened is None:
@@ -221,23 +214,23 @@ class Negotiation:
         self._handshake.answer_contexts(names)
 
     async def _answer_export(self, event: WantExport) -> None:
-        self._fence()  # a DISC that has arrived elsewhere ends what it ends before this opens it again
+        self._settle_others()  # a DISC that has arrived elsewhere ends what it ends before this opens it again
         if not event.keep:
             seen = await self._exports.look(event.name, self._wire.peer)
             self._handshake.accept_export(self._facts(seen))
             return
         export = await self._exports.open(event.name, self._wire.peer)
         facts = self._facts(export, keep=True)
-        self._fence()
+        self._settle_others()
         if not self._admit():
             export.close()
-            raise Full
+            raise _ServerFull
         self._opened = export
         self._handshake.accept_export(facts)
 
     def _facts(self, export: Seen, *, keep: bool = False) -> ExportFacts:
         try:
-            return export_facts(export, self._handshake.dialect, self._limits.payload_bytes_max)
+            return export_facts(export, self._handshake.agreed.dialect, self._limits.payload_bytes_max)
         except BaseException:
             keep = False
             raise

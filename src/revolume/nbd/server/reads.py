@@ -5,20 +5,21 @@ A run of small reads is laid out as it goes on the wire, header before data, and
     | reply header | data | reply header | data | ...
 
 One ``read_now``, one send, no copy. The buffer is every connection's, and is used again at the next wake-up unless
-the socket did not take all of it. Reads that would block (``Late``) are left out and read by a task each, answered
-whenever they are ready; so are large ones: in pieces, where the client understands pieces, otherwise whole, so
-that a read that fails is an error and never half a success. They are read only so far ahead of what the client
-takes as keeps it busy: what waits for a slow client is memory that others cannot have.
+the socket did not take all of it. Reads that would block (``DeferredRead``) are left out; each is read by a task
+of its own and answered when it is ready. So are large ones: in pieces, where the client understands pieces,
+otherwise whole, so that a read that fails is an error and never half a success. They are read only so far ahead of
+what the client takes as keeps it busy: what waits for a slow client is memory that others cannot have.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from revolume.nbd.budget import Account
-from revolume.nbd.replies import Encoder
+from revolume.nbd.bounds.budget import Account
+from revolume.nbd.server.outlet import Outlet
+from revolume.nbd.wire.replies import Encoder
 
 if TYPE_CHECKING:
     from revolume.nbd.export import Export
@@ -28,18 +29,6 @@ RUN_BYTES_MAX: Final = 1 << 20  # a run that is this long is read before more is
 RUN_READS_MAX: Final = 64
 PIECE_BYTES: Final = 2 << 20
 _SCRATCH_BYTES_MIN: Final = 64 << 10
-
-
-class Outlet(Protocol):
-    """Where answers go; see ``executor.Port``."""
-
-    def send(self, buffers: list[memoryview]) -> None: ...
-
-    @property
-    def blocked_bytes(self) -> int: ...
-
-    @property
-    def clogged(self) -> bool: ...
 
 
 class Scratch:
@@ -67,7 +56,7 @@ class Scratch:
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class DeferredRead:
     """A read that is answered later."""
 
     token: bytes
@@ -102,13 +91,19 @@ class ReadRun:
         end = offset + length
         return any(start < end and offset < start + count for _, start, count in self._reads)
 
-    def take(self) -> list[Late]:
-        """All of them as late ones: nothing is executed."""
-        late = [Late(token, offset, length, True) for token, offset, length in self._reads]
+    def take(self) -> list[DeferredRead]:
+        """Take all of them out without executing them."""
+        deferred = [DeferredRead(token, offset, length, True) for token, offset, length in self._reads]
         self._clear()
-        return late
+        return deferred
 
-    def execute(self, out: list[memoryview]) -> list[Late]:
+    def retry(self, deferred: list[DeferredRead], out: list[memoryview]) -> list[DeferredRead]:
+        """``execute`` for reads that it returned before: the first try had the kernel begin to fetch them."""
+        self._reads += [(read.token, read.offset, read.length) for read in deferred]
+        self.bytes = sum(read.length for read in deferred)
+        return self.execute(out)
+
+    def execute(self, out: list[memoryview]) -> list[DeferredRead]:
         """Read what can be read at once and add the replies to ``out``; the rest is returned."""
         head = self._encoder.data_header_bytes
         put = self._encoder.put_data_header
@@ -127,25 +122,25 @@ class ReadRun:
         self._clear()
         return []
 
-    def _without(self, blocked: list[int], view: memoryview, out: list[memoryview]) -> list[Late]:
+    def _without(self, blocked: list[int], view: memoryview, out: list[memoryview]) -> list[DeferredRead]:
         """The replies around the blocked reads go out, the blocked ones are returned."""
-        missing, late, at = set(blocked), [], 0
+        missing, deferred, at = set(blocked), [], 0
         for index, (token, offset, length) in enumerate(self._reads):
             end = at + self._encoder.data_header_bytes + length
             if index in missing:
-                late.append(Late(token, offset, length, True))
+                deferred.append(DeferredRead(token, offset, length, True))
             else:
                 out.append(view[at:end])
             at = end
         self._clear()
-        return late
+        return deferred
 
     def _clear(self) -> None:
         self._reads.clear()
         self.bytes = 0
 
 
-class LateReader:
+class DeferredReader:
     """Reads one by one, waiting as long as each needs."""
 
     def __init__(
@@ -175,7 +170,7 @@ class LateReader:
             self._moved.clear()
             await self._moved.wait()
 
-    async def answer(self, read: Late) -> None:
+    async def answer(self, read: DeferredRead) -> None:
         """Read and send. An error leaves nothing of the last piece sent; the caller answers with it."""
         piece = read.length if read.whole or not self._encoder.chunked else PIECE_BYTES
         at, end = read.offset, read.offset + read.length

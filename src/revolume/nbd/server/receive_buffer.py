@@ -13,12 +13,12 @@ size takes bytes of its request only, or few, and is given back before a larger 
 
 from __future__ import annotations
 
-from revolume.host.inbox import Inbox
-from revolume.nbd.budget import Account
+from revolume.host.receive_buffer import Inbox
+from revolume.nbd.bounds.budget import Account
 
 
 class Receiving:
-    """See the module. ``account`` is the connection's."""
+    """The receive buffer of one connection, whose memory beyond the base is charged to ``account``."""
 
     def __init__(self, base_bytes: int, grown_bytes: int, account: Account) -> None:
         self._base_bytes = min(base_bytes, grown_bytes)

@@ -10,11 +10,9 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final
 
-from revolume.nbd.constants import (
+from revolume.nbd.wire.constants import (
     CHUNK_DONE,
     EXTENDED_REPLY_MAGIC,
-    GREETING_MAGIC,
-    OPTION_MAGIC,
     OPTION_REPLY_MAGIC,
     REPLY_ERROR_BIT,
     SIMPLE_REPLY_MAGIC,
@@ -22,14 +20,12 @@ from revolume.nbd.constants import (
     STRING_BYTES_MAX,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
-    HandshakeFlag,
     Info,
     Option,
     Reply,
 )
-from revolume.nbd.errors import ExportError, ProtocolError
-from revolume.nbd.handshake import GREETING
-from revolume.nbd.options import OPTION_REPLY_HEADER
+from revolume.nbd.wire.errors import ExportError, ProtocolError
+from revolume.nbd.wire.options import OPTION_REPLY_HEADER
 
 OPTION_REPLY_BYTES_MAX: Final = 64 << 10
 CHUNK_BYTES_MAX: Final = 16 * STATUS_EXTENTS_MAX + 8  # of chunks that are no data
@@ -72,15 +68,6 @@ class ReplyHeader:
     last: bool
     simple: bool
     errno: int = 0
-
-
-def check_greeting(data: bytes) -> None:
-    """The server must be a fixed newstyle one."""
-    magic, style, flags = GREETING.unpack(data)
-    if magic != GREETING_MAGIC or style != OPTION_MAGIC:
-        raise ProtocolError("this is no NBD server of our time")
-    if not flags & HandshakeFlag.FIXED_NEWSTYLE or not flags & HandshakeFlag.NO_ZEROES:
-        raise ProtocolError("the server does not speak the fixed newstyle protocol")
 
 
 def parse_option_reply(data: bytes, option: Option) -> OptionReply:

@@ -6,14 +6,13 @@ Everything on the wire is big-endian. Three phases follow one another on a conne
     options       C: IHAVEOPT option32 length32 data  S: OPTION_REPLY option32 reply32 length32 data
     transmission  C: requests                         S: replies
 
-The layouts stand beside the code that packs them: ``options.py`` for the options, ``transmission.py`` for
-requests, ``replies.py`` for replies. "Extended" means the 32-byte headers of the EXTENDED_HEADERS
-extension; "compact" the older ones.
+The layouts stand beside the code that packs them: ``greeting.py``, ``options.py``, ``requests.py``,
+``replies.py``. "Extended" means the 32-byte headers of the EXTENDED_HEADERS extension; "compact" the older ones.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 from typing import Final
 
 DEFAULT_PORT: Final = 10809
@@ -64,6 +63,14 @@ class TransmissionFlag(IntFlag):
     SEND_CACHE = 1 << 10
     SEND_FAST_ZERO = 1 << 11
     BLOCK_STATUS_PAYLOAD = 1 << 12
+
+
+class Dialect(Enum):
+    """The headers of the transmission phase, chosen by the client."""
+
+    SIMPLE = "simple"
+    STRUCTURED = "structured"
+    EXTENDED = "extended"
 
 
 class Option(IntEnum):
@@ -126,7 +133,7 @@ class Command(IntEnum):
 
 
 class CommandFlag(IntFlag):
-    """Flags of a request; which are legal where is ``transmission.LEGAL_FLAGS``."""
+    """Flags of a request; which are legal where is ``requests.LEGAL``."""
 
     FUA = 1 << 0
     NO_HOLE = 1 << 1

@@ -1,4 +1,4 @@
-"""What can go wrong at the NBD face, shaped by what the session does next.
+"""What can go wrong in NBD, by what the session does next.
 
     ExportError     this one request, or this one opening of an export, fails; the connection goes on
     ProtocolError   the other side broke the protocol and the stream cannot be trusted any further: close
@@ -13,7 +13,7 @@ import errno as machine
 from typing import Final
 
 from revolume.errors import GaveWay, NoSpace, Refused, RevolumeError
-from revolume.nbd.constants import Errno
+from revolume.nbd.wire.constants import Errno
 
 _FROM_MACHINE: Final = {
     machine.EPERM: Errno.EPERM,

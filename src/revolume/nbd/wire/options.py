@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from revolume.nbd.constants import (
+from revolume.nbd.wire.constants import (
     EXPORT_NAME_PADDING,
     OPTION_MAGIC,
     OPTION_REPLY_MAGIC,

@@ -9,7 +9,7 @@
     chunk BLOCK_STATUS_EXT  u32 context id, u32 n, n × (u64 length, u64 flags)
     chunk ERROR             u32 error, u16 message length, message
 
-A ``token`` is the part of the request header that goes back (see ``transmission.py``), so one join makes
+A ``token`` is the part of the request header that goes back (see ``requests.py``), so one join makes
 the replies of a whole batch. Once structured replies are agreed a READ is never answered by a simple
 reply; everything else that succeeds still is, being shorter.
 """
@@ -20,7 +20,7 @@ import struct
 from itertools import chain
 from typing import Final, Protocol
 
-from revolume.nbd.constants import (
+from revolume.nbd.wire.constants import (
     CHUNK_DONE,
     EXTENDED_REPLY_MAGIC,
     SIMPLE_REPLY_MAGIC,
@@ -28,9 +28,9 @@ from revolume.nbd.constants import (
     STRING_BYTES_MAX,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
+    Dialect,
     Errno,
 )
-from revolume.nbd.handshake import Dialect
 
 SIMPLE_HEADER: Final = struct.Struct(">II8s")
 STRUCTURED_HEADER: Final = struct.Struct(">IHH8sI")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from typing import Final, Protocol
 
-from revolume.nbd.constants import (
+from revolume.nbd.wire.constants import (
     EXTENDED_REQUEST_MAGIC,
     REQUEST_MAGIC,
     Command,

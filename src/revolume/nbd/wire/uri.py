@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from revolume.errors import UsageError
-from revolume.nbd.constants import DEFAULT_PORT
+from revolume.nbd.wire.constants import DEFAULT_PORT
 
 _NAME_SAFE = "@:,+=~!$"  # legal in a path as they are, and common in our names
 

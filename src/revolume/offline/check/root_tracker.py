@@ -6,25 +6,25 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks import root as roots
+from revolume.blocks.delta_map import DeltaMap
 from revolume.blocks.overlay import Overlay
 from revolume.blocks.ranges import Ranges
 from revolume.blocks.root import Root
-from revolume.offline.delta import Delta
-from revolume.volume.manifest import State
-from revolume.volume.sums import Sums
+from revolume.volume.image.block_digests import BlockDigests
+from revolume.volume.metadata.manifest_state import State
 
 U64 = npt.NDArray[np.uint64]
 DIGESTS_BYTES = 512 << 20
 
 
-class FollowedRoot:
-    """Starts at the horizon: its root, and the image's digests.
+class RootTracker:
+    """Computes the volume root at each point, beginning with the horizon's root and the image's digests.
 
-    A fold that committed its digests and did not come to its flip leaves them at its own point, ahead of the
-    horizon. Before that point no root can be followed, since nothing says any more what was there; at it the
-    digests must add up to the root stated, and from there on all is as ever."""
+    A fold that committed its digests but did not reach its flip leaves the digests as of its own point, ahead of
+    the horizon. The roots of points before that one can't be computed; at that point the digests must add up to
+    the root stated."""
 
-    def __init__(self, state: State, sums: Sums) -> None:
+    def __init__(self, state: State, sums: BlockDigests) -> None:
         self._sums = sums
         self._now = Overlay(DIGESTS_BYTES)
         self._zeroed = Ranges()
@@ -32,8 +32,8 @@ class FollowedRoot:
         self._root: Root = (state.horizon.root_low, state.horizon.root_high)
         self._ahead = sums.facts.point if sums.facts.write > state.horizon.write else 0
 
-    def after(self, point: int, delta: Delta) -> Root | None:
-        """The root behind ``point``; None: it cannot be known."""
+    def after(self, point: int, delta: DeltaMap) -> Root | None:
+        """The volume root after ``point``, which changed ``delta``; None if it can't be known."""
         if point < self._ahead:
             return None
         if point == self._ahead:
@@ -44,17 +44,27 @@ class FollowedRoot:
             self._apply(delta)
         return self._root
 
-    def _apply(self, delta: Delta) -> None:
+    def restated(self, root: Root) -> None:
+        """From here on the roots follow what a point states, not what was computed: the copy differed there."""
+        self._root = root
+
+    def put_right(self, fixups: DeltaMap) -> None:
+        """These blocks are what the root counts from here on; before they were something else."""
         self._step += 1
-        for first, count in zip(delta.zeroes[0].tolist(), delta.zeroes[1].tolist(), strict=True):
-            self._zero(first, first + count)
+        steps = np.full(len(fixups.blocks), self._step, np.uint64)
+        self._now.put(fixups.blocks, steps, fixups.digests)
+
+    def _apply(self, delta: DeltaMap) -> None:
+        self._step += 1
+        for start, end, _ in delta.zeroes:
+            self._zero(start, end)
         self._root = roots.subtract(self._root, delta.blocks, self._digests(delta.blocks))
         self._root = roots.add(self._root, delta.blocks, delta.digests)
         steps = np.full(len(delta.blocks), self._step, np.uint64)
         self._now.put(delta.blocks, steps, delta.digests)
 
     def _digests(self, blocks: U64) -> U64:
-        """What these blocks are now."""
+        """The present digests of these blocks."""
         words, digests = self._now.get(blocks)
         covered = self._zeroed.get(blocks)
         digests[covered > words] = 0

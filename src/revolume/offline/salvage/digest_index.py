@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.digest import block_digests
-from revolume.log.scan import Found
-from revolume.log.transfer import BLOCK
-from revolume.offline.reading import read
+from revolume.blocks.geometry import BLOCK
+from revolume.log.read.scan import FoundTransfer
+from revolume.offline.walk.tolerant_read import read
 
 U64 = npt.NDArray[np.uint64]
 
 
-class Copies:
-    """Over all transfers found; nothing is indexed before a block is missed."""
+class DigestIndex:
+    """Finds blocks by digest in all transfers found. The index is built when the first block is missed."""
 
-    def __init__(self, found: list[Found]) -> None:
+    def __init__(self, found: list[FoundTransfer]) -> None:
         self._found = found
 
     def find(self, digest: int) -> memoryview | None:
-        """A whole block with this digest, read and compared."""
+        """A block (4096 bytes) with this digest, read and verified; None if there is none."""
         digests, order, owners, firsts = self._index
         low, high = (
             np.searchsorted(digests, np.uint64(digest), "left"),

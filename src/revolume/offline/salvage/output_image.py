@@ -11,36 +11,39 @@ import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks import root as roots
-from revolume.blocks.digest import block_digests, fragment_digest
+from revolume.blocks.block_location import DATA, ZERO, addresses, kinds
+from revolume.blocks.block_set import BlockSet
+from revolume.blocks.delta_map import DeltaMap
+from revolume.blocks.digest import LOST_DIGEST, block_digests, fragment_digest
 from revolume.blocks.extents import contiguous
+from revolume.blocks.geometry import BLOCK
 from revolume.blocks.root import Root
-from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO, kinds
-from revolume.chain.versions import Fragment, Newest
+from revolume.chain.versions import Fragment, NewestVersions
 from revolume.errors import Damaged
 from revolume.host.disk import File
-from revolume.log.segment import Segment
-from revolume.log.transfer import BLOCK
-from revolume.offline.copies import Copies
-from revolume.offline.reading import read, runs
-from revolume.offline.report import Extents, Progress
-from revolume.volume.pagetags import PER_PAGE
-from revolume.volume.sums import Sums
+from revolume.log.format.segment import Segment
+from revolume.offline.salvage.digest_index import DigestIndex
+from revolume.offline.walk.report import Extents, Progress
+from revolume.offline.walk.tolerant_read import read, runs
+from revolume.volume.image.block_digests import BlockDigests
+from revolume.volume.image.digest_pages import PER_PAGE
 
 U64 = npt.NDArray[np.uint64]
 Segments = dict[int, Segment]
 """By use; all of one size."""
-MASK = np.uint64(ADDRESS_MASK)
 PAGES_AT_ONCE = 64
 AT_ONCE = 1 << 20
 
 
-class Rebuilt:
-    """``image`` may be None: it is missing."""
+class OutputImage:
+    """The file that salvage writes. ``image``: the volume's image, None if it is missing."""
 
-    def __init__(self, out: File, blocks: int, image: File | None, copies: Copies, progress: Progress) -> None:
+    def __init__(
+        self, out: File, blocks: int, image: File | None, digest_index: DigestIndex, progress: Progress
+    ) -> None:
         self._out = out
         self._image = image
-        self._copies = copies
+        self._digest_index = digest_index
         self._progress = progress
         self._lost, self._unproved, self._written = (np.zeros(blocks, bool) for _ in range(3))
 
@@ -61,9 +64,9 @@ class Rebuilt:
 
     # The image
 
-    def take_image(self, sums: Sums) -> Root | None:
-        """Its blocks that have their digests; where these are damaged, as they are. The volume root that the
-        digests add up to, if all are there."""
+    def take_image(self, sums: BlockDigests) -> Root | None:
+        """Copy the image's blocks that have their digests; where a page of digests is damaged, the blocks as they
+        are. Returns the volume root that the digests add up to, None if some are missing."""
         root: Root | None = roots.EMPTY
         end = min(sums.blocks, len(self._lost))
         for first in range(0, end, PER_PAGE * PAGES_AT_ONCE):
@@ -79,7 +82,7 @@ class Rebuilt:
                     root = roots.add(root, *piece) if root is not None else None
         return root
 
-    def _page_by_page(self, sums: Sums, first: int, end: int) -> None:
+    def _page_by_page(self, sums: BlockDigests, first: int, end: int) -> None:
         for page in range(first, end, PER_PAGE):
             behind = min(end, page + PER_PAGE)
             pieces = _digests(sums, page, behind)
@@ -94,7 +97,7 @@ class Rebuilt:
             self._put(self._image or self._out, blocks, blocks, digests)
 
     def take_unproved(self, first: int, end: int) -> None:
-        """These blocks as they are."""
+        """Copy the image's blocks [first, end) as they are, without digests to prove them."""
         self._unproved[first:end] = True
         if self._image is None:
             return
@@ -104,45 +107,59 @@ class Rebuilt:
                 self._out.pwritev([read(self._image, at, min(AT_ONCE, offset + length - at))], at)
             self._written[offset // BLOCK : -(-(offset + length) // BLOCK)] = True
 
+    # A jump
+
+    def take_placed(self, file: File, piece: DeltaMap) -> None:
+        """These blocks lie in ``file`` at their addresses, or read as zeroes."""
+        zero = BlockSet.of_blocks(piece.blocks[kinds(piece.locations) == ZERO])
+        for start, end in zip(zero.starts.tolist(), zero.ends.tolist(), strict=True):
+            self._zero(start, end)
+        data = piece.entries(kinds(piece.locations) == DATA)
+        at = data.blocks.astype(np.int64)
+        self._unproved[at] = False
+        self._lost[at] = data.digests == np.uint64(LOST_DIGEST)
+        data = data.entries(data.digests != np.uint64(LOST_DIGEST))
+        self._put(file, addresses(data.locations), data.blocks, data.digests)
+
     # The log
 
-    def take_log(self, newest: Newest, segments: Segments) -> None:
-        """What it says of the blocks that it names."""
-        for start, end, _ in newest.zero_ranges():
+    def take_log(self, newest: NewestVersions, segments: Segments) -> None:
+        """Apply the newest versions in the log: zero ranges, whole blocks, then fragments."""
+        delta = newest.delta
+        for start, end, _ in delta.zeroes:
             self._zero(start, end)
-        kind = kinds(newest.words)
-        _, counts, firsts = contiguous(newest.blocks[kind == ZERO])
-        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
-            self._zero(first, first + count)
-        data = kind == DATA
-        self._whole(newest.blocks[data], newest.words[data] & MASK, newest.digests[data], segments)
+        kind = kinds(delta.locations)
+        single = BlockSet.of_blocks(delta.blocks[kind == ZERO])
+        for start, end in zip(single.starts.tolist(), single.ends.tolist(), strict=True):
+            self._zero(start, end)
+        data = delta.entries(kind == DATA)
+        self._whole(data.blocks, addresses(data.locations), data.digests, segments)
         for fragment in newest.fragments:
             self._fragment(fragment, segments)
 
-    def take_lost(self, newest: Newest, segments: Segments) -> None:
-        """The same, of blocks alone that are lost as yet."""
-        mine = self._lost[newest.blocks.astype(np.int64)]
-        fragments = [one for one in newest.fragments if self._lost[one.block]]
-        found = newest.blocks[mine], newest.asof[mine], newest.words[mine], newest.digests[mine]
-        self.take_log(Newest(*found, fragments=fragments), segments)
+    def take_lost(self, newest: NewestVersions, segments: Segments) -> None:
+        """Apply the newest versions again, only to blocks that are still lost."""
+        mine = newest.delta.entries(self._lost[newest.delta.blocks.astype(np.int64)])
+        fragments = tuple(one for one in newest.fragments if self._lost[one.block])
+        self.take_log(NewestVersions(mine, fragments), segments)
 
     def _zero(self, first: int, end: int) -> None:
         self._out.punch(first * BLOCK, (end - first) * BLOCK)
         for known in (self._lost, self._unproved, self._written):
             known[first:end] = False
 
-    def _whole(self, blocks: U64, addresses: U64, digests: U64, segments: Segments) -> None:
+    def _whole(self, blocks: U64, places: U64, digests: U64, segments: Segments) -> None:
         """In the order in which they lie in the log."""
-        order = np.argsort(addresses)
-        blocks, addresses, digests = blocks[order], addresses[order], digests[order]
+        order = np.argsort(places)
+        blocks, places, digests = blocks[order], places[order], digests[order]
         at = blocks.astype(np.int64)
         self._lost[at] = self._unproved[at] = False
         for use, segment in segments.items():
             bounds = np.array([segment.base, segment.base + segment.blocks], np.uint64)
-            start, end = np.searchsorted(addresses, bounds)
-            self._progress("log", int(start), len(addresses))
-            places = addresses[start:end] - np.uint64(use * segment.blocks)
-            self._put(segment.file, places, blocks[start:end], digests[start:end])
+            start, end = np.searchsorted(places, bounds)
+            self._progress("log", int(start), len(places))
+            blocks_at = places[start:end] - np.uint64(use * segment.blocks)
+            self._put(segment.file, blocks_at, blocks[start:end], digests[start:end])
 
     def _fragment(self, fragment: Fragment, segments: Segments) -> None:
         offset = fragment.block * BLOCK + fragment.at
@@ -161,7 +178,8 @@ class Rebuilt:
     # Blocks
 
     def _put(self, file: File, places: U64, blocks: U64, digests: U64) -> None:
-        """Blocks of ``file`` that become ``blocks``, if they have these digests."""
+        """Write blocks of ``file`` at ``places`` to ``blocks`` of the output, where they have their digests; other
+        copies, by digest, where they don't."""
         at = 0
         for run in runs(file, places, digests):
             wanted = blocks[at : at + run.count]
@@ -175,18 +193,19 @@ class Rebuilt:
             at += run.count
 
     def _elsewhere(self, block: int, digest: int) -> memoryview:
-        """Any copy: in the image, where a fold was under way; in the log. Of a lost block zeroes."""
+        """Another copy of the block: in the image, if a fold was under way, or anywhere in the log. Zeroes, and
+        the block is lost, if there is none."""
         if self._image is not None:
             data = read(self._image, block * BLOCK, BLOCK)
             if block_digests(data, 1) == [digest]:
                 return data
-        found = self._copies.find(digest)
+        found = self._digest_index.find(digest)
         self._lost[block] |= found is None
         return memoryview(bytes(BLOCK)) if found is None else found
 
 
-def _digests(sums: Sums, first: int, end: int) -> list[tuple[U64, U64]] | None:
-    """None: they are damaged."""
+def _digests(sums: BlockDigests, first: int, end: int) -> list[tuple[U64, U64]] | None:
+    """The digests of the blocks [first, end); None if their pages are damaged."""
     try:
         return list(sums.within(first, end))
     except (Damaged, OSError):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from revolume.offline.report import CheckReport, Problem, Progress
+from revolume.offline.walk.report import CheckReport, Problem, Progress
+from revolume.volume.state.status import SuspectStatus
+from revolume.volume.suspect.periods import SuspectPeriods
 
 
 @dataclass(slots=True)
-class Findings:
-    """Every part of the verification adds to it; the report is made of it at the end."""
+class CheckContext:
+    """Progress, counters and problems of one verification, shared by its parts."""
 
     progress: Progress
     problems: list[Problem] = field(default_factory=list)
+    periods: SuspectPeriods = field(default_factory=SuspectPeriods)
+    """Of the moments in which the copy is known to differ from what the volume was."""
+    suspect: tuple[SuspectStatus, ...] = ()
     incomplete: str = ""
+    elsewhere: str = ""
     segments: int = 0
     transfers: int = 0
     blocks: int = 0
@@ -21,13 +27,13 @@ class Findings:
     moments: int = 0
     bytes_read: int = 0
 
-    def say(self, where: str, what: str) -> None:
-        """Something does not hold."""
+    def add_problem(self, where: str, what: str) -> None:
+        """Record that something does not hold: ``where`` a person can look, ``what`` is wrong there."""
         self.problems.append(Problem(where, what))
 
     def report(self) -> CheckReport:
-        """All of it, as a value."""
+        """The report, as an immutable value."""
         return CheckReport(
             tuple(self.problems), self.segments, self.transfers, self.blocks, self.points, self.moments,
-            self.bytes_read, self.incomplete,
+            self.bytes_read, self.suspect, self.incomplete, self.elsewhere,
         )  # fmt: skip

@@ -6,7 +6,7 @@ checksum of the one before it. Where that one is missing, the walk goes on from 
 before; what lies behind such a gap still happened, if the gap was durable. If it was not, it was never
 promised, and neither was anything behind it: the log ends before it, as an opening would have it.
 
-Local records stand outside the chain, and are left out: what they hold is found by its digest, where it is
+NodeHeader records stand outside the chain, and are left out: what they hold is found by its digest, where it is
 missed.
 """
 
@@ -14,33 +14,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from revolume.log.scan import Found, complete_prefix, payload_holds
-from revolume.log.transfer import Kind
+from revolume.blocks.numbers import Position
+from revolume.log.format.transfer import Kind
+from revolume.log.read.scan import FoundTransfer, complete_prefix, payload_holds
 
 
-def lineage(found: list[Found], durable: int, begins: Mapping[int, int]) -> list[Found]:
-    """In the log's order. ``begins``: of epochs, as far as known, the position behind which they begin."""
-    chained = [one for one in found if one.transfer.kind != Kind.FIXUP]
-    standing = _Walk(chained, durable, begins).back()
+def lineage(found: list[FoundTransfer], durable: Position, begins: Mapping[int, Position]) -> list[FoundTransfer]:
+    """The transfers that led to the newest state, in log order. ``durable``: a position known to be durable.
+    ``begins``: epoch number to the position after which the epoch began, as far as known."""
+    chained = [one for one in found if one.transfer.kind != Kind.LOCAL_BLOCKS]
+    standing = _ChainWalk(chained, durable, begins).back()
     for number, one in enumerate(standing):
-        if one.transfer.position > durable and not _holds(one):
+        if one.transfer.position > durable and not _payload_is_valid(one):
             return complete_prefix(standing[:number])
     return complete_prefix(standing)
 
 
-class _Walk:
-    def __init__(self, chained: list[Found], durable: int, begins: Mapping[int, int]) -> None:
+class _ChainWalk:
+    def __init__(self, chained: list[FoundTransfer], durable: Position, begins: Mapping[int, Position]) -> None:
         self._durable = durable
         self._begins = begins
         self._ordered = sorted(
             chained, key=lambda one: (one.transfer.epoch, one.transfer.position, one.segment.use)
         )
-        self._copies: dict[bytes, list[Found]] = {}
+        self._copies: dict[bytes, list[FoundTransfer]] = {}
         for one in self._ordered:
             self._copies.setdefault(one.transfer.chain, []).append(one)
 
-    def back(self) -> list[Found]:
-        standing: list[Found] = []
+    def back(self) -> list[FoundTransfer]:
+        standing: list[FoundTransfer] = []
         at = self._whole(self._ordered.pop().transfer.chain) if self._ordered else None
         while at is not None:
             standing.append(at)
@@ -50,14 +52,14 @@ class _Walk:
             at = before
         return standing[::-1]
 
-    def _whole(self, chain: bytes) -> Found | None:
-        """An opening after a crash writes the end of the log once more. If the power goes meanwhile, either place
-        may be the whole one."""
+    def _whole(self, chain: bytes) -> FoundTransfer | None:
+        """The transfer with this chain checksum; of several copies one whose payload is valid. (An opening after a
+        crash copies the end of the log. If power is lost meanwhile, either copy may be the valid one.)"""
         copies = self._copies.get(chain, [])
-        return next((one for one in copies[:0:-1] if _holds(one)), copies[0]) if copies else None
+        return next((one for one in copies[:0:-1] if _payload_is_valid(one)), copies[0]) if copies else None
 
-    def _newest_before(self, at: Found) -> Found | None:
-        """The newest that can have come before ``at``, not directly. Those behind it are not looked at again."""
+    def _newest_before(self, at: FoundTransfer) -> FoundTransfer | None:
+        """The newest transfer that can have come before ``at``, where its direct predecessor is missing."""
         while self._ordered:
             one = self._ordered.pop()
             if one.transfer.epoch > at.transfer.epoch or one.transfer.position >= at.transfer.position - 1:
@@ -68,7 +70,7 @@ class _Walk:
         return None
 
 
-def _holds(found: Found) -> bool:
+def _payload_is_valid(found: FoundTransfer) -> bool:
     try:
         return payload_holds(found)
     except OSError:

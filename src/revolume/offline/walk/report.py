@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from revolume.blocks.numbers import WriteNumber
+from revolume.volume.state.status import SuspectStatus
+
 # (first block, count), ascending
 Extents = tuple[tuple[int, int], ...]
 # progress(stage, done, total): what is being done now, and how far, in bytes. Called from any thread.
@@ -18,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that does not hold."""
+    """A violation that the verifier found: where, and what is wrong there, in one sentence."""
 
     where: str  # "log/0000000012.seg at 1310720", "image block 77", "cp42"
     what: str
@@ -26,7 +29,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was verified, and what does not hold."""
+    """The result of a verification."""
 
     problems: tuple[Problem, ...]
     segments: int  # log segments read
@@ -35,7 +38,9 @@ class CheckReport:
     points: int  # consistency points whose interval digest and volume root were verified
     moments: int  # snapshots and other named moments that resolve
     bytes_read: int
+    suspect: tuple[SuspectStatus, ...]  # periods in which this copy is not what the volume was, as marks say
     incomplete: str  # a mirror's base is under way: how much of it is here, in one sentence; else empty
+    elsewhere: str = ""  # of a clone: what lies in its parent and was not looked at, in one sentence
 
     @property
     def good(self) -> bool:
@@ -44,11 +49,11 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class SalvageReport:
-    """What was brought back from the self-describing records."""
+    """The result of a salvage."""
 
     problems: tuple[Problem, ...]  # what could not be, or is doubtful
     size: int  # bytes of the volume, as far as the records tell
-    write: int  # the last write that is in the result
+    write: WriteNumber  # the last write that is in the result
     transfers: int
     blocks: int  # blocks written to the result
     lost: Extents  # known to have held data that no record with a right digest holds any more

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from revolume.blocks.digest import block_digests
 from revolume.blocks.extents import contiguous
+from revolume.blocks.geometry import BLOCK
 from revolume.host.disk import File
-from revolume.log.transfer import BLOCK
 
 U64 = npt.NDArray[np.uint64]
 BLOCKS_AT_ONCE = 256
@@ -34,12 +34,13 @@ class Run:
 
     @property
     def count(self) -> int:
-        """Blocks."""
+        """Number of blocks in the run."""
         return len(self.data) // BLOCK
 
 
 def runs(file: File, blocks: U64, digests: U64) -> Iterator[Run]:
-    """These blocks of ``file``, in ascending order, in bounded pieces."""
+    """Read the blocks (numbers in ``file``, ascending) with their expected ``digests``, in runs of at most 256
+    blocks. A block that can't be read counts as zeroes and is listed in ``refused``."""
     starts, counts, firsts = contiguous(blocks)
     for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
         for at in range(0, count, BLOCKS_AT_ONCE):
@@ -52,8 +53,8 @@ def runs(file: File, blocks: U64, digests: U64) -> Iterator[Run]:
 
 
 def read(file: File, offset: int, size: int, refused: list[int] | None = None) -> memoryview:
-    """So many bytes; zeroes where the file has ended, and for each block that the disk refuses (``refused`` is
-    told which, counted from ``offset``)."""
+    """``size`` bytes from ``offset``; zeroes after the end of the file, and for each block that can't be read. The
+    numbers of those blocks, counted from ``offset``, are appended to ``refused``."""
     buffer = memoryview(bytearray(size))
     try:
         file.preadv([buffer], offset)

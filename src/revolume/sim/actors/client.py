@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from revolume.host import Host
 from revolume.host.clock import within
 from revolume.nbd.client import Client
-from revolume.nbd.constants import Errno
-from revolume.nbd.errors import Disconnected, ExportError, ProtocolError
-from revolume.sim.chance import Chance
-from revolume.sim.register import Register, Written
-from revolume.sim.sectors import SECTOR, made
+from revolume.nbd.wire.constants import Errno
+from revolume.nbd.wire.errors import Disconnected, ExportError, ProtocolError
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.oracle.sector_history import SectorHistory, Written
+from revolume.sim.oracle.sector_payload import SECTOR, made
 
 ODD_BYTES = 16 << 10
 RETRY_S = 0.2
@@ -68,10 +68,10 @@ class Orders:
 
 
 class SimClient:
-    """See the module's text."""
+    """One client, which asks the volume at ``orders.uri`` for reads and changes until it is told to stop."""
 
     def __init__(
-        self, host: Host, name: str, register: Register, orders: Orders, chance: Chance, habits: Habits
+        self, host: Host, name: str, register: SectorHistory, orders: Orders, chance: Chance, habits: Habits
     ) -> None:
         self._host = host
         self._name = name

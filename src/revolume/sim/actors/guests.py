@@ -11,9 +11,9 @@ from typing import Final
 
 from revolume.host import Host
 from revolume.host.network import Wire
-from revolume.nbd import options
-from revolume.nbd.constants import REQUEST_MAGIC, Command, Option
-from revolume.nbd.transmission import COMPACT_HEADER, kind_of
+from revolume.nbd.wire import options
+from revolume.nbd.wire.constants import REQUEST_MAGIC, Command, Option
+from revolume.nbd.wire.requests import COMPACT_HEADER, kind_of
 
 HELLO: Final = struct.pack(">I", 3) + options.export_request(Option.GO, "vm", [])
 
@@ -50,15 +50,15 @@ class Guest:
         self._wire.abort()
 
     def buffer(self) -> memoryview:
-        """See ``host.Receiver``."""
+        """Whatever comes goes to waste."""
         return self._waste
 
     def received(self, n: int) -> None:
-        """See ``host.Receiver``."""
+        """It was taken, and nobody looks at it."""
 
     def writable(self) -> None:
-        """See ``host.Receiver``."""
+        """Nothing waits to be sent."""
 
     def closed(self, error: Exception | None) -> None:
-        """See ``host.Receiver``."""
+        """The server has ended the connection."""
         self.gone = True

@@ -12,13 +12,15 @@ import contextlib
 import re
 from collections.abc import Callable
 
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import GaveWay, NoSpace, RevolumeError
-from revolume.history.exports import ViewExport, VolumeExports
+from revolume.history.exports import VolumeExports
+from revolume.history.view_export import ViewExport
 from revolume.host.network import Peer
-from revolume.log.ops import OP_WRITE, NoRoomNow, Op
-from revolume.sim.chance import Chance
-from revolume.sim.machine import Ended, Machine
-from revolume.sim.model import BLOCK, Blocks, Model, blocks_of
+from revolume.log.write.operations import OP_WRITE, Op, WouldBlock
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.machine import Ended, Machine
+from revolume.sim.oracle.model import Blocks, Model, blocks_of
 
 LOOKS = 60
 WRITTEN_BLOCKS = 12
@@ -100,7 +102,7 @@ class Readers:
         ops: list[Op] = [(OP_WRITE, block * BLOCK, len(data), memoryview(data))]
         try:
             export.append(ops)
-        except NoRoomNow:
+        except WouldBlock:
             return
         except NoSpace:
             return

@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from revolume.sim.cuts import Cuts
-from revolume.sim.part import Part
+from revolume.sim.campaigns.power_cuts import Cuts
+from revolume.sim.campaigns.report_section import ReportSection
 from revolume.sim.worlds import WORLDS
 from revolume.sim.worlds.world import Verdict
 
 CUTS = "cuts"
 """Not a world: power cuts of a short history, by the dozen."""
-SHARES = {"primary": 1, "pair": 1, "rot": 10, CUTS: 3}
+SHARES = {
+    "primary": 1, "pair": 1, "away": 1, "trio": 1, "cluster": 1, "lease": 1, "rot": 10, "heal": 2, "comparison": 1,
+    "restore": 1, "fetch": 1, CUTS: 3,
+}  # fmt: skip
 """How many seeds of each in a round."""
+assert SHARES.keys() == {*WORLDS, CUTS}
 STATES = 60
 Say = Callable[[str], None]
 
@@ -94,9 +98,7 @@ def _tasks(worlds: list[str], seeds: range) -> Iterator[tuple[str, int]]:
             return
 
 
-def _run(
-    tasks: Iterator[tuple[str, int]], jobs: int, deadline: float | None
-) -> Iterable[tuple[Verdict, float]]:
+def _run(tasks: Iterator[tuple[str, int]], jobs: int, deadline: float | None) -> Iterable[tuple[Verdict, float]]:
     if jobs <= 1:
         for task in tasks:
             if deadline is not None and time.monotonic() > deadline:
@@ -115,13 +117,13 @@ def _run(
         yield from (future.result() for future in waiting)
 
 
-def part(totals: dict[str, Total], minutes: float | None, seconds: float) -> Part:
+def part(totals: dict[str, Total], minutes: float | None, seconds: float) -> ReportSection:
     """For the report."""
     found = list(totals.values())
     states = set[int]().union(*(total.states for total in found))
     real_s = max(0.001, sum(total.real_s for total in found))
     virtual_s = sum(total.virtual_s for total in found)
-    made = Part("campaign", "Seeds of simulated worlds", 10, seconds=round(seconds, 1))
+    made = ReportSection("campaign", "Seeds of simulated worlds", 10, seconds=round(seconds, 1))
     made.counts = {
         "seeds": sum(total.seeds for total in found), "simulated hours": round(virtual_s / 3600, 2),
         "simulated seconds a real one": round(virtual_s / real_s, 1),

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from revolume.sim.part import FOLDER
+from revolume.sim.campaigns.report_section import FOLDER
 
 CaseT = TypeVar("CaseT")
 FoundT = TypeVar("FoundT")
@@ -30,7 +30,7 @@ Judge = Callable[[CaseT], FoundT]
 
 
 def parser(module: str, text: str | None) -> argparse.ArgumentParser:
-    """See the module's text; the campaign adds what is its own."""
+    """The options that every campaign of cases has; the campaign adds its own."""
     made = argparse.ArgumentParser(prog=f"python -m {module}", description=text,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     made.add_argument("--every", type=int, default=1)

@@ -1,7 +1,8 @@
 """Every byte of a small, cleanly stopped store spoilt, every length of its files, every two blocks exchanged.
 
-    python -m revolume.sim.every_byte [--every N] [--minutes M] [--jobs N] [--only PHASES] [--folder FOLDER]
-    python -m revolume.sim.every_byte --case flip:image.sums:4711
+    python -m revolume.sim.campaigns.every_byte [--every N] [--minutes M] [--jobs N]
+        [--only PHASES] [--folder FOLDER]
+    python -m revolume.sim.campaigns.every_byte --case flip:image.sums:4711
 
 Each case must end in one of these: opening refuses, a read is an error, or every byte that is read is right; and
 what a retained moment could need has to be named by ``check`` (or by the refusal). What was flipped is one bit of
@@ -9,7 +10,8 @@ every second byte and all bits of the others. Phases, by what a byte is (``regio
 
     meta       one byte of a manifest, a header, a footer, a map, the digests: all looked at, now and at two of the
                moments, in turn (``--all-moments``: at each)
-    payload    one byte of a block: ``Opened`` in ``judge.py``. Where opening takes bytes along, since it reads the
+    payload    one byte of a block: ``Opened`` in ``corruption_oracle.py``. Where opening takes bytes along, since
+    it reads the
                log in large pieces, one byte of each block at once: each of them must be an error of its own
     named      one byte of each payload at once: ``check`` must name each of the payloads
     idle       what nobody needs: each sector spoilt at once, and single bytes of it, every 61st; must do no harm
@@ -27,48 +29,30 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cache, partial
 
-from revolume.sim.counted import parser, quiet, spread
-from revolume.sim.judge import CHECK, OPENING, Opened, Part, Verdict, checked, judged, opened_and_read, told_as
-from revolume.sim.little import Little, damaged, inode, make
-from revolume.sim.model import BLOCK
-from revolume.sim.part import Part as Section
-from revolume.sim.platter import Platter
-from revolume.sim.regions import IDLE, TOLD, Region
+from revolume.blocks.geometry import BLOCK
+from revolume.sim.campaigns.case_runner import parser, quiet, spread
+from revolume.sim.campaigns.every_byte_result import Case, CaseResult, Total, report
+from revolume.sim.kernel.simulated_fs import Platter
+from revolume.sim.oracle.corruption_oracle import (
+    CHECK,
+    OPENING,
+    Opened,
+    Part,
+    Verdict,
+    checked,
+    judged,
+    opened_and_read,
+    told_as,
+)
+from revolume.sim.oracle.regions import IDLE, TOLD, Region
+from revolume.sim.oracle.sample_volume import SampleVolume, damaged, inode, make
 
 SECTOR = 512
 SINGLE = 61
 PAYLOAD = frozenset({"whole block", "fragments", "point's block", "image block"})
 UNREAD_AT_ONCE = 64 << 10
-TOLD_AS = {
-    "meta": "Bytes of manifests, headers, footers, maps and digests", "payload": "Bytes of blocks and fragments",
-    "idle": "Bytes that nobody needs, by sectors, and every 61st alone", "cut": "Lengths", "swap": "Pairs",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """``what`` was done to file ``name`` at ``at`` (and ``more``); for rounds ``at`` is the byte in each unit."""
-
-    phase: str
-    what: str
-    name: str
-    at: int
-    more: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.what}:{self.name}:{self.at}:{self.more}"
-
-
-@dataclass(slots=True)
-class Found:
-    """What came of a case: per kind of region and outcome how many bytes, lengths or pairs; and what is wrong."""
-
-    case: Case
-    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
 
 
 def bits(at: int) -> int:
@@ -80,17 +64,17 @@ class EveryByte:
     """The store, and all cases of it."""
 
     def __init__(self, all_moments: bool = False) -> None:
-        self.store: Little = make()
+        self.store: SampleVolume = make()
         self.opened = Opened(self.store)
         self._all_moments = all_moments
         self._regions = sorted(self.store.regions, key=lambda r: (r.name, r.start))
-        self._judges: dict[str, Callable[[Case], Found]] = {
+        self._judges: dict[str, Callable[[Case], CaseResult]] = {
             "flip": self._flip, "byte": self._byte, "blocks": self._blocks, "fragments": self._blocks,
             "payloads": self._payloads, "spoil": self._spoil, "cut": self._cut, "swap": self._swap,
         }  # fmt: skip
 
-    def judge(self, case: Case) -> Found:
-        """See the module's text."""
+    def judge(self, case: Case) -> CaseResult:
+        """Spoil the store as ``case`` says, on a copy, and say what came of it."""
         return self._judges[case.what](case)
 
     # Cases
@@ -178,7 +162,7 @@ class EveryByte:
         numbers = sorted(self.store.contents)
         return [numbers[at % len(numbers)], numbers[(at + len(numbers) // 2) % len(numbers)]]
 
-    def _flip(self, case: Case) -> Found:
+    def _flip(self, case: Case) -> CaseResult:
         kind = self._kind(case.name, case.at)
         platter = damaged(self.store, case.name, lambda content: _flip(content, case.at))
         verdict = judged(self.store, platter, self._moments(case.at))
@@ -186,7 +170,7 @@ class EveryByte:
             verdict.wrong.append("neither check nor a refusal tells")
         return _found(case, kind, verdict)
 
-    def _byte(self, case: Case) -> Found:
+    def _byte(self, case: Case) -> CaseResult:
         """Check names it in a round of its own phase."""
         readers = self.opened.readers(case.name, case.at) - {CHECK}
         verdict = self.opened.judge(case.name, case.at, bits(case.at), readers)
@@ -198,26 +182,26 @@ class EveryByte:
         units = self._units(case.what)
         return [(unit, unit.start + case.at) for unit in units if unit.start + case.at < unit.end]
 
-    def _blocks(self, case: Case) -> Found:
+    def _blocks(self, case: Case) -> CaseResult:
         """Every part that takes one of the bytes is an error, and everything else is right."""
         places, store = self._spoilt_units(case), self.store
         platter = _spoilt(store, places)
         readers = {place: self.opened.readers(place[0].name, place[1]) - {CHECK, OPENING} for place in places}
         moments = {number for parts in readers.values() for number, _ in parts if number is not None}
         verdict = opened_and_read(store, platter, None if case.what == "blocks" else sorted(moments))
-        found = Found(case, wrong=list(verdict.wrong))
+        found = CaseResult(case, wrong=list(verdict.wrong))
         for place, parts in readers.items():
             if not verdict.refused:
                 found.wrong += _not_told(place, parts, verdict)
             found.counts[case.phase, place[0].kind, verdict.outcome if parts else "harmless"] += 1
         return found
 
-    def _payloads(self, case: Case) -> Found:
+    def _payloads(self, case: Case) -> CaseResult:
         places, store = self._spoilt_units(case), self.store
         platter = _spoilt(store, places)
         verdict = Verdict()
         checked(platter, store.seed, verdict)
-        found = Found(case, wrong=verdict.wrong)
+        found = CaseResult(case, wrong=verdict.wrong)
         for unit, at in places:
             found.counts[case.phase, unit.kind, "check tells"] += 1
             if not _named(unit, at, verdict, self._header(unit)):
@@ -226,10 +210,10 @@ class EveryByte:
 
     def _header(self, unit: Region) -> int:
         """Where the transfer begins whose payload this is."""
-        headers = [r.start for r in self._regions if r.name == unit.name and r.kind == "local part"]
+        headers = [r.start for r in self._regions if r.name == unit.name and r.kind == "node header"]
         return max([at for at in headers if at < unit.start], default=0)
 
-    def _spoil(self, case: Case) -> Found:
+    def _spoil(self, case: Case) -> CaseResult:
         chance = random.Random(case.at)
 
         def change(content: bytearray) -> None:
@@ -239,13 +223,13 @@ class EveryByte:
         platter = damaged(self.store, case.name, change)
         verdict = judged(self.store, platter)
         found = _found(case, self._kind(case.name, case.at), verdict)
-        return Found(case, Counter(dict.fromkeys(found.counts, case.more - case.at)), found.wrong)
+        return CaseResult(case, Counter(dict.fromkeys(found.counts, case.more - case.at)), found.wrong)
 
-    def _cut(self, case: Case) -> Found:
+    def _cut(self, case: Case) -> CaseResult:
         platter = damaged(self.store, case.name, lambda content: content.__delitem__(slice(case.at, None)))
         return _found(case, self._kind(case.name, case.at), judged(self.store, platter, self._moments(case.at)))
 
-    def _swap(self, case: Case) -> Found:
+    def _swap(self, case: Case) -> CaseResult:
         one, other = (slice(block * BLOCK, (block + 1) * BLOCK) for block in (case.at, case.more))
 
         def change(content: bytearray) -> None:
@@ -257,7 +241,7 @@ class EveryByte:
         return _found(case, kind, judged(self.store, damaged(self.store, case.name, change)))
 
 
-def _spoilt(store: Little, places: list[tuple[Region, int]]) -> Platter:
+def _spoilt(store: SampleVolume, places: list[tuple[Region, int]]) -> Platter:
     platter = store.platter.copy()
     for unit, at in places:
         found = inode(platter, unit.name)
@@ -270,8 +254,8 @@ def _flip(content: bytearray, at: int) -> None:
     content[at] ^= bits(at)
 
 
-def _found(case: Case, kind: str, verdict: Verdict) -> Found:
-    return Found(case, Counter({(case.phase, kind, verdict.outcome): 1}), verdict.wrong)
+def _found(case: Case, kind: str, verdict: Verdict) -> CaseResult:
+    return CaseResult(case, Counter({(case.phase, kind, verdict.outcome): 1}), verdict.wrong)
 
 
 def _not_told(place: tuple[Region, int], parts: set[Part], verdict: Verdict) -> Iterator[str]:
@@ -288,27 +272,6 @@ def _named(unit: Region, at: int, verdict: Verdict, header: int) -> bool:
 
 
 # The campaign
-
-
-class Total:
-    """What all cases came to."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str, str]] = Counter()
-        self.failures: list[str] = []
-        self.cases = 0
-
-    def add(self, found: Found) -> None:
-        """One more."""
-        self.cases += 1
-        self.counts += found.counts
-        if found.wrong:
-            command = f"python -m revolume.sim.every_byte --case '{found.case}'"
-            self.failures.append(f"{found.case}: {' | '.join(found.wrong[:2])[:400]} ({command})")
-
-    def of(self, *phases: str) -> int:
-        """How many bytes, lengths or pairs."""
-        return sum(count for (phase, _, _), count in self.counts.items() if phase in phases)
 
 
 def chosen(campaign: EveryByte, every: int, only: str | None) -> list[Case]:
@@ -342,31 +305,12 @@ def _campaign(all_moments: bool) -> EveryByte:
     return EveryByte(all_moments)
 
 
-def _judge(all_moments: bool) -> Callable[[Case], Found]:
+def _judge(all_moments: bool) -> Callable[[Case], CaseResult]:
     return _campaign(all_moments).judge
 
 
-def report(total: Total, planned: int, seconds: float) -> Section:
-    """Its part of the report."""
-    part = Section("every-byte", "Every byte of a stopped store", order=30)
-    part.counts = {
-        "byte flips": total.of("meta", "payload", "idle"), "truncations": total.of("cut"),
-        "block swaps": total.of("swap"), "flips of payloads that check has named": total.of("named"),
-        "cases of the campaign": total.cases, "cases left out for want of time": planned - total.cases,
-    }  # fmt: skip
-    part.failures = total.failures
-    part.seconds = seconds
-    for phase, what in TOLD_AS.items():
-        by_outcome: Counter[str] = Counter()
-        for (where, _, outcome), count in total.counts.items():
-            by_outcome[outcome] += count if where == phase else 0
-        told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(by_outcome.items()) if count)
-        part.notes.append(f"{what}: {told or 'none'}.")
-    return part
-
-
 def main() -> int:
-    """See the module's text."""
+    """Run the cases that the command line asks for. The exit status: 0 if nothing failed."""
     quiet()
     asked = _arguments().parse_args()
     if asked.case:
@@ -392,7 +336,7 @@ def _case(text: str) -> Case:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    made = parser("revolume.sim.every_byte", __doc__)
+    made = parser("revolume.sim.campaigns.every_byte", __doc__)
     made.add_argument("--only", help="phases, with commas between them")
     made.add_argument("--all-moments", action="store_true")
     return made

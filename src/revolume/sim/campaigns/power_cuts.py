@@ -17,19 +17,21 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from revolume.cli.serving import Serving
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import NotFound, RevolumeError
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.sim.chance import Chance
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.node.service_options import ServiceOptions
+from revolume.sim.actors.service import PATH, PrimaryService
 from revolume.sim.checks.clean import check_clean
-from revolume.sim.checks.salvaged import check_salvaged
-from revolume.sim.loop import SimLoop
-from revolume.sim.machine import Machine
-from revolume.sim.model import BLOCK, Model
-from revolume.sim.network import Fabric
-from revolume.sim.platter import KEPT, LOST, TORN, Cut, Platter, state_of
-from revolume.sim.service import PATH, PrimaryService
-from revolume.sim.trace import Trace
+from revolume.sim.checks.salvage_result import check_salvaged
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.fabric import Fabric
+from revolume.sim.kernel.loop import SimLoop
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import KEPT, LOST, TORN, Cut, Platter, state_of
+from revolume.sim.kernel.trace import Trace
+from revolume.sim.kernel.uncollected import uncollected
+from revolume.sim.oracle.model import Model
 
 ALL_SUBSETS_UPTO = 8
 PER_CHANGE = 12
@@ -37,8 +39,8 @@ PER_CHANGE = 12
 BLOCKS = 64
 SIZE = BLOCKS * BLOCK
 SEGMENT = 64 << 10
-ASKED = Serving(
-    PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=0.01, budget_bytes=64 * SEGMENT,
+ASKED = ServiceOptions(
+    PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=0.01, budget_bytes=64 * SEGMENT, rung_versions=16,
     map_memory_bytes=16 << 20, segment_bytes=SEGMENT, spare_bytes=2 * SEGMENT,
 )  # fmt: skip
 
@@ -64,7 +66,8 @@ class Tally:
 
 
 def subsets(platter: Platter, chance: Chance, samples: int) -> Iterator[tuple[str, Cut]]:
-    """See the module's text."""
+    """The states, each with a name, in which a power cut may leave the pending changes: all where they are
+    few, ``samples`` drawn ones beside the extremes where they are many."""
     pending = platter.pending()
     if pending <= ALL_SUBSETS_UPTO:
         for mask in range(1 << pending):
@@ -101,13 +104,8 @@ class Cuts:
 
     def run(self) -> Tally:
         """Play the history, then judge what every cut leaves."""
-        frozen = gc.isenabled()
-        gc.disable()  # it would look through all these disks again and again
-        try:
+        with uncollected():
             self._all()
-        finally:
-            if frozen:
-                gc.enable()
         return self.tally
 
     def _all(self) -> None:
@@ -131,7 +129,7 @@ class Cuts:
         machine.platter.before_change = lambda number, what: self._cut_here(machine.platter, number, what)
         for _ in range(self._steps):
             await machine.run(self._step(service))
-        await machine.run(service.role.close())
+        await machine.run(service.close())
 
     async def _step(self, service: PrimaryService) -> None:
         volume, chance = service.volume, self._chance
@@ -155,7 +153,8 @@ class Cuts:
 
     def _op(self) -> Op:
         chance = self._chance
-        length = chance.choice((512, 2048, BLOCK, 2 * BLOCK, 5 * BLOCK))
+        length = chance.choice((512, 2048, BLOCK, 2 * BLOCK, 5 * BLOCK, SEGMENT, 2 * SEGMENT))
+        # A segment holds less than its size: the last two go on in the next one.
         offset = chance.randrange((SIZE - length) // 512) * 512
         kind = chance.choice((OP_WRITE, OP_WRITE, OP_WRITE, OP_ZERO, OP_TRIM))
         return (kind, offset, length, memoryview(chance.randbytes(length)) if kind == OP_WRITE else None)
@@ -198,7 +197,7 @@ class Cuts:
         self, machine: Machine, service: PrimaryService, content: bytearray, crash: Crash, wrong: list[str]
     ) -> None:
         """It stops cleanly, and is then what it was."""
-        await machine.run(service.role.close())
+        await machine.run(service.close())
         machine.stopped()
         wrong += check_clean(machine, machine.platter, f"{crash.where}, opened and closed")
         again = await self._opened(machine)
@@ -228,7 +227,7 @@ async def _append(volume: Any, ops: list[Op]) -> None:
         try:
             volume.append(ops)
             return
-        except NoRoomNow:
+        except WouldBlock:
             await volume.room(ops)
 
 

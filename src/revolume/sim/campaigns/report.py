@@ -1,4 +1,4 @@
-"""``python -m revolume.sim.report``: the parts of the proof, joined. The last line is the verdict.
+"""``python -m revolume.sim.campaigns.report``: the parts of the proof, joined. The last line is the verdict.
 
     --begin        forget what earlier runs have left in ``.proof/``
     --failed WHAT  note that this command failed, in a part of its own
@@ -17,7 +17,7 @@ import os
 import sys
 from typing import Final
 
-from revolume.sim.part import FOLDER, Part, read
+from revolume.sim.campaigns.report_section import FOLDER, ReportSection, read
 
 REQUIRED: Final = ("campaign", "planted", "every-byte", "nth")
 HEAD: Final = (
@@ -32,8 +32,8 @@ RATIO_MIN = 10
 
 
 def main() -> int:
-    """See the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m revolume.sim.report", description=__doc__,
+    """Join the parts that were written. The exit status: 0 if all required ones are there and none failed."""
+    parser = argparse.ArgumentParser(prog="python -m revolume.sim.campaigns.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--begin", action="store_true")
     parser.add_argument("--failed")
@@ -45,7 +45,7 @@ def main() -> int:
             os.remove(os.path.join(FOLDER, name))
         return 0
     if asked.failed:
-        Part("failed", "What did not come to its end", 99, failures=[asked.failed]).write()
+        ReportSection("failed", "What did not come to its end", 99, failures=[asked.failed]).write()
         return 0
     with open(asked.found) as file:
         text, sound = joined(read(), file.read())
@@ -55,7 +55,7 @@ def main() -> int:
     return not sound
 
 
-def joined(parts: list[Part], found: str = "") -> tuple[str, bool]:
+def joined(parts: list[ReportSection], found: str = "") -> tuple[str, bool]:
     """The report, and whether everything is as it should be. ``found``: a section, as it stands."""
     wrong = _missed(parts)
     when = max((part.when for part in parts), default="") or "never"
@@ -76,7 +76,7 @@ def joined(parts: list[Part], found: str = "") -> tuple[str, bool]:
     return "\n".join(lines) + "\n", not wrong
 
 
-def _section(part: Part) -> list[str]:
+def _section(part: ReportSection) -> list[str]:
     lines = ["", f"## {part.title}", ""]
     if part.seconds:
         where = f", at {part.commit}" if part.commit else ""
@@ -94,12 +94,12 @@ def _rows(counts: dict[str, float]) -> list[str]:
     return [f"| {name} | {_figure(value)} |" for name, value in counts.items()]
 
 
-def _totals(parts: list[Part]) -> dict[str, float]:
+def _totals(parts: list[ReportSection]) -> dict[str, float]:
     found = {name: [part.counts[name] for part in parts if name in part.counts] for name in HEAD}
     return {name: sum(values) for name, values in found.items() if values}
 
 
-def _missed(parts: list[Part]) -> list[str]:
+def _missed(parts: list[ReportSection]) -> list[str]:
     """What is not as it should be, in sentences."""
     there = {part.part: part for part in parts}
     wrong = [f"The part {name} was not run." for name in REQUIRED if name not in there]

@@ -20,8 +20,8 @@ FOLDER = ".proof"
 
 
 @dataclass(slots=True)
-class Part:
-    """See the module's text."""
+class ReportSection:
+    """One section: what was counted, what failed, and what should be known of it."""
 
     part: str
     title: str
@@ -47,15 +47,16 @@ class Part:
         os.replace(f"{path}.new", path)
 
 
-def read(folder: str = FOLDER) -> list[Part]:
+def read(folder: str = FOLDER) -> list[ReportSection]:
     """All parts that were written, in their order."""
     names = sorted(name for name in os.listdir(folder) if name.endswith(".json")) if os.path.isdir(folder) else []
     parts = []
     for name in names:
         with open(os.path.join(folder, name)) as file:
             values = json.load(file)
-        known = {key: values[key] for key in values if key in Part.__dataclass_fields__ and key != "_began"}
-        parts.append(Part(**{"title": values["part"], "order": 90, **known}))
+        fields = ReportSection.__dataclass_fields__
+        known = {key: values[key] for key in values if key in fields and key != "_began"}
+        parts.append(ReportSection(**{"title": values["part"], "order": 90, **known}))
     return sorted(parts, key=lambda part: (part.order, part.part))
 
 

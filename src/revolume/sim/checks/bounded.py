@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from revolume.sim.service import PrimaryService
+from revolume.sim.actors.service import PrimaryService
 
 PARTIALS_MAX = 4096 + 256
 WAITING_MAX = 4096
@@ -10,14 +10,14 @@ WAITING_MAX = 4096
 
 def check_bounded(service: PrimaryService, who: str) -> list[str]:
     """Queues and memory of a primary, now."""
-    core = service.volume.core
+    volume = service.volume
     found = {
-        "partial blocks": (len(core.partials), PARTIALS_MAX),
-        "unsynced bytes": (core.commit.unsynced_bytes, 3 * core.unsynced_bytes_max),
-        "waiters for a sync": (len(core.commit._waiters), WAITING_MAX),
+        "partial blocks": (len(volume.partials), PARTIALS_MAX),
+        "unsynced bytes": (volume.log.commit.unsynced_bytes, 3 * volume.unsynced_bytes_max),
+        "waiters for a sync": (len(volume.log.commit._waiters), WAITING_MAX),
         "answers that wait for a mirror": (len(service.volume.mirrors._released), WAITING_MAX),
-        "leases": (len(core.leases), 64),
-        "stale maps": (len(core.stale_maps), 64),
+        "leases": (len(volume.holders), 64),
+        "stale maps": (len(volume.maps.stale), 64),
     }
     over = {what: value for what, (value, limit) in found.items() if value > limit}
     return [f"{who}: {value} {what}, {found[what][1]} are allowed" for what, value in over.items()]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from revolume.errors import NotFound
-from revolume.offline.check import check
-from revolume.sim.machine import Machine
-from revolume.sim.platter import Platter
-from revolume.sim.process import Process
-from revolume.sim.service import PATH
+from revolume.offline.check.check import check
+from revolume.sim.actors.service import PATH
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.simulated_fs import Platter
 
 
 def check_clean(machine: Machine, platter: Platter, who: str) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from revolume.sim.model import Model
-from revolume.sim.register import Promised, Register
+from revolume.sim.oracle.model import Model
+from revolume.sim.oracle.sector_history import Promised, SectorHistory
 
 
 def check_recovered(
-    model: Model, register: Register, content: bytearray, written: int, promised: Promised, who: str
+    model: Model, register: SectorHistory, content: bytearray, written: int, promised: Promised, who: str
 ) -> list[str]:
     """Model and clients' register go on from what was found. ``written``: the last write that the volume says it
     has, which content alone doesn't tell: a write may have changed nothing."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from revolume.nbd.server import Server
-from revolume.nbd.transmission import BATCH_REQUESTS_MAX
+from revolume.nbd.server.server import Server
+from revolume.nbd.wire.requests import BATCH_REQUESTS_MAX
 
 
 def check_served(server: Server, who: str) -> list[str]:
@@ -12,7 +12,7 @@ def check_served(server: Server, who: str) -> list[str]:
     backlog = sum(session._wire.backlog for session in sessions)
     each = max([session._tally.requests for session in sessions], default=0)
     longest = max([session._wire.backlog for session in sessions], default=0)
-    strangers = sum(session._executor is None for session in sessions)
+    strangers = sum(session._transmission is None for session in sessions)
     all_requests = limits.all_unanswered_max + BATCH_REQUESTS_MAX * len(sessions)
     in_flight = server._budget.used_bytes + server._budget.kept_bytes - backlog
     found = {

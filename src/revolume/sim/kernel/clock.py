@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from revolume.sim.loop import SimLoop
+from revolume.sim.kernel.loop import SimLoop
 
 BEGIN_NS = 1_767_225_600 * 1_000_000_000
 
@@ -17,6 +17,8 @@ class SimClock:
         self.offset_ns = 0
         """What somebody has set the wall clock by."""
         self.boots = 1
+        self.paused_ns = 0
+        """Time that the machine was paused, of which its boot clock knows nothing."""
 
     def wall_ns(self) -> int:
         """Since 1970, as this machine believes."""
@@ -27,8 +29,8 @@ class SimClock:
         return self._loop.now_ns
 
     def boot_ns(self) -> int:
-        """Machines are never suspended."""
-        return self._loop.now_ns
+        """Less what a pause of the whole machine took."""
+        return self._loop.now_ns - self.paused_ns
 
     def boot_id(self) -> bytes:
         """Another one after each loss of power."""

@@ -1,4 +1,4 @@
-"""``host.Disk`` on a simulated file system (``platter.py``), as one process sees it.
+"""``host.Disk`` on a simulated file system (``simulated_fs.py``), as one process sees it.
 
 Handles belong to the process that opened them: when it dies they are worth nothing, and its locks are let go.
 Each operation may fail as the plan of faults says, and adds what it took to the cost of the call that it is in.
@@ -11,14 +11,25 @@ import errno
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 
-import xxhash
-
 from revolume.host.disk import Buffer
-from revolume.sim.chance import Chance
-from revolume.sim.faults import DiskFaults, drawn_delay, failure, io_error, no_space
-from revolume.sim.platter import PAGE, SECTOR, Change, Folder, Inode, Named, Platter, Punch, Resize, Write
-from revolume.sim.process import Process
-from revolume.sim.trace import Trace
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.disk_faults import DiskFaults, drawn_delay, failure, io_error, no_space
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.simulated_fs import (
+    PAGE,
+    SECTOR,
+    Change,
+    Folder,
+    Inode,
+    Named,
+    Platter,
+    Punch,
+    Resize,
+    Write,
+    component,
+    hash_of,
+)
+from revolume.sim.kernel.trace import Trace
 
 READ_S, WRITE_S, SYNC_S = 0.0002, 0.00005, 0.001
 FILES_KEPT_OPEN = 12
@@ -28,7 +39,7 @@ Watch = Callable[[str, str, int, int], None]
 
 
 class SimDisk:
-    """See the module's text."""
+    """The directories of one process, and what its calls cost and meet."""
 
     def __init__(
         self, platter: Platter, process: Process, faults: DiskFaults, chance: Chance, trace: Trace
@@ -68,7 +79,7 @@ class SimDisk:
     # Paths
 
     def open(self, path: str, *, create: bool = False) -> SimDirectory:
-        """See ``host.Disk``."""
+        """The directory at ``path``; ``create`` makes those that are missing, each durable at once."""
         self.process.require_alive()
         self.watch("opendir", path, 0, 0)
         path, folder = posixpath.normpath(path), self.platter.root
@@ -114,8 +125,8 @@ class SimDirectory:
         return self._folder.memory
 
     def open(self, name: str, *, write: bool = True, create: bool = False, exclusive: bool = False) -> SimFile:
-        """See ``host.Directory``."""
-        node = self._use("create" if create or exclusive else "open", name).get(_component(name))
+        """The file; one that is created has its name on the disk after ``sync``."""
+        node = self._use("create" if create or exclusive else "open", name).get(component(name))
         if node is None:
             if not (create or exclusive):
                 raise failure(errno.ENOENT, name)
@@ -129,8 +140,8 @@ class SimDirectory:
         return SimFile(self._disk, node, name, write)
 
     def child(self, name: str, *, create: bool = False) -> SimDirectory:
-        """See ``host.Directory``."""
-        node = self._use("mkdir" if create else "opendir", name).get(_component(name))
+        """The directory within; one that is created is durable on return."""
+        node = self._use("mkdir" if create else "opendir", name).get(component(name))
         if create:
             if node is None:
                 self._disk.changing("mkdir", name)
@@ -144,16 +155,16 @@ class SimDirectory:
         return SimDirectory(self._disk, node, posixpath.join(self.path, name))
 
     def names(self) -> list[str]:
-        """See ``host.Directory``."""
+        """All names in memory, sorted."""
         return sorted(self._use("list"))
 
     def exists(self, name: str) -> bool:
-        """See ``host.Directory``."""
-        return _component(name) in self._use("stat", name)
+        """Whether the name is there in memory."""
+        return component(name) in self._use("stat", name)
 
     def remove(self, name: str) -> None:
-        """See ``host.Directory``."""
-        node = self._use("remove", name).get(_component(name))
+        """Take the name away; on the disk it is gone after ``sync``."""
+        node = self._use("remove", name).get(component(name))
         if node is None:
             raise failure(errno.ENOENT, name)
         self._disk.changing("remove", name)
@@ -161,10 +172,16 @@ class SimDirectory:
         if isinstance(node, Inode):
             self._disk.platter.used_pages -= len(node.pages)
 
+    def remove_child(self, name: str) -> None:
+        """Take the name of an empty directory away."""
+        if self.child(name).names():
+            raise failure(errno.ENOTEMPTY, name)
+        self.remove(name)
+
     def rename(self, old: str, new: str) -> None:
-        """See ``host.Directory``."""
+        """Replace ``new`` in one step; on the disk after ``sync``."""
         names = self._use("rename", old)
-        node, gone = names.get(_component(old)), names.get(_component(new))
+        node, gone = names.get(component(old)), names.get(component(new))
         if node is None:
             raise failure(errno.ENOENT, old)
         self._disk.changing("rename", old, new)
@@ -173,7 +190,7 @@ class SimDirectory:
             self._disk.platter.used_pages -= len(gone.pages)
 
     def sync(self) -> None:
-        """See ``host.Directory``."""
+        """Bring the changes of names to the disk, unless the sync fails or lies."""
         self.begin_sync()()
 
     def begin_sync(self) -> Callable[[], None]:
@@ -195,7 +212,7 @@ class SimDirectory:
         return finish
 
     def free_bytes(self) -> int:
-        """See ``host.Directory``."""
+        """Bytes that all of the simulated file system has left."""
         self._use("statfs")
         platter = self._disk.platter
         return max(0, platter.capacity - platter.used_pages * PAGE)
@@ -204,7 +221,7 @@ class SimDirectory:
         return True
 
     def lock(self) -> None:
-        """See ``host.Directory``."""
+        """BlockingIOError while another living process holds it."""
         self._use("lock")
         holder = self._folder.holder
         if isinstance(holder, SimDirectory) and holder is not self and holder._disk.process.alive:
@@ -212,7 +229,7 @@ class SimDirectory:
         self._folder.holder = self
 
     def close(self) -> None:
-        """See ``host.Directory``."""
+        """Let go of the directory and of its lock."""
         self._closed = True
         if self._folder.holder is self:
             self._folder.holder = None
@@ -246,7 +263,7 @@ class SimFile:
     # Writing
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """See ``host.File``."""
+        """Change what is in memory: all of it, or, as faults say, a part, nothing, or another place."""
         data, disk = b"".join(buffers), self._disk
         inode = self._use("write", offset, len(data))
         disk.changing("write", self.name, offset, len(data), hash_of(data))
@@ -263,13 +280,13 @@ class SimFile:
         if chance.hit(faults.dropped):
             faults.happened()
             return
-        if chance.hit(faults.misdirected) and len(inode.memory) > len(data):
+        if chance.hit(faults.misdirected) and len(inode.in_memory) > len(data):
             faults.happened()
-            offset = chance.randrange(len(inode.memory) - len(data)) // SECTOR * SECTOR
+            offset = chance.randrange(len(inode.in_memory) - len(data)) // SECTOR * SECTOR
         self._change(Write(offset, data))
 
     def datasync(self) -> None:
-        """See ``host.File``."""
+        """Bring the changes to the disk, unless the sync fails, then some are lost, or lies."""
         self.begin_sync()()
 
     def begin_sync(self) -> Callable[[], None]:
@@ -295,11 +312,13 @@ class SimFile:
         return finish
 
     def writeback(self, offset: int, length: int) -> None:
-        """See ``host.File``: some of it may reach the disk earlier; a cut keeps what it likes anyway."""
+        """Nothing to do: a power cut may keep any unsynced write, whether writing it back has begun or not."""
         self._use()
 
+    uncache = writeback  # nothing to do either: faults strike memory and disk alike
+
     def truncate(self, size: int) -> None:
-        """See ``host.File``."""
+        """Cut the file to ``size`` bytes, or let it grow with zeroes."""
         inode = self._use("truncate", size)
         self._disk.changing("truncate", self.name, size)
         gone = {page for page in inode.pages if page * PAGE >= size}
@@ -308,7 +327,7 @@ class SimFile:
         self._change(Resize(size))
 
     def allocate(self, offset: int, length: int) -> None:
-        """See ``host.File``."""
+        """Take the room for a range now, and grow the file to its end."""
         inode = self._use("allocate", offset, length)
         if length:
             self._disk.changing("allocate", self.name, offset, length)
@@ -317,7 +336,7 @@ class SimFile:
             self._change(Resize(offset + length, at_least=True))
 
     def prewrite(self, offset: int, length: int) -> None:
-        """See ``host.File``."""
+        """Write zeroes as data; here through memory like every write."""
         self.pwritev([bytes(length)], offset)
 
     @staticmethod
@@ -325,7 +344,7 @@ class SimFile:
         return sum(page not in inode.pages for page in range(offset // PAGE, -(-(offset + length) // PAGE)))
 
     def punch(self, offset: int, length: int) -> None:
-        """See ``host.File``."""
+        """Make a range read as zeroes; whole pages of it give their room back."""
         inode = self._use("punch", offset, length)
         self._disk.changing("punch", self.name, offset, length)
         gone = inode.pages & set(range(-(-offset // PAGE), (offset + length) // PAGE))
@@ -336,61 +355,41 @@ class SimFile:
     # Reading
 
     def preadv(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """See ``host.File``."""
+        """Read what is in memory, or fail as faults say; the bytes read."""
         inode, disk = self._use("read", offset, sum(map(len, buffers))), self._disk
         disk.took(READ_S)
         if disk.chance.hit(disk.faults.read_error):
             disk.faults.happened()
             raise io_error(self.name)
-        return _fill(inode, buffers, offset)
+        return inode.read(buffers, offset)
+
+    preadv_medium = preadv  # there is one truth about memory and disk
 
     def preadv_nowait(self, buffers: Sequence[Buffer], offset: int) -> bool:
-        """See ``host.File``. When it must not wait it reads what is in memory, and not everything is."""
+        """Read without waiting; False as often as ``not_in_memory`` says, as if the page cache did not have it."""
         inode = self._use()
         if self._disk.chance.hit(self._disk.faults.not_in_memory):
             return False
         self._disk.watch("glance", self.name, offset, sum(map(len, buffers)))
-        return _fill(inode, buffers, offset) == sum(map(len, buffers))
+        return inode.read(buffers, offset) == sum(map(len, buffers))
 
     def send_to(self, socket_fd: int, offset: int, length: int) -> int:
         """There are no descriptors here: simulated wires read."""
         raise failure(errno.EBADF, self.name)
 
     def size(self) -> int:
-        """See ``host.File``."""
-        return len(self._use("size").memory)
+        """Bytes in memory."""
+        return len(self._use("size").in_memory)
 
     def data_extents(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """See ``host.File``."""
+        """(offset, length) of the pages that have room of their own, clipped to the range, ascending."""
         inode = self._use("extents", offset, length)
-        end = min(offset + length, len(inode.memory))
+        end = min(offset + length, len(inode.in_memory))
         for page in sorted(inode.pages):
             begin, stop = max(offset, page * PAGE), min(end, (page + 1) * PAGE)
             if begin < stop:
                 yield begin, stop - begin
 
     def close(self) -> None:
-        """See ``host.File``."""
+        """Any later call on this handle is EBADF."""
         self._closed = True
-
-
-def _fill(inode: Inode, buffers: Sequence[Buffer], offset: int) -> int:
-    total = 0
-    for buffer in buffers:
-        piece = inode.memory[offset + total : offset + total + len(buffer)]
-        memoryview(buffer)[: len(piece)] = piece
-        total += len(piece)
-        if len(piece) < len(buffer):
-            break
-    return total
-
-
-def hash_of(data: bytes) -> int:
-    """For the trace."""
-    return xxhash.xxh3_64_intdigest(data)
-
-
-def _component(name: str) -> str:
-    if not name or "/" in name or name in (".", ".."):
-        raise ValueError(f"{name!r} is not a name within a directory")
-    return name

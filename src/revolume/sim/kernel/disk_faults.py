@@ -12,7 +12,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from revolume.sim.chance import Chance
+from revolume.sim.kernel.chance import Chance
 
 
 @dataclass(slots=True)

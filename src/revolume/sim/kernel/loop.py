@@ -14,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import inspect
 from asyncio.events import Handle, TimerHandle
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
-from revolume.sim.chance import Chance
-from revolume.sim.process import PROCESS, Gone
-from revolume.sim.trace import Trace
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.process import PROCESS, Gone, Process
+from revolume.sim.kernel.trace import Trace
 
+AWAITS_MAX = 100
+"""How often a coroutine may await something more while it is closed."""
 BUSY_MAX = 200_000
 """Callbacks at one instant: more, and somebody goes round in circles without waiting."""
 
@@ -42,7 +46,7 @@ class Lanes:
         return len(self._lanes) + len(self._open)
 
     def append(self, handle: Handle) -> None:
-        """Behind what the same callback has called for before."""
+        """ExportSource what the same callback has called for before."""
         self._open.append(handle)
 
     def alone(self, handle: Handle) -> None:
@@ -75,7 +79,7 @@ class Lanes:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """See the module's text."""
+    """An event loop on virtual time; ``chance`` decides which chain of causes goes on."""
 
     def __init__(self, chance: Chance, trace: Trace) -> None:
         super().__init__()
@@ -120,11 +124,20 @@ class SimLoop(asyncio.BaseEventLoop):
             process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
             if process is not None and not process.alive:
                 continue
+            if process is not None and process.held is not None:
+                process.held.append(handle)
+                continue
             self.callbacks += 1
             if self.callbacks - self._since > BUSY_MAX:
                 self._since = self.callbacks
                 raise Stalled(f"time stands still: {handle!r}")
             handle._run()
+
+    def resume(self, process: Process) -> None:
+        """What a paused process has to do is ready, in order."""
+        held, process.held = process.held or [], None
+        for handle in held:
+            self._ready.append(handle)
 
     def _advance(self) -> None:
         """To the next timer."""
@@ -177,15 +190,31 @@ class SimLoop(asyncio.BaseEventLoop):
             self.strays.append(f"{context.get('message')}: {error!r}")
 
     def end_world(self) -> None:
-        """Close what was left unfinished, in a fixed order, with every process dead."""
-        tasks = {*self._graves, *asyncio.all_tasks(self)}
+        """Close what was left unfinished, in a fixed order, with every process dead. A ``finally`` that is run so
+        may begin more tasks: they are closed before they have done anything."""
         self.set_exception_handler(lambda loop, context: None)
-        for task in sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name())):
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with contextlib.suppress(BaseException):
-                    task.get_coro().close()
+        closed: set[asyncio.Task[Any]] = set()
+        asyncio._set_running_loop(self)
+        try:
+            while tasks := {*self._graves, *asyncio.all_tasks(self)} - closed:
+                for task in sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name())):
+                    if not task.done():
+                        task._log_destroy_pending = False  # type: ignore[attr-defined]
+                        _close(task.get_coro())  # type: ignore[arg-type]
+                closed |= tasks
+        finally:
+            asyncio._set_running_loop(None)
         self._graves.clear()
         self._scheduled.clear()  # type: ignore[attr-defined]
         self._ready.clear()
         self.close()
+
+
+def _close(coroutine: Coroutine[Any, Any, object]) -> None:
+    """To its end. What a ``finally`` awaits is ended as well, which ``close`` would leave half done."""
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        coroutine.close()
+        return
+    with contextlib.suppress(BaseException):
+        for _ in range(AWAITS_MAX):
+            coroutine.throw(Gone())

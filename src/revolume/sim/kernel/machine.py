@@ -12,16 +12,17 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from revolume.host import Host
-from revolume.sim.chance import Chance, SimEntropy
-from revolume.sim.clock import SimClock
-from revolume.sim.disk import SimDisk
-from revolume.sim.faults import DiskFaults
-from revolume.sim.loop import SimLoop
-from revolume.sim.network import Fabric, SimNetwork
-from revolume.sim.platter import Cut, Platter
-from revolume.sim.process import Process
-from revolume.sim.trace import Trace
-from revolume.sim.work import SimWork
+from revolume.sim.kernel.chance import Chance, SimEntropy
+from revolume.sim.kernel.clock import SimClock
+from revolume.sim.kernel.disk import SimDisk
+from revolume.sim.kernel.disk_faults import DiskFaults
+from revolume.sim.kernel.fabric import Fabric
+from revolume.sim.kernel.loop import SimLoop
+from revolume.sim.kernel.network import SimNetwork
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.simulated_fs import Cut, Platter
+from revolume.sim.kernel.trace import Trace
+from revolume.sim.kernel.work import SimWork
 
 Result = TypeVar("Result")
 
@@ -31,7 +32,7 @@ class Ended(Exception):
 
 
 class Machine:
-    """See the module's text. ``lost_power_ns``: when it last did, None: never."""
+    """One machine in a world. ``lost_power_ns``: virtual time of its last power cut; None: there was none."""
 
     def __init__(
         self, name: str, loop: SimLoop, fabric: Fabric, chance: Chance, trace: Trace, capacity: int
@@ -94,6 +95,18 @@ class Machine:
         self._trace.note("kill", self.name)
         self.blows += 1
         self._end(silently=False)
+
+    def pause(self) -> None:
+        """SIGSTOP: nothing is done, and what others send waits."""
+        assert self.process is not None
+        self._trace.note("pause", self.name)
+        self.process.held = []
+
+    def resume(self) -> None:
+        """SIGCONT, if the process that was paused is still there."""
+        if self.process is not None and self.process.held is not None:
+            self._trace.note("resume", self.name)
+            self.loop.resume(self.process)
 
     def power_cut(self, cut: Cut) -> None:
         """Everything but the disk is gone, and of what the disk was to have any part may be."""

@@ -4,6 +4,8 @@ A process ends as ``kill -9`` ends one: between two instructions, with nothing s
 callback of the loop carries its process in its context; those of a dead one are dropped. A task of a dead process
 is kept, unfinished, until the world ends: collected earlier, its ``finally`` blocks would run.
 
+A process that is *paused*, as SIGSTOP pauses one, runs none of them; they wait until it goes on.
+
 Within a call a process may die too (the power goes while it writes): then every seam that it touches raises
 ``Gone``, which is nobody's to catch.
 """
@@ -11,6 +13,7 @@ Within a call a process may die too (the power goes while it writes): then every
 from __future__ import annotations
 
 import contextvars
+from asyncio import Handle
 from collections.abc import Callable
 
 
@@ -25,6 +28,8 @@ class Process:
         self.machine = machine
         self.name = name
         self.alive = True
+        self.held: list[Handle] | None = None
+        """While it is paused: what it has to do when it goes on; None: it is not paused."""
         self.context = contextvars.copy_context()
         self.context.run(PROCESS.set, self)
         self._ends: list[Callable[[], None]] = []

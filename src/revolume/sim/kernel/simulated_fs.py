@@ -13,13 +13,14 @@ Changes are counted, all over the file system, so that a cut can be placed befor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import xxhash
 
-from revolume.sim.chance import Chance
+from revolume.host.disk import Buffer
+from revolume.sim.kernel.chance import Chance
 
 SECTOR = 512
 PAGE = 4096
@@ -86,15 +87,65 @@ class Punch:
 Change = Write | Resize | Punch
 
 
-@dataclass(slots=True, eq=False)
 class Inode:
-    """A file."""
+    """A file. A copy of it shares the bytes until one of the two changes them: most copies are only looked at, and
+    they are large.
+    ``memory`` and ``disk`` are for changing, ``in_memory`` and ``on_disk`` for reading."""
 
-    number: int
-    memory: bytearray = field(default_factory=bytearray)
-    disk: bytearray = field(default_factory=bytearray)
-    pending: list[Change] = field(default_factory=list)
-    pages: set[int] = field(default_factory=set)
+    __slots__ = ("_disk", "_memory", "_shares_disk", "_shares_memory", "number", "pages", "pending")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pending: list[Change] = []
+        self.pages: set[int] = set()
+        self._memory, self._shares_memory = bytearray(), False
+        self._disk, self._shares_disk = bytearray(), False
+
+    @property
+    def in_memory(self) -> bytearray:
+        """What programs see; not to be changed."""
+        return self._memory
+
+    @property
+    def on_disk(self) -> bytearray:
+        """What is on the disk; not to be changed."""
+        return self._disk
+
+    @property
+    def memory(self) -> bytearray:
+        """What programs see, this file's own."""
+        if self._shares_memory:
+            self._memory, self._shares_memory = bytearray(self._memory), False
+        return self._memory
+
+    @property
+    def disk(self) -> bytearray:
+        """What is on the disk, this file's own."""
+        if self._shares_disk:
+            self._disk, self._shares_disk = bytearray(self._disk), False
+        return self._disk
+
+    def read(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Fill ``buffers`` in order from what is in memory, as far as the file reaches; the bytes read."""
+        total = 0
+        for buffer in buffers:
+            piece = self.in_memory[offset + total : offset + total + len(buffer)]
+            memoryview(buffer)[: len(piece)] = piece
+            total += len(piece)
+            if len(piece) < len(buffer):
+                break
+        return total
+
+    def as_of_disk(self, content: bytearray) -> Inode:
+        """The same file with this content in both places, which may be this one's disk."""
+        made = Inode(self.number)
+        made._memory = made._disk = content
+        made._shares_memory = made._shares_disk = True
+        self._shares_disk = self._shares_disk or content is self._disk
+        made.pages = self.pages.copy()
+        if made.pages and max(made.pages) * PAGE >= len(content):
+            made.pages = {page for page in made.pages if page * PAGE < len(content)}
+        return made
 
     def settle(self, changes: list[Change]) -> None:
         """These are on the disk."""
@@ -247,21 +298,22 @@ class Platter:
         return fresh
 
     def copy(self) -> Platter:
-        """The same, with everything that is in memory on the disk: what a program finds after kill -9."""
+        """A copy with everything that is in memory on the disk: what is found after kill -9."""
         return self.after(Cut(lambda ordinal: KEPT, Chance(0)))
 
 
 def _file_after(file: Inode, cut: Cut, ordinal: int) -> tuple[Inode, int]:
-    content = bytearray(file.disk)
+    content = file.on_disk
     for change in file.pending:
         fate = cut.decide(ordinal)
         ordinal += 1
+        if fate != LOST and content is file.on_disk:
+            content = bytearray(content)
         if fate == KEPT:
             change.apply(content)
         elif fate == TORN:
             change.torn(cut.chance, content)
-    pages = {page for page in file.pages if page * PAGE < len(content)}
-    return Inode(file.number, content, bytearray(content), [], pages), ordinal
+    return file.as_of_disk(content), ordinal
 
 
 def _nodes(folder: Folder) -> list[Inode | Folder]:
@@ -273,7 +325,19 @@ def state_of(platter: Platter) -> int:
     """A crash state's hash."""
     total = xxhash.xxh3_64()
     for file in platter.files():
-        total.update(file.disk)
+        total.update(file.on_disk)
     for folder in platter.folders():
         total.update(repr(list(folder.disk)).encode())
     return total.intdigest()
+
+
+def hash_of(data: bytes) -> int:
+    """For the trace."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def component(name: str) -> str:
+    """``name``, if it is one within a directory."""
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not a name within a directory")
+    return name

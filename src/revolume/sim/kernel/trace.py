@@ -9,7 +9,7 @@ import xxhash
 
 
 class Trace:
-    """See the module's text. ``keep``: how many of the last lines are held for reading."""
+    """The checksum so far. ``keep``: how many of the last lines are held for reading."""
 
     def __init__(self, keep: int = 0) -> None:
         self._sum = xxhash.xxh3_64()
@@ -19,7 +19,7 @@ class Trace:
         self.kept: list[str] = []
 
     def note(self, kind: str, *facts: object) -> None:
-        """Something happened, now."""
+        """Add an event of this kind at the present virtual time to the checksum."""
         line = f"{self.now_ns} {kind} {facts}"
         self._sum.update(line.encode())
         self.events += 1

@@ -1,13 +1,8 @@
-"""``host.Network`` between simulated machines: paths that may be slow, cut one way or both, or bend bytes.
+"""``host.Wire`` between simulated machines.
 
-A *path* leads from one machine to another and has a state of its own, so that a cut may be one-way and a partition
-of any number of machines is a set of paths. What is under way on a path that is cut waits, as TCP repeats it, and
-arrives after the healing; what has waited too long ends its connection. Each connection has two *halves*, one for
-each direction: bytes leave in order, take their time, and lie in the peer's kernel until it receives them. How
-many may be under way is bounded: what a kernel does not take is the wire's backlog, by reference, and stretches of
-files are read only when their turn has come.
-
-A machine that lost its power says nothing to anybody; a process that was killed has its connections reset.
+Each connection has two *halves*, one for each direction: bytes leave in order, take their time, and lie in the
+peer's kernel until it receives them. How many may be under way is bounded: what a kernel does not take is the
+wire's backlog, by reference, and ranges of files are read only when their turn has come.
 """
 
 from __future__ import annotations
@@ -16,190 +11,24 @@ import asyncio
 import errno
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import xxhash
 
-from revolume.errors import RevolumeError
-from revolume.host.address import UnixAddress, parse_address
 from revolume.host.disk import Buffer, File
-from revolume.host.filepart import FilePart
-from revolume.host.network import Activated, Peer, Receiver
-from revolume.sim.chance import Chance
-from revolume.sim.loop import SimLoop
-from revolume.sim.process import Process
-from revolume.sim.trace import Trace
+from revolume.host.file_slice import FileSlice
+from revolume.host.network import Peer, Receiver
+from revolume.sim.kernel.fabric import PATIENCE_S, Fabric, Path
+from revolume.sim.kernel.process import Process
 
-PATIENCE_S = 30.0
-"""After so long without an answer a kernel gives a connection up."""
-CONNECT_S = 20.0
 LOW_WATER = 256 << 10
 LINGER_S = 1.0
 HEARD_MAX = 200
 
 
-@dataclass(slots=True)
-class Path:
-    """One direction between two machines."""
-
-    up: bool = True
-    cuts: int = 0
-    latency_s: float = 0.0002
-    bytes_per_s: float = 200e6
-    bent: float = 0.0
-    """The chance of a wrong byte in a piece."""
-
-
-class Fabric:
-    """All machines' network."""
-
-    def __init__(self, loop: SimLoop, chance: Chance, trace: Trace) -> None:
-        self.loop = loop
-        self.chance = chance
-        self.trace = trace
-        self.listeners: dict[str, SimListener] = {}
-        self.wires: dict[SimWire, None] = {}
-        self.bent_bytes = 0
-        self.cuts = 0
-        """Of single directions."""
-        self.heard: deque[bytes] = deque()
-        """What ``overheard`` said on its newest connection, piece by piece."""
-        self.overheard = "", ""
-        """Which machine, and to which address."""
-        self._paths: dict[tuple[str, str], Path] = {}
-
-    def overhear(self, machine: str, address: str) -> None:
-        """Listen in to this one from now on."""
-        self.overheard = machine, address
-        self.heard.clear()
-
-    def path(self, source: str, target: str) -> Path:
-        """From one machine to another; within one there is no wire to cut."""
-        return self._paths.setdefault((source, target), Path())
-
-    def cut(self, source: str, target: str) -> None:
-        """Nothing gets through in this direction."""
-        path = self.path(source, target)
-        if not path.up:
-            return
-        path.up = False
-        path.cuts += 1
-        self.cuts += 1
-        self.trace.note("cut", source, target)
-        for wire in list(self.wires):
-            if {wire.here, wire.there} == {source, target}:
-                self.loop.call_later(PATIENCE_S * self.chance.uniform(0.5, 1), wire.lose_patience, path, path.cuts)
-
-    def heal(self, source: str, target: str) -> None:
-        """What was under way comes through."""
-        path = self.path(source, target)
-        if path.up:
-            return
-        path.up = True
-        self.trace.note("heal", source, target)
-        for wire in list(self.wires):
-            if wire.here == source and wire.there == target:
-                wire.flow_again()
-            if wire.here == target and wire.there == source:
-                wire.credit_again()
-
-    def partition(self, groups: Sequence[Sequence[str]]) -> None:
-        """Machines of different groups do not reach each other, of one group they do."""
-        group_of = {name: number for number, group in enumerate(groups) for name in group}
-        for source in sorted(group_of):
-            for target in sorted(group_of):
-                if source != target:
-                    change = self.heal if group_of[source] == group_of[target] else self.cut
-                    change(source, target)
-
-    def process_ended(self, process: Process, *, silently: bool) -> None:
-        """Its connections are reset, or, if the power went, its peers will notice some time."""
-        for address in [a for a, listener in self.listeners.items() if listener.process is process]:
-            del self.listeners[address]
-        for wire in [wire for wire in self.wires if wire.process is process]:
-            wire.vanish(silently)
-
-
-class SimListener:
-    """``host.Listener``."""
-
-    def __init__(self, fabric: Fabric, process: Process, address: str, accept: Callable[[SimWire], None]) -> None:
-        self._fabric = fabric
-        self.process = process
-        self.accept = accept
-        self.addresses = [address]
-
-    def close(self) -> None:
-        """See ``host.Listener``."""
-        if self._fabric.listeners.get(self.addresses[0]) is self:
-            del self._fabric.listeners[self.addresses[0]]
-
-    async def wait_closed(self) -> None:
-        """At once."""
-
-
-class SimNetwork:
-    """One process's view of it: ``host.Network``. Addresses are ``MACHINE:PORT``, or ``unix:PATH`` on one."""
-
-    def __init__(self, fabric: Fabric, process: Process) -> None:
-        self._fabric = fabric
-        self._process = process
-
-    def _key(self, address: str) -> str:
-        return f"{self._process.machine}/{address}" if address.startswith("unix:") else address
-
-    async def listen(self, address: str, accept: Callable[[SimWire], None]) -> SimListener:
-        """See ``host.Network``."""
-        parse_address(address)
-        key = self._key(address)
-        if key in self._fabric.listeners:
-            raise RevolumeError("address-in-use", f"{address} is in use already.", "Choose another.")
-        listener = SimListener(self._fabric, self._process, key, accept)
-        self._fabric.listeners[key] = listener
-        return listener
-
-    def activated(self) -> list[Activated]:
-        """Nothing is."""
-        return []
-
-    def adopt(self, activated: Activated, accept: Callable[[SimWire], None]) -> SimListener:
-        """Nothing can be."""
-        raise NotImplementedError("no service manager is simulated")
-
-    async def connect(
-        self, address: str, *, tls: ssl.SSLContext | None = None, server_hostname: str | None = None
-    ) -> SimWire:
-        """See ``host.Network``. TLS is for real wires."""
-        assert tls is None, "TLS is not simulated"
-        fabric, key = self._fabric, self._key(address)
-        parsed = parse_address(address)
-        there = self._process.machine if isinstance(parsed, UnixAddress) else parsed.host
-        await self._reach(there)
-        listener = fabric.listeners.get(key)
-        if listener is None or not listener.process.alive:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused", address)
-        if (self._process.machine, address) == fabric.overheard:
-            fabric.heard.clear()
-        ours, theirs = SimWire.pair(fabric, self._process, listener.process, address)
-        fabric.loop.call_soon(listener.accept, theirs, context=listener.process.context)
-        return ours
-
-    async def _reach(self, there: str) -> None:
-        """Both ways once; a cut is waited out for a while."""
-        fabric, here = self._fabric, self._process.machine
-        to, fro = fabric.path(here, there), fabric.path(there, here)
-        waited = 0.0
-        while not (to.up and fro.up):
-            if waited >= CONNECT_S:
-                raise TimeoutError(errno.ETIMEDOUT, "timed out", there)
-            await asyncio.sleep(0.5)
-            waited += 0.5
-        await asyncio.sleep(fabric.chance.delay(to.latency_s + fro.latency_s))
-
-
 class SimWire:
-    """``host.Wire``: one end of a connection. What it sends is its own half; it receives from its peer's."""
+    """``host.Wire``: one end of a connection. What it sends is its own half; it receives from its peer's.
+    Receiving, sending and ending share its state, so they are one class."""
 
     def __init__(self, fabric: Fabric, process: Process, there: str, peer: Peer) -> None:
         self._fabric = fabric
@@ -212,7 +41,7 @@ class SimWire:
         self._paused = False
         self._waking = False
         self._window = fabric.chance.choice((16 << 10, 64 << 10, 1 << 20))
-        self._queue: deque[memoryview | FilePart] = deque()
+        self._queue: deque[memoryview | FileSlice] = deque()
         self._queued = 0
         self._high = False
         self._flight: deque[bytearray | None] = deque()  # on the path, oldest first; None is the end
@@ -241,16 +70,16 @@ class SimWire:
     # Receiving
 
     def start(self, receiver: Receiver) -> None:
-        """See ``host.Wire``."""
+        """Receive from now on, also what has arrived already."""
         self._receiver = receiver
         self._wake()
 
     def pause(self) -> None:
-        """See ``host.Wire``."""
+        """Receive nothing more until ``resume``; what arrives waits."""
         self._paused = True
 
     def resume(self) -> None:
-        """See ``host.Wire``."""
+        """Receive again, beginning with what has waited."""
         self._paused = False
         self._wake()
 
@@ -302,7 +131,7 @@ class SimWire:
         )
 
     def poll(self) -> bool:
-        """See ``host.Wire``."""
+        """Receive now what has arrived already. False: the end was met."""
         while self._open and self._arrived and not self._paused and self._receiver is not None:
             self._take_once()
         if self._open and self._paused and self._peer_ended:
@@ -313,11 +142,11 @@ class SimWire:
 
     @property
     def backlog(self) -> int:
-        """See ``host.Wire``."""
+        """Bytes that were sent and that the peer's side has not taken yet."""
         return self._queued
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        """See ``host.Wire``."""
+        """Queue bytes for the peer; they arrive when the fabric says, or never."""
         if self._open and not self._ending and self.process.alive:
             for buffer in buffers:
                 view = memoryview(buffer).cast("B")
@@ -327,11 +156,11 @@ class SimWire:
             self._push()
 
     def send_file(self, file: File, offset: int, length: int, head: Sequence[Buffer] = ()) -> None:
-        """See ``host.Wire``."""
+        """Queue ``head``, then a range of a file, which is read when its turn comes."""
         if self._open and not self._ending and self.process.alive:
             self.send(head)
             if length:
-                self._queue.append(FilePart(file, offset, length))
+                self._queue.append(FileSlice(file, offset, length))
                 self._queued += length
             self._push()
 
@@ -356,7 +185,7 @@ class SimWire:
         size = min(len(first), room)
         if size > 1 and self._fabric.chance.hit(0.2):
             size = self._fabric.chance.randrange(1, size)
-        if isinstance(first, FilePart):
+        if isinstance(first, FileSlice):
             piece = bytes(first.take(size))
             done = not first
         else:
@@ -445,7 +274,7 @@ class SimWire:
     # Ending
 
     async def drain_and_close(self) -> None:
-        """See ``host.Wire``."""
+        """Wait until everything has been sent, then end in order."""
         self.pause()
         if self._queue and self._open:
             self._drained = asyncio.get_running_loop().create_future()
@@ -461,7 +290,7 @@ class SimWire:
         self._end(None)
 
     def abort(self) -> None:
-        """See ``host.Wire``."""
+        """End at once; what was not delivered is lost."""
         if not self._open:
             return
         receiver, self._receiver = self._receiver, None

@@ -16,9 +16,9 @@ from typing import Any, cast
 from revolume.host.disk import Disk
 from revolume.host.open_files import PooledFile
 from revolume.host.work import Arguments, JobFailed, Result
-from revolume.sim.chance import Chance
-from revolume.sim.disk import SimDirectory, SimDisk, SimFile
-from revolume.sim.process import Process
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.disk import SimDirectory, SimDisk, SimFile
+from revolume.sim.kernel.process import Process
 
 START_S = 0.0001
 
@@ -34,7 +34,7 @@ class SimWork:
         self._closed = False
 
     async def call(self, fn: Callable[[*Arguments], Result], *args: *Arguments) -> Result:
-        """See ``host.Work``."""
+        """Run ``fn`` and charge the virtual time that its disk operations took."""
         owner = getattr(fn, "__self__", None)
         if isinstance(owner, PooledFile) and fn.__name__ == "datasync":
             file, synced = owner.syncing()
@@ -87,7 +87,7 @@ class SimWork:
             await asyncio.sleep(0)
 
     async def job(self, fn: Callable[[Disk, *Arguments], Result], *args: *Arguments) -> Result:
-        """See ``host.Work``. Sometimes the helper is lost: before the job, or when it has done everything."""
+        """Run ``fn`` as in the helper process, which may be lost before the job or when it is done."""
         async with self._turn:
             lost = self._chance.random() if self._chance.hit(self._disk.faults.helper_lost) else 1.0
             if self._closed or lost < 0.5:

@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import WriteNumber
 from revolume.errors import RevolumeError
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import View, open_view
-from revolume.offline.check import check
-from revolume.sim.disk import Watch
-from revolume.sim.little import OPTIONS, PATH, SIZE, Life, Little, inode
-from revolume.sim.model import BLOCK
-from revolume.sim.platter import Platter
-from revolume.volume.opening import open_volume
-from revolume.volume.volume import Volume
+from revolume.offline.check.check import check
+from revolume.sim.kernel.disk import Watch
+from revolume.sim.kernel.simulated_fs import Platter
+from revolume.sim.oracle.sample_volume import OPTIONS, PATH, SIZE, SampleVolume, SimProcess, inode
+from revolume.volume.open.open import open_volume
+from revolume.volume.primary import Volume
 
 Part = tuple[int | None, int | None]
 """What is read: of a moment (None: now) a block (None: its opening)."""
@@ -73,12 +74,12 @@ class Verdict:
 
 def checked(platter: Platter, seed: int, verdict: Verdict, watch: Watch | None = None) -> None:
     """What the verifier says."""
-    with Life(platter.copy(), seed) as life, verdict.watching("check", verdict.check):
+    with SimProcess(platter.copy(), seed) as life, verdict.watching("check", verdict.check):
         life.watch(watch or life.disk.watch)
         verdict.check += [f"{p.where}: {p.what}" for p in check(life.host, PATH).problems]
 
 
-def judged(store: Little, platter: Platter, moments: Iterable[int] | None = None) -> Verdict:
+def judged(store: SampleVolume, platter: Platter, moments: Iterable[int] | None = None) -> Verdict:
     """All that there is to be said of it, now and at these moments (None: all)."""
     verdict = opened_and_read(store, platter, moments)
     checked(platter, store.seed, verdict)
@@ -87,23 +88,23 @@ def judged(store: Little, platter: Platter, moments: Iterable[int] | None = None
     return verdict
 
 
-def opened_and_read(store: Little, platter: Platter, moments: Iterable[int] | None = None) -> Verdict:
+def opened_and_read(store: SampleVolume, platter: Platter, moments: Iterable[int] | None = None) -> Verdict:
     """What a primary makes of it."""
     verdict = Verdict()
-    with Life(platter.copy(), store.seed) as life:
+    with SimProcess(platter.copy(), store.seed) as life:
         life.run(_looked_at(store, life, verdict, store.contents if moments is None else moments))
         verdict.wrong += life.loop.strays
     return verdict
 
 
-async def _looked_at(store: Little, life: Life, verdict: Verdict, moments: Iterable[int]) -> None:
+async def _looked_at(store: SampleVolume, life: SimProcess, verdict: Verdict, moments: Iterable[int]) -> None:
     refused: list[str] = []
     with verdict.watching("open", refused):
         volume = await open_volume(life.host, PATH, OPTIONS)
         await _read(store, store.newest, volume, "now", verdict)
         for number in moments:
             with verdict.watching(f"@w{number}", verdict.reads):
-                view = await open_view(volume, Spot(number, 0), "look")
+                view = await open_view(volume, ResolvedMoment(WriteNumber(number), 0), "look")
                 await _read(store, number, view.reader, f"@w{number}", verdict, view.size)
                 view.close()
     verdict.refused = "".join(refused)
@@ -116,7 +117,7 @@ class Readable(Protocol):
 
 
 async def _read(
-    store: Little, number: int, reader: Readable, what: str, verdict: Verdict, size: int = SIZE
+    store: SampleVolume, number: int, reader: Readable, what: str, verdict: Verdict, size: int = SIZE
 ) -> None:
     """All of it at once, and where that is an error, block by block."""
     want, have = store.contents[number], bytearray(SIZE)
@@ -138,7 +139,7 @@ def different(have: bytearray, want: bytes) -> str:
 
 
 async def read_block(
-    store: Little, number: int, reader: Readable, block: int, what: str, verdict: Verdict
+    store: SampleVolume, number: int, reader: Readable, block: int, what: str, verdict: Verdict
 ) -> None:
     """One block: right, or an error."""
     begin, have = block * BLOCK, bytearray(BLOCK)
@@ -151,9 +152,9 @@ async def read_block(
 class Opened:
     """The store opened as it is, with every retained moment open beside it: for bytes that this did not read."""
 
-    def __init__(self, store: Little) -> None:
+    def __init__(self, store: SampleVolume) -> None:
         self.store = store
-        self.life = Life(store.platter.copy(), store.seed)
+        self.life = SimProcess(store.platter.copy(), store.seed)
         self.taken: dict[str, list[tuple[int, int, Part]]] = {}
         """By file: (first byte, behind the last, what was read)."""
         self._part: Part = OPENING
@@ -180,7 +181,7 @@ class Opened:
         for number in (None, *self.store.contents):
             self._part = (number, None)
             if number is not None:
-                self._views[number] = await open_view(self.volume, Spot(number, 0), "look")
+                self._views[number] = await open_view(self.volume, ResolvedMoment(WriteNumber(number), 0), "look")
             for block in self.store.interesting:
                 self._part = (number, block)
                 await self._block(self._part, verdict)
@@ -218,7 +219,7 @@ class Opened:
     async def _view(self, number: int | None, verdict: Verdict) -> None:
         assert number is not None, "what opening takes is not judged so"
         with verdict.watching(f"@w{number}", verdict.reads):
-            view = await open_view(self.volume, Spot(number, 0), "look again")
+            view = await open_view(self.volume, ResolvedMoment(WriteNumber(number), 0), "look again")
             await _read(self.store, number, view.reader, f"@w{number}", verdict, view.size)
             view.close()
 

@@ -11,21 +11,23 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 
-from revolume.log.ops import OP_WRITE, Op
+from revolume.blocks.geometry import BLOCK
+from revolume.log.write.operations import OP_WRITE, Op
 
-BLOCK = 4096
 ZEROES = bytes(BLOCK)
 Blocks = dict[int, bytes]
 
 
 class Model:
-    """See the module's text. ``numbers``: of all its writes, ascending; they may leave some out."""
+    """All states of one volume. ``numbers``: the write numbers accepted so far, ascending, with gaps."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.numbers = [0]
         self.when: dict[int, int] = {}
         """At which virtual time each write was accepted, in ns."""
+        self.folded: dict[int, int] = {}
+        """Of points that folds have taken out of the log: by their writes, their lived times in ms."""
         self._versions: dict[int, list[tuple[int, bytes]]] = {}
 
     @property
@@ -51,6 +53,14 @@ class Model:
             self._put(number, offset, bytes(length) if kind != OP_WRITE or payload is None else bytes(payload))
             self.numbers.append(number)
 
+    def accepted_as_one(self, number: int, ops: Sequence[Op]) -> None:
+        """All of these together made the volume what it is at ``number``."""
+        if self.newest != number:
+            self.cut_back(number - 1)
+            self.numbers.append(number)
+        for kind, offset, length, payload in ops:
+            self._put(number, offset, bytes(length) if kind != OP_WRITE or payload is None else bytes(payload))
+
     def _put(self, number: int, offset: int, data: bytes) -> None:
         at = 0
         while at < len(data):
@@ -66,6 +76,30 @@ class Model:
         """The blocks that were not zero."""
         found = {block: v[bisect_right(v, number, key=_number) - 1][1] for block, v in self._versions.items()}
         return {block: data for block, data in found.items() if data != ZEROES}
+
+    def since(self, number: int, content: bytes | bytearray) -> int | None:
+        """As ``find``, at this number or behind it; None too if it was so only before."""
+        found = self.find(content)
+        return found if found is not None and found >= number else None
+
+    def before(self, number: int) -> int:
+        """The last number before this one; the first there is, where there is none."""
+        return self.numbers[max(0, bisect_left(self.numbers, number) - 1)]
+
+    def changed(self, since: int, upto: int) -> int:
+        """How many blocks were written behind ``since`` up to ``upto``, but for those that hold nothing before and
+        after."""
+        return sum(self._is_changed(versions, since, upto) for versions in self._versions.values())
+
+    @staticmethod
+    def _is_changed(versions: list[tuple[int, bytes]], since: int, upto: int) -> bool:
+        before, after = (bisect_right(versions, number, key=_number) for number in (since, upto))
+        return after > before and (versions[before - 1][1], versions[after - 1][1]) != (ZEROES, ZEROES)
+
+    def grown(self, number: int, now_ns: int) -> None:
+        """The volume is larger from this number on; what there was is what it was."""
+        self.numbers.append(number)
+        self.when[number] = now_ns
 
     def find(self, content: bytes | bytearray, ignored: Collection[int] = ()) -> int | None:
         """The newest number at which the volume was this, but for some blocks; None: it never was."""

@@ -12,24 +12,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from revolume.blocks.geometry import BLOCK
 from revolume.host.disk import Directory
-from revolume.log.scan import Found, SegmentReader
-from revolume.log.segment import TRAILER, Segment, footer_blocks, read_footer, segment_name
-from revolume.log.transfer import LOCAL_SIZE, PROPER_SIZE, Kind
-from revolume.volume import layout
-from revolume.volume.manifest import EDIT, HEADER, NAMES, State, load
-from revolume.volume.pagetags import HEADER as TAGS_HEADER
-from revolume.volume.sums import Sums
+from revolume.log.format.segment import TRAILER, Segment, footer_blocks, read_footer, segment_name
+from revolume.log.format.transfer import NODE_HEADER_SIZE, SHARED_HEADER_SIZE, Kind
+from revolume.log.read.scan import FoundTransfer, SegmentReader
+from revolume.volume.image.block_digests import BlockDigests
+from revolume.volume.image.digest_pages import HEADER as TAGS_HEADER
+from revolume.volume.metadata import layout
+from revolume.volume.metadata.manifest import EDIT, HEADER, NAMES, load
+from revolume.volume.metadata.manifest_state import State
 
-BLOCK = 4096
 FOLDERS = (layout.LOG, layout.MAPS)
 Contents = dict[str, bytes]
 """Files by their names within the store."""
 
 TOLD = frozenset({
-    "manifest header", "manifest edit", "local part", "header", "columns", "point record", "fact",
+    "manifest header", "manifest edit", "node header", "header", "columns", "point record", "fact",
     "whole block", "fragments", "point's block", "footer columns", "trailer",
     "map header", "map page", "map ranges", "map fences",
+    "rung header", "rung page", "rung ranges", "rung fences",
     "sums header", "sums page", "tags header", "tags", "image block",
 })  # fmt: skip
 IDLE = frozenset({"padding", "unused log", "older segment", "other sums place", "image hole"})
@@ -52,7 +54,7 @@ def regions(directory: Directory) -> list[Region]:
     state = load(directory).state
     found = [
         *_manifests(contents), *_log(directory.child(layout.LOG), contents, state),
-        *_map(contents, state), *_sums(contents), *_image(directory, contents, state),
+        *_maps(contents, state), *_sums(contents), *_image(directory, contents, state),
     ]  # fmt: skip
     return _with_the_rest(contents, [region for region in found if region.start < region.end])
 
@@ -136,17 +138,17 @@ def _older(segment: Segment, begin: int) -> Iterator[Region]:
     yield Region("older segment", _name(segment), 0, begin * BLOCK)
 
 
-def _transfer(found: Found) -> Iterator[Region]:
+def _transfer(found: FoundTransfer) -> Iterator[Region]:
     name, transfer = _name(found.segment), found.transfer
     at = found.block * BLOCK
-    columns = at + LOCAL_SIZE + PROPER_SIZE
+    columns = at + NODE_HEADER_SIZE + SHARED_HEADER_SIZE
     body = columns + 16 * len(transfer.offsets) + 8 * len(transfer.digests)
     payload = found.payload_block * BLOCK
     fragments = payload + transfer.blocks * BLOCK
     bodies = {Kind.POINT: "point record", Kind.FACT: "fact"}
     whole = "point's block" if transfer.kind == Kind.POINT else "whole block"
-    yield Region("local part", name, at, at + LOCAL_SIZE)
-    yield Region("header", name, at + LOCAL_SIZE, columns)
+    yield Region("node header", name, at, at + NODE_HEADER_SIZE)
+    yield Region("header", name, at + NODE_HEADER_SIZE, columns)
     yield Region("columns", name, columns, body)
     yield Region(bodies.get(Kind(transfer.kind), "body"), name, body, body + len(transfer.body))
     yield Region(whole, name, payload, fragments)
@@ -169,15 +171,18 @@ def _footer(segment: Segment, state: State) -> Iterator[Region]:
 # What stands below it
 
 
-def _map(contents: Contents, state: State) -> Iterator[Region]:
-    if not state.base_map:
-        return
-    name = f"{layout.MAPS}/{state.base_map}"
-    content = contents[name]
-    data, ranges, fences = (struct.unpack_from("<Q", content, 8 * n)[0] for n in (9, 11, 12))
+def _maps(contents: Contents, state: State) -> Iterator[Region]:
+    rungs = [("rung", layout.rung_name(rung.number)) for rung in state.rungs]
+    for kind, file in [("map", state.base_map), *rungs]:
+        if file:
+            yield from _map(contents, kind, f"{layout.MAPS}/{file}")
+
+
+def _map(contents: Contents, kind: str, name: str) -> Iterator[Region]:
+    data, ranges, fences = (struct.unpack_from("<Q", contents[name], 8 * n)[0] for n in (9, 11, 12))
     at = 0
-    for kind, pages in (("map header", 1), ("map page", data), ("map ranges", ranges), ("map fences", fences)):
-        yield Region(kind, name, at * BLOCK, (at + pages) * BLOCK)
+    for part, pages in (("header", 1), ("page", data), ("ranges", ranges), ("fences", fences)):
+        yield Region(f"{kind} {part}", name, at * BLOCK, (at + pages) * BLOCK)
         at += pages
 
 
@@ -195,7 +200,7 @@ def _sums(contents: Contents) -> Iterator[Region]:
 
 
 def _image(directory: Directory, contents: Contents, state: State) -> Iterator[Region]:
-    sums = Sums.open(directory, state.volume, state.horizon.pages_generation)
+    sums = BlockDigests.open(directory, state.volume, state.horizon.pages_generation)
     held = {int(block) for blocks, _ in sums.within(0, sums.blocks) for block in blocks}
     sums.close()
     size = len(contents[layout.IMAGE])

@@ -11,38 +11,40 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from revolume.blocks.geometry import BLOCK
 from revolume.host import Host
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.sim.chance import Chance, SimEntropy
-from revolume.sim.clock import SimClock
-from revolume.sim.disk import SimDisk, Watch
-from revolume.sim.faults import DiskFaults
-from revolume.sim.loop import SimLoop
-from revolume.sim.model import BLOCK, Model, blocks_of
-from revolume.sim.network import Fabric, SimNetwork
-from revolume.sim.platter import Folder, Inode, Platter
-from revolume.sim.process import Process
-from revolume.sim.regions import Region, contents_of, regions
-from revolume.sim.trace import Trace
-from revolume.sim.work import SimWork
-from revolume.volume.layout import MIN_SEGMENT_BYTES
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.volume import Volume
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.sim.kernel.chance import Chance, SimEntropy
+from revolume.sim.kernel.clock import SimClock
+from revolume.sim.kernel.disk import SimDisk, Watch
+from revolume.sim.kernel.disk_faults import DiskFaults
+from revolume.sim.kernel.fabric import Fabric
+from revolume.sim.kernel.loop import SimLoop
+from revolume.sim.kernel.network import SimNetwork
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.simulated_fs import Folder, Inode, Platter
+from revolume.sim.kernel.trace import Trace
+from revolume.sim.kernel.work import SimWork
+from revolume.sim.oracle.model import Model, blocks_of
+from revolume.sim.oracle.regions import Region, contents_of, regions
+from revolume.volume.metadata.layout import MIN_SEGMENT_BYTES
+from revolume.volume.open.open import open_volume
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.primary import Volume
 
 PATH = "/vol"
 BLOCKS = 272
 SIZE = BLOCKS * BLOCK
 OPTIONS = OpenOptions(
     cp_interval_s=3600.0, keep_s=3600.0, budget_bytes=1 << 30, map_memory_bytes=16 << 20,
-    segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=0, reserve_bytes=0,
+    segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=0, reserve_bytes=0, rung_versions=8,
 )  # fmt: skip
 Change = tuple[int, int, bytes | int]
 """Kind, offset, and what: bytes, or how many."""
 Result = TypeVar("Result")
 
 
-class Life:
+class SimProcess:
     """One process on a file system of its own, from its start until it is killed."""
 
     def __init__(self, platter: Platter, seed: int, not_in_memory: float = 0.0) -> None:
@@ -58,7 +60,7 @@ class Life:
             SimWork(self.process, self.disk, chance.stream("work")), SimNetwork(fabric, self.process),
         )  # fmt: skip
 
-    def __enter__(self) -> Life:
+    def __enter__(self) -> SimProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +77,7 @@ class Life:
 
 
 @dataclass(slots=True)
-class Little:
+class SampleVolume:
     """The store: its disk, and what each of its retained moments must be."""
 
     platter: Platter
@@ -104,11 +106,11 @@ async def append(volume: Volume, model: Model, *changes: Change) -> None:
         for kind, offset, what in changes
     ]
     while True:
-        first = volume.core.appender.write + 1
+        first = volume.log.appender.write + 1
         try:
             volume.append(ops)
             break
-        except NoRoomNow:
+        except WouldBlock:
             await volume.room(ops)
     model.accepted(first, ops)
 
@@ -118,38 +120,38 @@ async def history(host: Host, model: Model) -> int:
     volume = await open_volume(host, PATH, replace(OPTIONS, size=SIZE, name="little"))
     await append(volume, model, (OP_WRITE, 0, payload(1, 3 * BLOCK)))
     await append(volume, model, (OP_WRITE, 50 * BLOCK + 100, payload(2, 5000)), (OP_ZERO, 2 * BLOCK + 5, 3000))
-    await volume.cutter.cut()
+    await volume.point_maker.cut()
     await append(volume, model, (OP_WRITE, 267 * BLOCK, payload(3, 2 * BLOCK)))
-    await volume.cutter.cut()
+    await volume.point_maker.cut()
     await volume.folder.step(True)
     await append(volume, model, (OP_WRITE, 9 * BLOCK + 512, payload(4, 2 * BLOCK)))
     await volume.snapshot("keep")
     await append(volume, model, (OP_TRIM, 5 * BLOCK, 260 * BLOCK))
     await append(volume, model, (OP_WRITE, 82 * BLOCK, payload(6, 2 * BLOCK)))
-    await volume.cutter.cut()
-    await volume.folder.rebase(force=True)
+    await volume.point_maker.cut()
+    await volume.base_maps.renew(force=True)
     await append(
         volume, model, (OP_WRITE, 11 * BLOCK + 7, payload(7, 700)), (OP_WRITE, 83 * BLOCK + 500, payload(8, 2000))
     )
-    await volume.cutter.cut()
+    await volume.point_maker.cut()
+    while await volume.ladder.step():
+        pass
     await append(volume, model, (OP_WRITE, 84 * BLOCK, payload(9, 2 * BLOCK)))
     oldest = volume.folder.retired_write
     await volume.close()
     return oldest
 
 
-def make(seed: int = 1) -> Little:
+def make(seed: int = 1) -> SampleVolume:
     """The store."""
     model = Model(SIZE)
-    with Life(Platter(64 << 20), seed) as life:
+    with SimProcess(Platter(64 << 20), seed) as life:
         oldest = life.run(history(life.host, model))
     contents = {number: content(blocks) for number, blocks in model.moments.items() if number >= oldest}
     blocks = sorted({block for whole in contents.values() for block in blocks_of(whole)} | {BLOCKS - 1})
-    with Life(life.platter.copy(), seed) as looker:
+    with SimProcess(life.platter.copy(), seed) as looker:
         directory = looker.disk.open(PATH)
-        return Little(
-            looker.platter, contents, regions(directory), contents_of(directory), seed, blocks
-        )
+        return SampleVolume(looker.platter, contents, regions(directory), contents_of(directory), seed, blocks)
 
 
 def content(blocks: dict[int, bytes]) -> bytes:
@@ -170,7 +172,7 @@ def inode(platter: Platter, name: str) -> Inode:
     return node
 
 
-def damaged(store: Little, name: str, change: Callable[[bytearray], None]) -> Platter:
+def damaged(store: SampleVolume, name: str, change: Callable[[bytearray], None]) -> Platter:
     """Its disk with one file changed."""
     platter = store.platter.copy()
     found = inode(platter, name)

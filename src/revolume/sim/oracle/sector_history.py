@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from revolume.sim.sectors import numbers_of
+from revolume.sim.oracle.sector_payload import numbers_of
 
 NEVER = 1 << 62
 
@@ -37,8 +37,8 @@ Promised = Callable[[Written], bool]
 
 
 @dataclass(slots=True)
-class Register:
-    """See the module's text."""
+class SectorHistory:
+    """What clients wrote to each sector, when it was answered, and what each read found."""
 
     sectors: int
     wrong: list[str] = field(default_factory=list)
@@ -74,6 +74,10 @@ class Register:
         self._open.pop(written, None)
         if not durable:
             self._answered.append(written)
+
+    def given_up(self, written: Written) -> None:
+        """It has not been answered, and nobody asks for it any more."""
+        self._open.pop(written, None)
 
     def flushed(self, since: int) -> None:
         """A flush that was asked for at event ``since`` is answered: what had been answered before is durable."""

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from revolume.host.clock import within
-from revolume.nbd.constants import Command
-from revolume.nbd.server import Server
+from revolume.nbd.server.server import Server
+from revolume.nbd.wire.constants import Command
+from revolume.sim.actors.client import Habits, SimClient
+from revolume.sim.actors.guests import HELLO, Guest, request
+from revolume.sim.actors.service import LIMITS, NBD_PORT
 from revolume.sim.checks.served import check_served
-from revolume.sim.client import Habits, SimClient
-from revolume.sim.guests import HELLO, Guest, request
-from revolume.sim.sectors import SECTOR
-from revolume.sim.service import LIMITS, NBD_PORT
+from revolume.sim.oracle.sector_payload import SECTOR
 from revolume.sim.worlds.world import World
 
 ANSWERED_S: Final = 40.0
@@ -28,7 +28,7 @@ _POURED: Final = 3000  # requests, more than twice as many as may wait
 
 
 class Guests:
-    """See the module. ``server``: that of the machine, None while there is none."""
+    """Brings such clients to ``machine``. ``server``: that of the machine, None while there is none."""
 
     def __init__(self, world: World, machine: str, server: Callable[[], Server | None]) -> None:
         self._world = world

@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
-from revolume.cli.serving import Serving
 from revolume.errors import RevolumeError
+from revolume.node.service_options import ServiceOptions
+from revolume.sim.actors.service import PATH, PrimaryService
 from revolume.sim.checks.bounded import check_bounded
 from revolume.sim.checks.clean import check_clean
-from revolume.sim.checks.lived import check_ago
 from revolume.sim.checks.moments import check_moments
 from revolume.sim.checks.prefix import check_recovered
-from revolume.sim.checks.salvaged import check_salvaged
-from revolume.sim.machine import Ended
-from revolume.sim.platter import NOTHING, PAGE, Cut, Platter, state_of
-from revolume.sim.register import NEVER, Written
-from revolume.sim.service import PATH, PrimaryService
+from revolume.sim.checks.promised import check_promised
+from revolume.sim.checks.salvage_result import check_salvaged
+from revolume.sim.checks.scrubbed import check_scrub_finds, check_scrubbed
+from revolume.sim.kernel.machine import Ended
+from revolume.sim.kernel.simulated_fs import NOTHING, PAGE, Cut, Platter, state_of
+from revolume.sim.oracle.sector_history import NEVER, Written
 from revolume.sim.worlds.guests import Guests
 from revolume.sim.worlds.world import KiB, MiB, World
+from revolume.volume.metadata.keep_policy import KeepPolicy, Tier, WhenFull
+
+POLICIES = (
+    KeepPolicy(500),
+    KeepPolicy(3000),
+    KeepPolicy(3_600_000),
+    KeepPolicy(500, tiers=(Tier(2000, 60_000), Tier(10_000, 300_000))),
+    KeepPolicy(500, every_point_ms=8000),
+    KeepPolicy(1000, every_point_ms=5000, tiers=(Tier(3000, 120_000),)),
+    KeepPolicy(2000, tiers=(Tier(4000, 60_000),), when_full=WhenFull.REFUSE),
+)
+"""What its operator may want to be kept."""
 
 
 class PrimaryWorld(World):
-    """See the module's text."""
+    """One life of a primary without mirrors: begun, troubled, healed and judged. It has many methods because each
+    thing that its operator does is one."""
 
     name = "primary"
 
@@ -41,21 +56,21 @@ class PrimaryWorld(World):
         """Power was lost since what was answered was last known to be there."""
         self.asked = self._geometry()
 
-    def _geometry(self) -> Serving:
+    def _geometry(self) -> ServiceOptions:
         chance = self.chance.stream("geometry")
         segment = chance.choice((64 * KiB, 64 * KiB, 128 * KiB, 256 * KiB))
-        return Serving(
+        return ServiceOptions(
             PATH, (), name="vm", size=self.size, cp_interval_s=chance.choice((0.3, 1.0, 5.0)),
-            keep_s=chance.choice((0.5, 3.0, 3600.0)), budget_bytes=chance.choice((24, 48, 128)) * segment,
+            keep=chance.choice(POLICIES), budget_bytes=chance.choice((24, 48, 128)) * segment,
             map_memory_bytes=16 * MiB, segment_bytes=segment, spare_bytes=chance.choice((2, 4)) * segment,
-            overlay_quota_bytes=self.overlay_quota,
+            overlay_quota_bytes=self.overlay_quota, rung_versions=16,
         )  # fmt: skip
 
     def operations(self) -> dict[str, int]:
         return {
             "kill": 3, "power": 5, "stop": 2, "cut": 2, "moments": 4, "snapshot": 2, "drop": 1, "point": 2,
             "slow": 2, "sync_error": 1, "write_error": 1, "read_error": 1, "full": 1, "stutter": 4, "helper": 1,
-            "clock": 2, "fold_power": 1, "readers": 3, "greedy": 1,
+            "keep": 2, "clock": 4, "fold_power": 1, "readers": 3, "greedy": 1, "scrub": 3,
         }  # fmt: skip
 
     async def begin(self) -> None:
@@ -67,7 +82,7 @@ class PrimaryWorld(World):
     async def end(self) -> None:
         self.a.faults.quiet()
         self.fabric.partition([["a", "c"]])
-        if self.service is not None and self.service.volume.core.commit.failure is not None:
+        if self.service is not None and self.service.volume.log.commit.failure is not None:
             await self.op_kill()
         await self.rest()
         await self.readers.leave()
@@ -92,7 +107,7 @@ class PrimaryWorld(World):
         host = self.a.boot()
         opened = await self.a.run(PrimaryService.open(host, "a", self.asked, self.model, self.tell))
         self.opened = opened
-        self.lives(opened.volume.core, f"a.{self.a.lives}")
+        self.lives(opened.volume, f"a.{self.a.lives}")
         if self.a.lives > 1:
             content = await self.a.run(opened.content())
             self.wrong += check_recovered(
@@ -136,16 +151,11 @@ class PrimaryWorld(World):
             if found := self.model.differs(self.model.newest, content):
                 self.say(f"{when}: live, {found}")
             self.register.read(0, content[: self.register.sectors * 512], start, when)
-            self.wrong += await self.a.run(
-                check_moments(service.volume, self.model, self.chance, when, count=6)
-            )
-            self._check_ago(service, when)
+            self.wrong += await self.a.run(check_moments(service.volume, self.model, self.chance, when, count=6))
+            self.judge_ago(service.volume, when)
+            self.wrong += await self.a.run(check_promised(service.volume, self.model, self.chance, when))
         except Ended:
             return
-
-    def _check_ago(self, service: PrimaryService, who: str) -> None:
-        if self.knows_ago and service.volume.core.commit.failure is None:
-            self.wrong += check_ago(service.volume, self.model, who)
 
     # The operator
 
@@ -192,7 +202,7 @@ class PrimaryWorld(World):
 
     def _unplug(self) -> None:
         if self.opened is not None:
-            self.clock_lost(self.a, self.opened.volume.core)
+            self.clock_lost(self.a, self.opened.volume)
         self.service = None
         self.powerless = True
         self.a.platter.before_change = lambda number, what: None
@@ -215,7 +225,7 @@ class PrimaryWorld(World):
         except Ended:
             pass
         except RevolumeError as error:
-            if service.volume.core.commit.failure is None:
+            if service.volume.log.commit.failure is None:
                 self.say(f"a clean stop failed: {error}")
         if self.a.process is not None:
             self.a.stopped()
@@ -234,7 +244,7 @@ class PrimaryWorld(World):
             self.fabric.heal(*way)
 
     async def op_stutter(self) -> None:
-        """Again and again, for moments."""
+        """The network to the clients fails several times in a row, for a moment each time."""
         for _ in range(self.chance.randrange(3, 9)):
             way = self.chance.choice((("a", "c"), ("c", "a")))
             self.fabric.cut(*way)
@@ -265,9 +275,27 @@ class PrimaryWorld(World):
                 check_moments(self.service.volume, self.model, self.chance, "a", newest=newest)
             )
             if self.service is not None:
-                self._check_ago(self.service, "a")
+                self.judge_ago(self.service.volume, "a")
+            if self.service is not None:
+                volume = self.service.volume
+                self.wrong += await self.a.run(check_promised(volume, self.model, self.chance, "a"))
         except Ended:
             return
+
+    async def op_scrub(self) -> None:
+        """Everything that is kept is read, while clients go on, and beside a point and a fold."""
+        beside = [self.op_point() for _ in range(self.chance.randrange(3))]
+        await asyncio.gather(self._scrub(), *beside)
+
+    async def _scrub(self) -> None:
+        service = self.service
+        if service is None:
+            return
+        check = self.chance.choice((check_scrubbed, check_scrubbed, check_scrub_finds))
+        try:
+            self.wrong += await self.a.run(check(service.volume, self.chance, "a"))
+        except (Ended, RevolumeError, OSError) as error:
+            self.tell(f"{error!r}")
 
     async def _guarded(self, job: Coroutine[Any, Any, object]) -> None:
         """What an operator asks for may be refused, or be interrupted."""
@@ -284,8 +312,21 @@ class PrimaryWorld(World):
 
     async def op_drop(self) -> None:
         """Forget the oldest name."""
-        if self.service is not None and (known := self.service.volume.snapshots()):
-            await self._guarded(self.service.volume.drop_snapshot(known[0].name))
+        known = [s for s in self.service.volume.snapshots() if not s.holder] if self.service is not None else []
+        if self.service is not None and known:
+            await self._guarded(self.service.volume.drop_snapshot(self.chance.choice(known).name))
+
+    async def op_keep(self) -> None:
+        """Another policy from now on."""
+        if self.service is not None:
+            policy = self.chance.choice(POLICIES)
+            self.asked = replace(self.asked, keep=policy)
+            await self._guarded(self._set_policy(self.service, policy))
+
+    async def _set_policy(self, service: PrimaryService, policy: KeepPolicy) -> None:
+        await service.volume.retention.set(policy, None)
+        still = set(service.volume.policy.writes())
+        self.model.folded = {write: lived for write, lived in self.model.folded.items() if write in still}
 
     async def op_point(self) -> None:
         """A consistency point, and a fold."""
@@ -322,7 +363,7 @@ class PrimaryWorld(World):
         setattr(self.a.faults, fault, self.chance.choice((0.02, 0.3)))
         await asyncio.sleep(self.chance.delay(0.5))
         setattr(self.a.faults, fault, 0.0)
-        if self.service is not None and self.service.volume.core.commit.failure is not None:
+        if self.service is not None and self.service.volume.log.commit.failure is not None:
             await self.chance.choice((self.op_kill, self.op_power, self.op_stop))()
 
     async def op_sync_error(self) -> None:
@@ -345,4 +386,3 @@ class PrimaryWorld(World):
         """Somebody sets the clock."""
         hours = self.chance.choice((-87600.0, -48.0, -1.0, 1.0, 48.0, 87600.0))
         self.a.clock.offset_ns += int(hours * 3600e9)
-

@@ -14,16 +14,17 @@ import asyncio
 
 from revolume.errors import RevolumeError
 from revolume.sim.checks.moments import check_moments
-from revolume.sim.checks.salvaged import check_doubts
-from revolume.sim.machine import Ended
-from revolume.sim.platter import SECTOR, Platter
-from revolume.sim.register import Written
+from revolume.sim.checks.salvage_result import check_doubts
+from revolume.sim.checks.scrubbed import check_scrubbed
+from revolume.sim.kernel.machine import Ended
+from revolume.sim.kernel.simulated_fs import SECTOR, Platter
+from revolume.sim.oracle.sector_history import Written
 from revolume.sim.worlds.primary import PrimaryWorld
-from revolume.volume.core import Core
+from revolume.volume.volume_base import OpenVolume
 
 
 class RotWorld(PrimaryWorld):
-    """See the module's text."""
+    """One life of a primary whose disk is not to be trusted: reads are right, or they fail."""
 
     name = "rot"
     steps = 10
@@ -35,7 +36,7 @@ class RotWorld(PrimaryWorld):
     def operations(self) -> dict[str, int]:
         return {
             "rot": 6, "past": 4, "astray": 2, "dropped": 2, "lie": 2, "kill": 3, "power": 2, "stop": 2, "point": 3,
-            "moments": 4, "snapshot": 1,
+            "moments": 4, "snapshot": 1, "scrub": 3,
         }  # fmt: skip
 
     def start_clients(self, count: int) -> None:
@@ -47,7 +48,7 @@ class RotWorld(PrimaryWorld):
         """Nothing."""
         return False
 
-    def lives(self, core: Core, who: str) -> None:
+    def lives(self, volume: OpenVolume, who: str) -> None:
         """Names that only what was lost had spoken of are given out again: nothing here could know of them."""
 
     def examine(self, platter: Platter, when: str) -> None:
@@ -119,12 +120,20 @@ class RotWorld(PrimaryWorld):
         if start:
             await self._back()
 
+    async def op_scrub(self) -> None:
+        """A scrub finds what it finds, and makes anew what it can."""
+        if self.service is not None:
+            try:
+                await self.a.run(check_scrubbed(self.service.volume, self.chance, "a"))
+            except (Ended, RevolumeError, OSError) as error:
+                self.tell(f"{error!r}")
+
     async def op_rot(self) -> None:
         """Some bits of a file change, in memory and on the disk."""
-        files = [file for file in self.a.platter.files() if file.memory]
+        files = [file for file in self.a.platter.files() if file.in_memory]
         for _ in range(self.chance.choice((1, 1, 3, 20))):
             file = self.chance.choice(files)
-            at = self.chance.randrange(len(file.memory))
+            at = self.chance.randrange(len(file.in_memory))
             for content in (file.memory, file.disk):
                 if at < len(content):
                     content[at] ^= 1 << self.chance.randrange(8)
@@ -132,11 +141,12 @@ class RotWorld(PrimaryWorld):
 
     async def op_past(self) -> None:
         """Some sectors of a file are what they were a while ago, as if what was written since had never been."""
-        file = self.chance.choice([file for file in self.a.platter.files() if file.memory])
-        before = bytes(file.disk)
+        file = self.chance.choice([file for file in self.a.platter.files() if file.in_memory])
+        before = bytes(file.on_disk)
         await asyncio.sleep(self.chance.delay(2.0))
-        end = min(len(before), len(file.disk)) // SECTOR * SECTOR
-        changed = [at for at in range(0, end, SECTOR) if file.disk[at : at + SECTOR] != before[at : at + SECTOR]]
+        end = min(len(before), len(file.on_disk)) // SECTOR * SECTOR
+        after = bytes(file.on_disk)
+        changed = [at for at in range(0, end, SECTOR) if after[at : at + SECTOR] != before[at : at + SECTOR]]
         for at in self.chance.sample(changed, min(len(changed), self.chance.choice((1, 1, 3, 20, 1000)))):
             file.memory[at : at + SECTOR] = file.disk[at : at + SECTOR] = before[at : at + SECTOR]
             self.a.faults.happened()

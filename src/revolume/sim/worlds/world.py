@@ -1,37 +1,38 @@
 """What every world has: a loop, a network, machines, clients, an operator, and what was found wrong.
 
 A world is made from a seed and run once. The operator does one thing after another; each is a method whose name
-begins with ``op_``, so that what may happen in a world can be read off its class. When he is done everything is
-healed, and within a bounded virtual time all must be well again.
+begins with ``op_``, of the world or of one of its groups of operations, so that what may happen can be read off
+their classes. When he is done everything is healed, and within a bounded virtual time all must be well again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from revolume.errors import RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.host import Host
-from revolume.sim.chance import Chance
+from revolume.sim.actors.client import ODD_BYTES, Habits, Orders, SimClient
+from revolume.sim.actors.readers import Readers
+from revolume.sim.actors.service import NBD_PORT
 from revolume.sim.checks.gave_way import check_refused
-from revolume.sim.checks.given_once import check_given_once
-from revolume.sim.client import ODD_BYTES, Habits, Orders, SimClient
-from revolume.sim.loop import SimLoop, Stalled
-from revolume.sim.machine import Ended, Machine
-from revolume.sim.model import Model
-from revolume.sim.network import Fabric
-from revolume.sim.process import Process
-from revolume.sim.readers import Readers
-from revolume.sim.register import Register
-from revolume.sim.sectors import SECTOR
-from revolume.sim.service import NBD_PORT
-from revolume.sim.trace import Trace
-from revolume.volume.core import Core
-from revolume.volume.label_clock import TOLERANCE_NS
+from revolume.sim.checks.lived import check_ages, check_ago
+from revolume.sim.checks.unique_ids import check_given_once
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.fabric import Fabric
+from revolume.sim.kernel.loop import SimLoop, Stalled
+from revolume.sim.kernel.machine import Ended, Machine
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.trace import Trace
+from revolume.sim.kernel.uncollected import uncollected
+from revolume.sim.oracle.model import Model
+from revolume.sim.oracle.sector_history import SectorHistory
+from revolume.sim.oracle.sector_payload import SECTOR
+from revolume.volume.clocks.label_clock import TOLERANCE_NS
+from revolume.volume.volume_base import OpenVolume
 
 HEALED_S = 180.0
 """Within this time after the last fault everything must be well."""
@@ -58,13 +59,18 @@ class Verdict:
 
 
 class World:
-    """See the module's text."""
+    """One seed's life: the parts that every world has, and the operator's loop."""
 
     name = "world"
     size = MiB
     steps = 12
     capacity = 64 * MiB
     overlay_quota = 256 * KiB
+    segments: tuple[int, ...] = (64 * KiB, 128 * KiB, 256 * KiB)
+    requests: tuple[int, ...] = (1500, 3000, 6000)
+    """Answers after which clients take their time, one of these."""
+    sync_share = 0.65
+    """Of the worlds whose mirror is a sync one."""
 
     def __init__(self, seed: int, *, keep: int = 0) -> None:
         self.seed = seed
@@ -74,7 +80,7 @@ class World:
         self.fabric = Fabric(self.loop, self.chance.stream("network"), self.trace)
         self.machines: dict[str, Machine] = {}
         self.model = Model(self.size)
-        self.register = Register((self.size - ODD_BYTES) // SECTOR)
+        self.register = SectorHistory((self.size - ODD_BYTES) // SECTOR)
         self.orders = Orders("")
         self.wrong: list[str] = []
         self.over = False
@@ -82,7 +88,7 @@ class World:
         self.told: list[str] = []
         self.knows_ago = True
         """Nothing was lost of what is known of the clocks: so long ago is exact."""
-        self._lives: dict[bytes, Core] = {}
+        self._lives: dict[bytes, OpenVolume] = {}
         """The last life of each directory, by its node."""
         self.cuts: set[int] = set()
         self.happened: dict[str, int] = {}
@@ -94,22 +100,19 @@ class World:
 
     def live(self) -> Verdict:
         """The whole of it."""
-        frozen = gc.isenabled()
-        gc.disable()  # when a collector runs is nobody's seed
         asyncio.set_event_loop(None)
-        try:
-            self.loop.run_until_complete(self._life())
-        except Stalled as error:
-            self.say(f"stalled: {error}")
-        finally:
-            for machine in self.machines.values():
-                if machine.process is not None:
-                    machine.process.die()
-            self._clients_process.die()
-            self.wrong += [f"stray: {stray}" for stray in self.loop.strays]
-            self.loop.end_world()
-            if frozen:
-                gc.enable()
+        with uncollected():
+            try:
+                self.loop.run_until_complete(self._life())
+            except Stalled as error:
+                self.say(f"stalled: {error}")
+            finally:
+                for machine in self.machines.values():
+                    if machine.process is not None:
+                        machine.process.die()
+                self._clients_process.die()
+                self.wrong += [f"stray: {stray}" for stray in self.loop.strays]
+                self.loop.end_world()
         return Verdict(
             self.name, self.seed, self.wrong + self.register.wrong, self.trace.digest, self.loop.time(),
             self.orders.counts.answered, self.faults, self.trace.events, self.cuts, self.happened, self.trace.kept,
@@ -145,13 +148,23 @@ class World:
             name = self.chance.choices(names, [operations[name] for name in names])[0]
             self.happened[name] = self.happened.get(name, 0) + 1
             self.trace.note("operator", name)
-            await getattr(self, f"op_{name}")()
+            await self.operation(name)()
             if self.over:
                 return
 
     def operations(self) -> dict[str, int]:
         """What the operator does, and how often."""
         raise NotImplementedError
+
+    def groups(self) -> Sequence[object]:
+        """The objects whose ``op_`` methods are the operations, the first that has one counts."""
+        return (self,)
+
+    def operation(self, name: str) -> Callable[[], Awaitable[None]]:
+        """What the operator does that is called so."""
+        found = next(group for group in self.groups() if hasattr(group, f"op_{name}"))
+        does: Callable[[], Awaitable[None]] = getattr(found, f"op_{name}")
+        return does
 
     async def begin(self) -> None:
         """Everything is started."""
@@ -166,7 +179,7 @@ class World:
         return "".join(f"\n    {line}" for line in self.told[-12:])
 
     def say(self, what: str) -> None:
-        """Something is wrong."""
+        """Record a violation, with the virtual time; the seed fails."""
         self.wrong.append(f"at {self.loop.time():.3f}: {what}")
 
     def tell(self, text: str) -> None:
@@ -175,31 +188,46 @@ class World:
 
     # Parts
 
+    def budgets(self, segment: int, *, small: bool) -> tuple[int, ...]:
+        """What the log of a machine may take, one of these. ``small``: of the one that is a mirror at first."""
+        return 24 * segment, 48 * segment, 32 * segment if small else 16 * MiB, 64 * MiB
+
     def machine(self, name: str) -> Machine:
         """A new one."""
         made = Machine(name, self.loop, self.fabric, self.chance.stream("machines"), self.trace, self.capacity)
         self.machines[name] = made
         return made
 
-    def clock_lost(self, machine: Machine, core: Core) -> None:
+    def clock_lost(self, machine: Machine, volume: OpenVolume) -> None:
         """A primary is about to lose its power. A clock step of which it did not know yet, or which is not on its
         disk, nobody can tell from time for which the machine was off."""
-        unknown = abs(core.labels.now_ns() - machine.clock.wall_ns()) > TOLERANCE_NS
-        unsynced = bool(core.steps) and core.steps[-1].position > core.commit.durable
+        unknown = abs(volume.clocks.labels.now_ns() - machine.clock.wall_ns()) > TOLERANCE_NS
+        unsynced = bool(volume.clocks.steps) and volume.clocks.steps[-1].position > volume.log.commit.durable
         self.knows_ago = self.knows_ago and not unknown and not unsynced
 
-    def lives(self, core: Core, who: str) -> None:
-        """A directory is open once more: what it gives out is new."""
-        node = core.manifest.state.node
-        self.wrong += check_given_once(self._lives.get(node), core, who)
-        self._lives[node] = core
-        told = core.admission.on_refusal
+    def judge_ago(self, volume: OpenVolume, who: str) -> None:
+        """So long ago is what it was then, as far as anybody can know."""
+        if self.knows_ago and volume.log.commit.failure is None:
+            self.wrong += check_ago(volume, self.model, who)
+
+    def lives(self, volume: OpenVolume, who: str) -> None:
+        """A directory is open once more: what it gives out is new, and its last life has kept what it had to."""
+        node = volume.manifest.state.node
+        last = self._lives.get(node)
+        self.wrong += check_given_once(last, volume, who)
+        self.wrong += check_ages(last, self.model, f"{who} before") if last is not None else []
+        self._lives[node] = volume
+        told = volume.admission.on_refusal
 
         def refused(cause: str) -> None:
             told(cause)
-            self.wrong += check_refused(core, who)
+            self.wrong += check_refused(volume, who)
 
-        core.admission.on_refusal = refused
+        volume.admission.on_refusal = refused
+
+    def forget_life(self, node: bytes) -> None:
+        """The directory of this node is put back to an older state: what it gave out since is given out again."""
+        self._lives.pop(node, None)
 
     def read_the_past(self, machine: Machine, exports: VolumeExports) -> None:
         """A few views and overlays of what there is, kept for a while."""
@@ -210,7 +238,7 @@ class World:
 
     def start_clients(self, count: int) -> None:
         """So many, each with habits of its own."""
-        self.orders.enough = self.chance.choice((1500, 3000, 6000))
+        self.orders.enough = self.chance.choice(self.requests)
         host = self.client_host()
         for number in range(count):
             chance = self.chance.stream(f"client {number}")
@@ -244,7 +272,8 @@ class World:
     async def patiently(
         self, what: str, once: Callable[[], Coroutine[Any, Any, object] | Awaitable[bool]], seconds: float
     ) -> bool:
-        """Again and again until it is so."""
+        """Poll ``once`` every 0.1 s of virtual time; whether it was true within ``seconds``. If not, ``what`` is
+        said to be wrong."""
         deadline = self.loop.time() + seconds
         while not await once():
             if self.loop.time() > deadline:

@@ -4,7 +4,7 @@ The clock of labels is the boot clock, set by the wall clock. It does not follow
 and then the step is stated as a fact in the log, behind which labels go on from the new time, backward too. So
 labels only rise between two stated steps, and how long ago something was is known across each of them, here and at
 every mirror. Differences of up to ``TOLERANCE_NS`` are taken up without a word; where that would go back, labels
-stand still (``log/appender.py``).
+stand still (``log/write/appender.py``).
 
 A volume that is opened again on the same start of its machine goes on with the clock that it had: what the wall
 clock did meanwhile is a step. After another start only a clock that is behind the newest label is known to be
@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from revolume.blocks.numbers import Position, WriteNumber
 from revolume.host.clock import Clock
-from revolume.volume.clock_mark import ClockMark
+from revolume.volume.metadata.clock_mark import ClockMark
 
 TOLERANCE_NS = 1_000_000_000
 UNKNOWN_BOOT = bytes(16)
@@ -27,8 +28,8 @@ UNKNOWN_BOOT = bytes(16)
 class ClockStep:
     """Labels went on at ``to_ns`` where they would have been ``from_ns``, behind write number ``write``."""
 
-    write: int
-    position: int
+    write: WriteNumber
+    position: Position
     from_ns: int
     to_ns: int
 
@@ -39,7 +40,7 @@ class ClockStep:
 
 
 class LabelClock:
-    """See the module's text."""
+    """The clock that labels are made by; it changes only by ``set`` and ``due``."""
 
     def __init__(self, clock: Clock, now_ns: int) -> None:
         self._clock = clock

@@ -3,7 +3,7 @@
 Retention asks how old something is. A wall clock can't tell: somebody sets it, a machine starts with a wrong one,
 two nodes differ. So every copy counts for itself: the monotonic clock while it is open, going on from the last
 durable value when it is opened again. A stop, a crash and a suspended machine age nothing, and no clock can make
-anything older than it is. Every transfer's local part says the lived time at which it was kept here.
+anything older than it is. Every transfer's node header says the lived time at which it was kept here.
 
 Zero is what transfers of older versions say. Counting begins above it, so those age from the first opening by this
 version on.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from revolume.host.clock import Clock
-from revolume.log.columns import LIVED_NS, Columns, lived_ms
+from revolume.log.format.columns import LIVED_NS, Columns, lived_ms
 
 FIRST_NS = LIVED_NS
 

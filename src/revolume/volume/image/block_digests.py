@@ -8,7 +8,7 @@ its checksum. It is small (4 bytes for two megabytes of volume) and always repla
 Two places for each page make a fold safe at every instant. A fold writes a changed page into the place that
 is *not* current; the new ``image.pages`` makes all of them current in one step. A crash before that leaves the
 old state, untouched. The process that serves the volume goes on reading the old places while the helper
-folds, and takes up the new ones with ``take_up``. A page whose digests are all 0 is not written: it is absent.
+folds, and takes up the new ones with ``adopt``. A page whose digests are all 0 is not written: it is absent.
 
 ``image.sums``, pages of 4096 bytes, numbers 64 bits little endian:
 
@@ -16,23 +16,24 @@ folds, and takes up the new ones with ``take_up``. A page whose digests are all 
     page 1         zero
     page 2 + 2n + p                          place p (0 or 1) of digest page n:
                    1 … 511  digests of blocks 511 n …, zero behind the volume's end
-    number 0 of every page but page 1 is its checksum (chain/pages.py), seeded by the volume.
+    number 0 of every page but page 1 is its checksum (chain/page_cache.py), seeded by the volume.
 
-``image.pages`` is described in ``pagetags.py``.
+``image.pages`` is described in ``digest_pages.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from revolume.blocks.extents import contiguous
 from revolume.blocks.geometry import ceil_div
-from revolume.chain.pages import (
+from revolume.chain.page_cache import (
     PAGE,
     PageCache,
     blank,
@@ -46,7 +47,7 @@ from revolume.chain.pages import (
 )
 from revolume.errors import Damaged
 from revolume.host.disk import Directory, File
-from revolume.volume.pagetags import (
+from revolume.volume.image.digest_pages import (
     FORMAT,
     PER_PAGE,
     U32,
@@ -70,7 +71,7 @@ TAG_MASK = (1 << PLACE_SHIFT) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Generation:
     """One generation: facts, a tag for every page, and the pages cached of it. Exchanged as a whole, so
     that a thread that still works with the one before spoils nothing."""
 
@@ -79,39 +80,36 @@ class Held:
     cache: PageCache
 
 
-class Sums:
-    """The digests of the image. Readers: ``get`` (loop or thread), ``within``, ``take_up``. One writer at a
-    time, over an object of its own: ``put``, ``zero``, ``resize``, then ``commit``; without it nothing has
-    happened."""
+class BlockDigests:
+    """The digests of the image, read. ``get`` may be called in the loop or in a thread."""
 
-    def __init__(self, directory: Directory, file: File, volume: bytes, held: Held) -> None:
+    def __init__(self, directory: Directory, file: File, volume: bytes, held: Generation) -> None:
         """Use ``open`` or ``create``. The directory stays the caller's and stays open."""
         self._directory = directory
         self._file = file
         self._volume = volume
-        self._seed = _seed(volume)
-        self._held = held
-        self._committed = held.tags.copy()  # a writer changes the tags; it writes where these do not point
+        self._seed = sums_seed(volume)
+        self._now = held
 
     # Making and opening
 
     @classmethod
-    def create(cls, directory: Directory, volume: bytes, blocks: int) -> Sums:
+    def create(cls, directory: Directory, volume: bytes, blocks: int) -> Self:
         """For a new volume that reads as zeroes. The names are durable when it returns."""
         file = directory.open(SUMS_NAME, create=True)
         file.truncate(0)
         header = blank(1)
         header[0, 1:3] = SUMS_MAGIC, FORMAT
         header[0, 3:5] = np.frombuffer(volume, "<u8")
-        write_pages(file, _seed(volume), 0, header)
+        write_pages(file, sums_seed(volume), 0, header)
         file.datasync()
         facts = Facts(blocks=blocks)
         tags = np.zeros(facts.pages, np.uint32)
         write_tags(directory, volume, facts, tags)
-        return cls(directory, file, volume, Held(facts, tags, PageCache()))
+        return cls(directory, file, volume, Generation(facts, tags, PageCache()))
 
     @classmethod
-    def open(cls, directory: Directory, volume: bytes, generation: int = 0, *, write: bool = True) -> Sums:
+    def open(cls, directory: Directory, volume: bytes, generation: int = 0, *, write: bool = True) -> Self:
         """Damaged: not this volume's, not whole, or older than ``generation``."""
         try:
             file = directory.open(SUMS_NAME, write=write)
@@ -119,33 +117,19 @@ class Sums:
             raise sums_damaged(f"{SUMS_NAME} is missing") from error
         try:
             _check_header(file, volume)
-            return cls(directory, file, volume, _held(directory, volume, generation))
+            return cls(directory, file, volume, _generation_of(directory, volume, generation))
         except BaseException:
             file.close()
             raise
 
-    @classmethod
-    def open_to_change(cls, directory: Directory, volume: bytes, known: int) -> Sums:
-        """For a writer; ``known`` is the generation that is known to be durable. A newer one is somebody's who did
-        not come to the end of his commit: its name may not be on the disk, where pages are then in use that the
-        next commit writes over. So it is given its name once more."""
-        sums = cls.open(directory, volume, known)
-        if sums.facts.generation > known:
-            try:
-                write_tags(directory, volume, sums.facts, sums._held.tags)
-            except BaseException:
-                sums.close()
-                raise
-        return sums
-
-    def committed(self, generation: int) -> Held:
+    def committed(self, generation: int) -> Generation:
         """What a fold has committed, read and not yet in use: after this nothing about it can fail. Damaged: the
         generation on the disk is older than this."""
-        return _held(self._directory, self._volume, generation)
+        return _generation_of(self._directory, self._volume, generation)
 
-    def take_up(self, new: Held) -> None:
+    def adopt(self, new: Generation) -> None:
         """From now on this; afterwards the room of pages that are gone is given back, if the disk takes it."""
-        old, self._held = self._held, new
+        old, self._now = self._now, new
         self._committed = new.tags.copy()
         gone = np.flatnonzero((old.tags != 0)[: len(new.tags)] & (new.tags[: len(old.tags)] == 0))
         starts, counts, _ = contiguous(gone.astype(np.uint64))
@@ -163,17 +147,22 @@ class Sums:
     @property
     def facts(self) -> Facts:
         """What the digests describe."""
-        return self._held.facts
+        return self._now.facts
+
+    @property
+    def volume(self) -> bytes:
+        """Whose they are."""
+        return self._volume
 
     @property
     def blocks(self) -> int:
         """Blocks of the image. Behind them everything reads as zero."""
-        return self._held.facts.blocks
+        return self._now.facts.blocks
 
     def get(self, blocks: U64, nowait: bool) -> U64 | None:
         """The digest of each block, 0 = reads as zeroes. None: pages would have to be waited for (only with
         ``nowait``). Blocks in any order. Damaged: a page is not what was written."""
-        held = self._held
+        held = self._now
         try:
             return self._get(held, blocks, nowait)
         except Damaged:
@@ -184,7 +173,7 @@ class Sums:
     def within(self, start: int, end: int) -> Iterator[tuple[U64, U64]]:
         """(blocks, digests) of the blocks in [start, end) that do not read as zeroes, ascending, in pieces.
         Waits for the disk."""
-        held = self._held
+        held = self._now
         end = min(end, held.facts.blocks)
         if start >= end:
             return
@@ -197,7 +186,7 @@ class Sums:
             if len(chosen):
                 yield blocks[chosen].astype(np.uint64), digests[chosen]
 
-    def _present(self, held: Held, first: int, last: int) -> tuple[I64, U64]:
+    def _present(self, held: Generation, first: int, last: int) -> tuple[I64, U64]:
         """Numbers and content of the pages that there are, of those in [first, last)."""
         pages = first + np.flatnonzero(held.tags[first:last])
         try:
@@ -215,65 +204,39 @@ class Sums:
     def verify(self) -> int:
         """Read every page; returns how many there are. Damaged, naming file and page."""
         _check_header(self._file, self._volume)
-        held = _held(self._directory, self._volume, self._held.facts.generation)
+        held = _generation_of(self._directory, self._volume, self._now.facts.generation)
         present = np.flatnonzero(held.tags)
         for at in range(0, len(present), BATCH_PAGES):
             self._read(held, present[at : at + BATCH_PAGES])
         return len(present)
 
+    def present(self, first: int, most: int) -> I64:
+        """The first ``most`` page numbers, from ``first`` on, of which there is a page."""
+        found: I64 = first + np.flatnonzero(self._now.tags[first:])[:most]
+        return found
+
+    def places(self, pages: I64) -> tuple[I64, U32]:
+        """Of pages that there are: numbers in the file, and what ``image.pages`` says of each."""
+        tags = self._now.tags[pages]
+        return page_numbers(pages, tags), tags
+
     # Changing
 
-    def put(self, blocks: U64, digests: U64) -> None:
-        """These blocks, ascending, have these digests from the next ``commit`` on."""
-        if not len(blocks):
-            return
-        assert (blocks[1:] > blocks[:-1]).all() and int(blocks[-1]) < self.blocks
-        pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
-        place = (blocks % np.uint64(PER_PAGE)).view(np.int64)
-        starts = np.flatnonzero(np.diff(pages, prepend=np.int64(-1)))
-        bounds = [*starts.tolist(), len(blocks)]
-        for at in range(0, len(starts), BATCH_PAGES):
-            here = slice(bounds[at], bounds[min(len(starts), at + BATCH_PAGES)])
-            self._rewrite(pages[starts[at : at + BATCH_PAGES]], pages[here], place[here], digests[here])
-
-    def zero(self, start: int, end: int) -> None:
-        """The blocks [start, end) read as zeroes from the next ``commit`` on."""
-        end = min(end, self.blocks)
-        if start >= end:
-            return
-        first = ceil_div(start, PER_PAGE)
-        last = self._held.facts.pages if end == self.blocks else end // PER_PAGE
-        if first > last:  # within one page
-            self._zero_singly(start, end)
-            return
-        for low, high in ((start, min(end, first * PER_PAGE)), (max(start, last * PER_PAGE), end)):
-            self._zero_singly(low, high)
-        self._held.tags[first:last] = 0
-
-    def _zero_singly(self, start: int, end: int) -> None:
-        if start < end:
-            self.put(np.arange(start, end, dtype=np.uint64), np.zeros(end - start, np.uint64))
-
-    def resize(self, blocks: int) -> None:
-        """The image has so many blocks from the next ``commit`` on; new ones read as zeroes."""
-        held = self._held
-        if blocks < held.facts.blocks:
-            self.zero(blocks, held.facts.blocks)
-        facts = replace(held.facts, blocks=blocks)
-        self._held = Held(facts, _fitted(held.tags, facts.pages), held.cache)
-        self._committed = _fitted(self._committed, facts.pages)
-
-    def commit(self, write: int, address: int, point: int, generation: int) -> None:
-        """All that was put becomes the state, as of this horizon, in one durable step."""
+    def restore(self, page: int, digests: U64) -> bool:
+        """Write a page that is not what was written again where it is, durably, if these are its digests, of all
+        its blocks within the image; whether they are. Waits for the disk; no fold may be under way."""
+        held, table = self._now, blank(1)
+        numbers, tags = self.places(np.array([page]))
+        table[0, 1 : 1 + len(digests)] = digests
+        table[:, 0] = checksums(table, self._seed, numbers)
+        if page_tags(table[:, 0], numbers)[0] != tags[0]:
+            return False
+        self._file.pwritev([table.data.cast("B")], int(numbers[0]) * PAGE)
         self._file.datasync()
-        facts = Facts(generation, self.blocks, write, address, point)
-        write_tags(self._directory, self._volume, facts, self._held.tags)
-        self._held = Held(facts, self._held.tags, self._held.cache)
-        self._committed = self._held.tags.copy()
+        held.cache.drop(np.array([page]))
+        return True
 
-    # Pages
-
-    def _get(self, held: Held, blocks: U64, nowait: bool) -> U64 | None:
+    def _get(self, held: Generation, blocks: U64, nowait: bool) -> U64 | None:
         digests = np.zeros(len(blocks), np.uint64)
         pages = (blocks // np.uint64(PER_PAGE)).view(np.int64)
         present = np.flatnonzero(pages < len(held.tags))
@@ -286,18 +249,18 @@ class Sums:
             digests[here] = found
         return digests
 
-    def _newer(self, held: Held) -> Held | None:
+    def _newer(self, held: Generation) -> Generation | None:
         """A page that seems damaged may only have been overtaken: by a flip while a thread was reading, or
         by a fold that committed, did not come to its flip, and is being done again. A block that has not
         changed since the horizon has the same digest in either generation."""
-        if self._held is held:
-            newer = _held(self._directory, self._volume, 0)
+        if self._now is held:
+            newer = _generation_of(self._directory, self._volume, 0)
             if np.array_equal(newer.tags, held.tags):
                 return None
-            self._held = newer
-        return self._held
+            self._now = newer
+        return self._now
 
-    def _digests_of(self, held: Held, pages: I64, blocks: U64, nowait: bool) -> U64 | None:
+    def _digests_of(self, held: Generation, pages: I64, blocks: U64, nowait: bool) -> U64 | None:
         place = (blocks % np.uint64(PER_PAGE)).view(np.int64) + 1
 
         def search(table: U64, rows: I64, items: I64) -> U64:
@@ -306,70 +269,40 @@ class Sums:
         found = look_up(held.cache, lambda needed: self._load(held, needed, nowait), pages, search)
         return None if found is None else found[0]
 
-    def _load(self, held: Held, pages: I64, nowait: bool) -> U64 | None:
+    def _load(self, held: Generation, pages: I64, nowait: bool) -> U64 | None:
         """Present pages, checked: each is the very one that the tags speak of."""
-        numbers = _numbers(pages, held.tags[pages])
+        numbers = page_numbers(pages, held.tags[pages])
         table = load_pages(self._file, numbers, nowait)
         if table is None:
             return None
         check_pages(self._file, self._seed, numbers, table)
-        other = np.flatnonzero(_tags(table[:, 0], numbers) != held.tags[pages])
+        other = np.flatnonzero(page_tags(table[:, 0], numbers) != held.tags[pages])
         if len(other):
             raise damaged_page(SUMS_NAME, int(numbers[other[0]]))
         return table
 
-    def _read(self, held: Held, pages: I64) -> U64:
+    def _read(self, held: Generation, pages: I64) -> U64:
         table = self._load(held, pages, nowait=False)
         assert table is not None
         return table
 
-    def _rewrite(self, pages: I64, page_of: I64, place: I64, digests: U64) -> None:
-        """Change digests in these pages and write them where they are not current."""
-        tags = self._held.tags
-        table = blank(len(pages))
-        present = np.flatnonzero(tags[pages])
-        table[present] = self._read(self._held, pages[present])
-        table[np.searchsorted(pages, page_of), place + 1] = digests
-        used = table[:, 1:].any(axis=1)
-        tags[pages[~used]] = 0
-        self._write(pages[used], table[used])
 
-    def _write(self, pages: I64, table: U64) -> None:
-        if not len(pages):
-            return
-        tags = self._held.tags
-        numbers = _numbers(pages, self._committed[pages]) ^ 1
-        table[:, 0] = checksums(table, self._seed, numbers)
-        view = table.data.cast("B")
-        starts, counts, firsts = contiguous(numbers.astype(np.uint64))
-        for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
-            self._file.pwritev([view[start * PAGE : (start + count) * PAGE]], first * PAGE)
-        tags[pages] = _tags(table[:, 0], numbers)
-        self._held.cache.drop(pages)
-
-
-def _seed(volume: bytes) -> int:
+def sums_seed(volume: bytes) -> int:
+    """The seed of the checksums of this volume's pages."""
     return file_seed(b"image sums", volume)
 
 
-def _tags(sums: U64, numbers: I64) -> U32:
+def page_tags(sums: U64, numbers: I64) -> U32:
     """What ``image.pages`` says of pages with these checksums at these places of the file."""
     tags = sums & np.uint64(TAG_MASK)
     tags[tags == 0] = 1
     return (tags | ((numbers & 1) << PLACE_SHIFT).astype(np.uint64)).astype(np.uint32)
 
 
-def _numbers(pages: I64, tags: U32) -> I64:
+def page_numbers(pages: I64, tags: U32) -> I64:
     """The page numbers in the file of the current places."""
     places: I64 = (tags >> PLACE_SHIFT).astype(np.int64)
     return FIRST_PAGE + 2 * pages + places
-
-
-def _fitted(tags: U32, count: int) -> U32:
-    fitted = np.zeros(count, np.uint32)
-    common = min(count, len(tags))
-    fitted[:common] = tags[:common]
-    return fitted
 
 
 def stated_volume(directory: Directory) -> bytes:
@@ -393,9 +326,9 @@ def _check_header(file: File, volume: bytes) -> None:
         raise unknown_format(SUMS_NAME, int(page[0, 2]))
     if page[0, 3:5].tobytes() != volume:
         raise sums_damaged(f"{SUMS_NAME} belongs to another volume")
-    check_pages(file, _seed(volume), np.zeros(1, np.int64), page)
+    check_pages(file, sums_seed(volume), np.zeros(1, np.int64), page)
 
 
-def _held(directory: Directory, volume: bytes, generation: int) -> Held:
+def _generation_of(directory: Directory, volume: bytes, generation: int) -> Generation:
     facts, tags = read_tags(directory, volume, generation)
-    return Held(facts, tags, PageCache())
+    return Generation(facts, tags, PageCache())

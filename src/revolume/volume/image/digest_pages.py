@@ -26,7 +26,8 @@ import numpy.typing as npt
 import xxhash
 
 from revolume.blocks.geometry import ceil_div
-from revolume.chain.pages import file_seed
+from revolume.blocks.numbers import Address, WriteNumber
+from revolume.chain.page_cache import file_seed
 from revolume.errors import Damaged
 from revolume.host.disk import Directory
 
@@ -50,8 +51,8 @@ class Facts:
 
     generation: int = 0
     blocks: int = 0
-    write: int = 0
-    address: int = 0
+    write: WriteNumber = WriteNumber(0)
+    address: Address = Address(0)
     point: int = 0
 
     @property

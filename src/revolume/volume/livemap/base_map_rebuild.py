@@ -10,19 +10,21 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.numbers import Address, Position
 from revolume.blocks.overlay import bytes_for
-from revolume.chain.mapfile import MapFile
-from revolume.chain.mapjob import MapSpec, make_map
+from revolume.chain.map_builder import MapSpec, make_map
+from revolume.chain.map_file import MapFile
 from revolume.chain.point import Point
-from revolume.chain.versions import SegmentSpec, Span, Stretch
+from revolume.chain.versions import LogRange, SegmentSpec, Span
 from revolume.errors import Damaged, UsageError
 from revolume.host import Host
 from revolume.host.disk import Directory
-from revolume.log.columns import Columns, only
-from revolume.volume import layout
-from revolume.volume.manifest import Role, State
-from revolume.volume.replay import Pieces, addresses, read_points
-from revolume.volume.stretches import reach_of
+from revolume.log.format.columns import Columns, select
+from revolume.volume.livemap.log_ranges import reach_of
+from revolume.volume.livemap.point_records import Pieces, addresses, read_points
+from revolume.volume.metadata import layout
+from revolume.volume.metadata.manifest_state import Role, State
+from revolume.volume.unread import Unread
 
 U64 = npt.NDArray[np.uint64]
 MAP_SLACK = 1 << 17
@@ -41,7 +43,7 @@ def check_memory(map_memory_bytes: int) -> None:
         )
 
 
-def too_small(map_memory_bytes: int, pieces: Pieces, cut: int) -> UsageError:
+def too_small(map_memory_bytes: int, pieces: Pieces, cut: Address) -> UsageError:
     """What was written since the last point, at ``cut``, does not fit."""
     parts = [_changed(columns, cut) for _, columns in pieces]
     blocks = len(np.unique(np.concatenate(parts))) if parts else 0
@@ -54,13 +56,13 @@ def too_small(map_memory_bytes: int, pieces: Pieces, cut: int) -> UsageError:
     )
 
 
-def _changed(columns: Columns, cut: int) -> U64:
-    versions = only(columns, addresses(columns) >= np.uint64(cut)).versions()
+def _changed(columns: Columns, cut: Address) -> U64:
+    versions = select(columns, addresses(columns) >= np.uint64(cut)).versions()
     return np.concatenate([versions.blocks, versions.fragment_blocks])
 
 
 class FirstBase:
-    """See the module's text. ``pieces``: the log as it stands, all of it durable."""
+    """Makes a base map while a volume is being opened. ``pieces``: the log as it stands, all of it durable."""
 
     def __init__(self, host: Host, log: Directory, maps: Directory, pieces: Pieces) -> None:
         self._host = host
@@ -69,22 +71,32 @@ class FirstBase:
         self._pieces = pieces
 
     async def make(
-        self, state: State, base: MapFile | None, edit: int, upto: int | None
-    ) -> tuple[str | None, int]:
+        self, state: State, base: MapFile | None, edit: int, upto: Position | None
+    ) -> tuple[str | None, Address]:
         """The new base's file name, and the cut for which it stands; no name if none would be newer than
         ``base``. ``edit``: the manifest's last, for the name. ``upto``: see ``replay``."""
-        points, _ = await self._host.work.call(read_points, state.volume, self._pieces, state.horizon, upto)
+        unread: list[Unread] | None = None if state.role == Role.SECONDARY else []
+        points, _ = await self._host.work.call(
+            read_points, state.volume, self._pieces, state.horizon, upto, unread
+        )
         begin = base.meta.address if base is not None else state.horizon.address
         if not points or points[-1].address <= begin:
             return None, begin
         point = points[-1]
         name = layout.base_map_name(point.number, edit)
         spec = MapSpec(
-            self._log.path, self._maps.path, state.volume, self._stretch(state, base, points),
-            state.base_map if base is not None else "",
-            base.meta.write if base is not None else state.horizon.write, point.write,
-            state.horizon.address, name, point.address, point.number,
-        )  # fmt: skip
+            log_path=self._log.path,
+            maps_path=self._maps.path,
+            volume=state.volume,
+            log_range=self._log_range(state, base, points),
+            base=state.base_map if base is not None else "",
+            after=base.meta.write if base is not None else state.horizon.write,
+            upto=point.write,
+            folded=state.horizon.address,
+            name=name,
+            address=point.address,
+            point=point.number,
+        )
         made = await self._host.work.job(make_map, spec)
         if made.fragments:
             raise Damaged(
@@ -94,7 +106,7 @@ class FirstBase:
             )
         return name, point.address
 
-    def _stretch(self, state: State, base: MapFile | None, points: list[Point]) -> Stretch:
+    def _log_range(self, state: State, base: MapFile | None, points: list[Point]) -> LogRange:
         begin = base.meta.address if base is not None else state.horizon.address
         after = state.horizon.position
         if base is not None:
@@ -109,4 +121,4 @@ class FirstBase:
         agreed = None
         if state.role == Role.SECONDARY:
             agreed = Span(base.meta.point if base is not None else state.horizon.point, points[-1].number)
-        return Stretch(specs, after, reach + 1, agreed)
+        return LogRange(specs, after, Address(reach + 1), agreed)

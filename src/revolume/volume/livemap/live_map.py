@@ -3,7 +3,7 @@
 Three layers, newest first:
 
     overlay, ranges   in memory: what changed since the base map was made
-    base map          an immutable sorted file (``chain/mapfile.py``), paged
+    base map          an immutable sorted file (``chain/map_file.py``), paged
     image sums        the digest of every block in the image; 0 = the block is zero
 
 Addresses only grow, so moving the horizon or the base map rewrites nothing: what an entry below ``folded``
@@ -23,18 +23,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.block_location import ADDRESS_MASK, DATA, DATA_WORD, PARTIAL_WORD, ZERO, ZERO_WORD, kinds
+from revolume.blocks.extents import index_within
+from revolume.blocks.numbers import Address
 from revolume.blocks.overlay import Overlay
 from revolume.blocks.ranges import Ranges
-from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO
-from revolume.chain.mapfile import MapFile
-from revolume.log.columns import ramp
-from revolume.volume.interval import Interval
-from revolume.volume.sums import Sums
+from revolume.chain.map_file import MapFile
+from revolume.volume.image.block_digests import BlockDigests
+from revolume.volume.livemap.interval import Interval
 
 U64 = npt.NDArray[np.uint64]
 MASK = np.uint64(ADDRESS_MASK)
-KIND = np.uint64(62)
-ZERO_WORD = np.uint64(ZERO << 62)
+ZEROES = np.uint64(ZERO_WORD)
 
 
 class Layers(NamedTuple):
@@ -43,16 +43,18 @@ class Layers(NamedTuple):
 
     ranges: Ranges
     base: MapFile | None
-    based: int
-    folded: int
+    based: Address
+    folded: Address
 
 
 class LiveMap:
-    """See the module's text. Only the loop changes it; ``settle`` may run in a thread."""
+    """Where the newest version of every block lies. Only the loop changes it; ``settle`` may run in a thread."""
 
-    def __init__(self, overlay: Overlay, sums: Sums, folded: int, base: MapFile | None, begin: int) -> None:
+    def __init__(
+        self, overlay: Overlay, sums: BlockDigests, folded: Address, base: MapFile | None, begin: Address
+    ) -> None:
         self.overlay = overlay
-        self.layers = Layers(Ranges(), base, 0, folded)
+        self.layers = Layers(Ranges(), base, Address(0), folded)
         self.sums = sums
         self.interval = Interval(begin, self.ranges)
         self.first: list[int] = []
@@ -76,14 +78,18 @@ class LiveMap:
         return self.layers.base
 
     @property
-    def based(self) -> int:
+    def based(self) -> Address:
         """The cut that the base map stands for; 0 without one."""
         return self.layers.based
 
     @property
-    def folded(self) -> int:
+    def folded(self) -> Address:
         """The horizon's cut."""
         return self.layers.folded
+
+    async def mended(self) -> bool:
+        """A base map that is damaged is renewed by the volume's upkeep."""
+        return False
 
     def absorb(self) -> None:
         """Take in what has been noted."""
@@ -94,7 +100,7 @@ class LiveMap:
         digests = np.array(self.digest, np.uint64)
         if len(digests) != len(blocks):
             counts = np.array(self.count, np.uint64)
-            steps = ramp(counts)
+            steps = index_within(counts)
             repeats = counts.astype(np.int64)
             blocks = np.repeat(blocks, repeats) + steps
             words = np.repeat(words, repeats) + steps * np.repeat(np.array(self.step, np.uint64), repeats)
@@ -107,11 +113,22 @@ class LiveMap:
         old_words, old_digests = self.overlay.get(blocks)
         first = (old_words & MASK) < np.uint64(self.interval.begin)
         if first.all():
-            self.interval.was(blocks, old_words, old_digests)
+            self.interval.note_old(blocks, old_words, old_digests)
         else:
-            self.interval.was(blocks[first], old_words[first], old_digests[first])
+            self.interval.note_old(blocks[first], old_words[first], old_digests[first])
         self.overlay.put(blocks, words, digests)
-        self.interval.changed(blocks, words, digests)
+        self.interval.note_changed(blocks, words, digests)
+
+    def put_partials(self, addresses: dict[int, int]) -> None:
+        """Blocks whose newest versions lie in the partial buffer, since the transfers at these addresses."""
+        blocks = np.fromiter(addresses.keys(), np.uint64, len(addresses))
+        words = np.fromiter(addresses.values(), np.uint64, len(addresses)) | np.uint64(PARTIAL_WORD)
+        self.put(blocks, words, np.zeros(len(blocks), np.uint64))
+
+    def versions_of(self, blocks: list[int]) -> tuple[list[int], list[int]]:
+        """Words and digests of blocks, as ``lookup`` says them."""
+        words, digests = self.lookup(np.array(blocks, np.uint64))
+        return words.tolist(), digests.tolist()
 
     def put_range(self, start: int, end: int, word: int) -> None:
         """All of [start, end) reads as zero from this address on."""
@@ -123,9 +140,9 @@ class LiveMap:
     def _remember_range(self, start: int, end: int) -> None:
         for blocks, words, digests in self.overlay.within(start, end):
             old = (words & MASK) < np.uint64(self.interval.begin)
-            self.interval.was(blocks[old], words[old], digests[old])
+            self.interval.note_old(blocks[old], words[old], digests[old])
 
-    def restate(self, blocks: U64, words: U64, digests: U64, before: int) -> U64:
+    def relocate(self, blocks: U64, words: U64, digests: U64, before: Address) -> U64:
         """Give blocks another place for the same content, where nothing newer than ``before`` is known;
         returns those that were. (A point made partial blocks whole.)"""
         self.absorb()
@@ -135,17 +152,17 @@ class LiveMap:
         chosen: U64 = blocks[stale]
         self.overlay.put(chosen, words[stale], digests[stale])
         # Their address is above the cut although their content is not newer: say so to the interval.
-        self.interval.was(chosen, words[stale], digests[stale])
+        self.interval.note_old(chosen, words[stale], digests[stale])
         return chosen
 
-    def carry(self, blocks: U64, words: U64) -> None:
+    def carry_forward(self, blocks: U64, words: U64) -> None:
         """These partial blocks could not be made whole by the point whose record lies at their addresses: they
         belong to the open interval as well, but are no reason for another point."""
         self.absorb()
         nothing = np.zeros(len(blocks), np.uint64)
-        self.interval.was(blocks, words, nothing)
+        self.interval.note_old(blocks, words, nothing)
         self.overlay.put(blocks, words, nothing)
-        self.interval.changed(blocks, words, nothing)
+        self.interval.note_changed(blocks, words, nothing)
         self.interval.count -= len(blocks)
 
     def lookup(self, blocks: U64) -> tuple[U64, U64]:
@@ -158,15 +175,15 @@ class LiveMap:
             words[forgotten] = 0
             digests[forgotten] = 0
         if len(layers.ranges):
-            over_ranges(layers.ranges, blocks, words, digests, layers.based)
+            apply_zero_ranges(layers.ranges, blocks, words, digests, layers.based)
         return words, digests
 
     def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
         """Bring words and digests into their final form, in place: kind 0 means the image (digest 0:
         zeroes), DATA the log, PARTIAL the partial buffer. False: a page would have to be waited for."""
         layers = self.layers
-        in_log = np.uint64(DATA << 62 | layers.folded)
-        if len(words) and words.min() >= in_log and words.max() < ZERO_WORD:
+        in_log = np.uint64(DATA_WORD | layers.folded)
+        if len(words) and words.min() >= in_log and words.max() < ZEROES:
             return True  # all of them in the log: nothing to find out
         missing = np.flatnonzero(words == 0)
         if len(missing) and layers.base is not None:
@@ -181,9 +198,9 @@ class LiveMap:
             if sums is None:
                 return False
             digests[missing] = sums
-        kinds = words >> KIND
-        zero = kinds == ZERO
-        folded = (kinds == DATA) & ((words & MASK) < np.uint64(layers.folded))
+        kind = kinds(words)
+        zero = kind == ZERO
+        folded = (kind == DATA) & ((words & MASK) < np.uint64(layers.folded))
         digests[zero] = 0
         words[zero | folded] = 0
         return True
@@ -199,23 +216,23 @@ class LiveMap:
             words[missing] = found[0]
         return words
 
-    def cut(self, address: int) -> Interval:
+    def cut(self, address: Address) -> Interval:
         """Close the open interval at ``address`` and begin the next."""
         self.absorb()
         closed, self.interval = self.interval, Interval(address, self.ranges)
         return closed
 
-    def moved_horizon(self, address: int) -> MapFile | None:
+    def moved_horizon(self, address: Address) -> MapFile | None:
         """The image now holds everything below ``address``; returns the base map if it is now behind it."""
         ranges, base, based, _ = self.layers
         passed = base if based <= address else None
         if passed is not None:
-            base, based = None, 0
+            base, based = None, Address(0)
         self.layers = Layers(ranges.without_below(address), base, based, address)
         self.overlay.forget_below(max(address, based))
         return passed
 
-    def moved_base(self, base: MapFile, address: int) -> MapFile | None:
+    def moved_base(self, base: MapFile, address: Address) -> MapFile | None:
         """``base`` now holds everything below ``address``; returns the map that it replaces."""
         old = self.layers.base
         self.layers = self.layers._replace(base=base, based=address)
@@ -223,7 +240,7 @@ class LiveMap:
         return old
 
 
-def over_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int = 0) -> None:
+def apply_zero_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: Address = Address(0)) -> None:
     """Replace, in place, what a newer zero range covers. A word of 0 (unknown) is replaced only by ranges
     at or above ``based``: below it the base map may know something newer than the range."""
     covering = ranges.get(blocks)
@@ -235,7 +252,7 @@ def over_ranges(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: in
     digests[newer] = 0
 
 
-def over_base(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: int) -> None:
+def over_base(ranges: Ranges, blocks: U64, words: U64, digests: U64, based: Address) -> None:
     """Replace, in place, what zero ranges say over words that a map file gave, whose own cut lies at
     ``based``. Below it the map has settled the matter and its entries win. (Addresses would not tell: a
     point carries blocks as of its cut, and lies behind writes that are newer.)"""

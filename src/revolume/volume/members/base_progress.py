@@ -1,13 +1,13 @@
-"""What lacks to a whole copy while a mirror's base is under way, in words for any face."""
+"""What a copy lacks while a mirror's base is under way, in words."""
 
 from __future__ import annotations
 
-from revolume.log.transfer import BLOCK
-from revolume.volume.manifest import State
+from revolume.blocks.geometry import BLOCK
+from revolume.volume.metadata.manifest_state import State
 
 
 def lacking(state: State) -> str:
-    """What lacks to a whole copy, in one sentence: a mirror's base is under way. Else empty."""
+    """What the copy lacks, in one sentence, while its base is under way; else empty."""
     if state.base is None:
         return ""
     return base_words(state.name, state.base, -(-state.horizon.size // BLOCK))

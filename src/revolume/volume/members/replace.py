@@ -6,10 +6,12 @@ from contextlib import closing
 
 from revolume.errors import Refused
 from revolume.host import Host
-from revolume.volume.detaching import recorded
-from revolume.volume.locked import locked
-from revolume.volume.manifest import EditKind, MirrorState, pack_member
-from revolume.volume.mirrors import forgotten
+from revolume.volume.members.mirrors import forgotten
+from revolume.volume.members.offline_orders import recorded
+from revolume.volume.metadata.directory_lock import locked
+from revolume.volume.metadata.manifest_edits import EditKind
+from revolume.volume.metadata.manifest_state import MirrorState
+from revolume.volume.metadata.node_edits import pack_member
 
 
 def known_of(mirror: MirrorState) -> str:
@@ -42,7 +44,7 @@ def given_up(name: str, mirror: MirrorState) -> str:
 
 def replace_stopped(host: Host, path: str, name: str, yes: bool) -> str:
     """As ``PrimaryRole.replace_mirror``, under the directory's lock."""
-    with closing(locked(host, path, "Ask again when it serves, or has stopped.")) as directory:
+    with closing(locked(host, path, "Try again when it is served, or has stopped.")) as directory:
         told = [""]
 
         def edit(mirror: MirrorState) -> tuple[EditKind, bytes]:

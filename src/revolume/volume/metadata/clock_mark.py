@@ -13,19 +13,22 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from revolume.blocks.numbers import Position
+
 CLOCK = struct.Struct("<QQQ16sQ")
 assert CLOCK.size == 48
 
 
 @dataclass(frozen=True, slots=True)
 class ClockMark:
-    """See the module's text. All zero: never known."""
+    """Lived time, label clock and boot clock of one instant, the boot they are of, and the log's end then. All
+    zero: never known."""
 
     lived_ns: int = 0
     label_ns: int = 0
     boot_ns: int = 0
     boot_id: bytes = bytes(16)
-    position: int = 0
+    position: Position = Position(0)
 
 
 def pack_clock(mark: ClockMark) -> bytes:

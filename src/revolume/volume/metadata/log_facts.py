@@ -5,6 +5,9 @@ Body: H kind, then
     2 SNAPSHOT           Q write, Q point, Q time, name in UTF-8
     3 DROP_SNAPSHOT      name in UTF-8
    16 CLOCK_STEP         Q label time that it would have been, Q label time from here on
+   32 MEMBER             a copy of the volume, or what has changed of it: ``member_record.py``
+   33 MEMBER_GONE        name in UTF-8
+   34 RESYNC_POINT       a point at which a member stands, or that it has passed: ``resync_point.py``
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 
-from revolume.log.appender import Draft
-from revolume.log.transfer import Kind
-from revolume.volume.manifest import PinnedSnapshot
+from revolume.log.format.transfer import Kind
+from revolume.log.write.appender import Draft
+from revolume.volume.metadata.manifest_state import Member, PinnedSnapshot
+from revolume.volume.metadata.member_record import pack_membership, unpack_membership
+from revolume.volume.metadata.resync_point import ResyncPoint, pack_resync_point, unpack_resync_point
 
 KIND = struct.Struct("<H")
 EPOCH = struct.Struct("<Q16s")
@@ -31,6 +36,9 @@ class Fact(IntEnum):
     SNAPSHOT = 2
     DROP_SNAPSHOT = 3
     CLOCK_STEP = 16
+    MEMBER = 32
+    MEMBER_GONE = 33
+    RESYNC_POINT = 34
 
 
 def epoch_begun(number: int, reign: bytes) -> bytes:
@@ -51,6 +59,21 @@ def snapshot_dropped(name: str) -> bytes:
 def clock_stepped(from_ns: int, to_ns: int) -> bytes:
     """The wall clock was found to have gone elsewhere: labels go on from there."""
     return KIND.pack(Fact.CLOCK_STEP) + CLOCK_STEP.pack(from_ns, to_ns)
+
+
+def member_stated(member: Member) -> bytes:
+    """A copy of the volume is, from here on, what this says."""
+    return KIND.pack(Fact.MEMBER) + pack_membership(member)
+
+
+def member_gone(name: str) -> bytes:
+    """A copy was given up."""
+    return KIND.pack(Fact.MEMBER_GONE) + name.encode()
+
+
+def resync_point_stated(resync: ResyncPoint) -> bytes:
+    """From here on a member is known to stand at this point, or at a later one."""
+    return KIND.pack(Fact.RESYNC_POINT) + pack_resync_point(resync)
 
 
 def draft(body: bytes) -> Draft:
@@ -88,7 +111,33 @@ class ClockStepped:
     to_ns: int
 
 
-def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | ClockStepped | None:
+@dataclass(frozen=True, slots=True)
+class MemberStated:
+    """A copy of the volume is what this says."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberGone:
+    """A copy was given up."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncPointStated:
+    """A member stands at this point, or at a later one."""
+
+    resync: ResyncPoint
+
+
+Stated = (
+    EpochBegun | SnapshotTaken | SnapshotDropped | ClockStepped | MemberStated | MemberGone | ResyncPointStated
+)
+
+
+def unpack(body: bytes) -> Stated | None:
     """What a fact says; None if it can't be told."""
     try:
         (kind,) = KIND.unpack_from(body)
@@ -103,6 +152,12 @@ def unpack(body: bytes) -> EpochBegun | SnapshotTaken | SnapshotDropped | ClockS
                 return SnapshotDropped(rest.decode())
             case Fact.CLOCK_STEP:
                 return ClockStepped(*CLOCK_STEP.unpack(rest))
-    except (struct.error, UnicodeDecodeError):
+            case Fact.MEMBER:
+                return MemberStated(unpack_membership(rest))
+            case Fact.MEMBER_GONE:
+                return MemberGone(rest.decode())
+            case Fact.RESYNC_POINT:
+                return ResyncPointStated(unpack_resync_point(rest))
+    except (struct.error, ValueError):
         pass
     return None

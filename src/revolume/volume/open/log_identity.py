@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from revolume.blocks.numbers import Position, WriteNumber
+
 
 @dataclass(frozen=True, slots=True)
 class End:
     """The last complete transfer of a log: its position, its epoch and reign id, its chain checksum, the newest
     write up to it, and its label time."""
 
-    position: int
+    position: Position
     epoch: int
     reign: bytes
     chain: bytes
-    write: int
+    write: WriteNumber
     time_ns: int

@@ -1,29 +1,48 @@
 """The end of a volume's log, made ready to be appended to.
 
-After a clean stop it is where the stop said, or the volume is damaged. After an unclean one ``log/tail.py`` says
-what stands; everything beyond the durable position is copied into a fresh segment and synced, since the page cache
-may show what the disk does not have, and the manifest learns of it before anything is served.
+After a clean stop it is where the stop said, or the volume is damaged. After an unclean one
+``log/read/recovery.py`` says what stands; everything beyond the durable position is copied into a fresh segment
+and synced, since the page cache may show what the disk does not have, and the manifest learns of it before
+anything is served.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from revolume.blocks.numbers import Address, Position
 from revolume.errors import Damaged
-from revolume.log.appender import LogEnd
-from revolume.log.columns import Columns
-from revolume.log.scan import Found, chain_behind
-from revolume.log.segment import Segment, write_footer
-from revolume.log.tail import Piece, Recovered, TailCopy, last_of, recover, stated_durable, stated_edit
-from revolume.volume.ground import Ground
-from revolume.volume.manifest import EditKind, Mark, judge_end, pack_mark, pack_pairs
+from revolume.log.format.columns import Columns
+from revolume.log.format.segment import Segment, write_footer
+from revolume.log.read.recovery import (
+    Recovered,
+    RecoveredSegment,
+    TailCopy,
+    last_of,
+    recover,
+    recover_what_stands,
+    stated_durable,
+    stated_edit,
+)
+from revolume.log.read.scan import FoundTransfer, chain_behind
+from revolume.log.write.appender import LogEnd
+from revolume.volume.metadata.manifest import judge_end
+from revolume.volume.metadata.manifest_edits import EditKind, pack_mark, pack_pairs
+from revolume.volume.metadata.manifest_state import Mark, Role
+from revolume.volume.open.open_context import Ground
+from revolume.volume.state.events import EventKind
+
+LOST_RECORDS = (
+    "the log is damaged behind position {}, although it was closed at {}: every write is there, but the newest "
+    "consistency points can't be named"
+)
 
 
 @dataclass(slots=True)
 class Tail:
     """The log's end, ready to be appended to."""
 
-    pieces: list[Piece]
+    pieces: list[RecoveredSegment]
     end: LogEnd
     segment: Segment | None
     next_block: int
@@ -35,7 +54,7 @@ class Tail:
 
 
 class Ending:
-    """See the module's text. Used once."""
+    """Makes the log's end ready, once for each opening."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
@@ -43,13 +62,22 @@ class Ending:
     async def ready(self) -> Tail:
         """The log's end."""
         state = self._ground.state
+        assert state.jumped is None, "a jump is finished before the log is looked at"
         self._ground.pool.adopt(state.uses, state.next_use)
         blocks = self._ground.pool.segment_blocks
         edit = await self._ground.host.work.call(stated_edit, self._ground.log, blocks, state.volume)
-        judge_end(self._ground.recorder.manifest.number, edit)
+        judge_end(self._ground.manifest.number, edit)
         if state.clean is None:
             return await self._unclean_tail()
-        tail = await self._ground.host.work.call(self._clean_tail, state.clean)
+        try:
+            tail = await self._ground.host.work.call(self._clean_tail, state.clean)
+        except Damaged:
+            found = await self._ground.host.work.call(self._without_records, state.clean)
+            if found is None:
+                raise
+            told = LOST_RECORDS.format(found.end.position, state.clean.position)
+            self._ground.events.tell(told, EventKind.DAMAGE)
+            return await self._rewritten(found)
         await self._ground.accept()
         return tail
 
@@ -63,7 +91,7 @@ class Ending:
 
     def _clean_tail(self, mark: Mark) -> Tail:
         """The log as a clean stop left it; Damaged if it isn't."""
-        self._ground.stated.durable = mark.position  # footers that are written now say so
+        self._ground.header.durable = mark.position  # footers that are written now say so
         last_use = mark.address // self._ground.pool.segment_blocks
         used = [s for s in self._log_segments() if s.use <= last_use]
         for segment in self._ground.pool.segments():
@@ -84,20 +112,36 @@ class Ending:
             return Tail(found.pieces, end, last.segment, last.end_block)
         return Tail(found.pieces, end, None, 0)
 
-    def _recover(self, segments: list[Segment], durable: int) -> Recovered:
+    def _without_records(self, mark: Mark) -> Recovered | None:
+        """The log up to damage at its very end, if all that lies behind it is of history: records of points, and
+        facts that the manifest has too. It opens as it would after an unclean stop. None: a write is missing, or a
+        mirror may have what is missing."""
         state = self._ground.state
-        return recover(
+        if state.role != Role.PRIMARY or state.mirrors:
+            return None
+        segments = self._log_segments()
+        stated, _ = stated_durable(segments, state.volume, state.cut)
+        durable = max(stated, state.horizon.position)
+        found = recover_what_stands(
             segments, state.volume, self._horizon_end(), state.horizon.address, durable, state.ends
         )
+        if found.end.write != mark.write:
+            return None
+        self._ground.header.durable = min(durable, found.end.position)  # of what stands
+        return found
+
+    def _recover(self, segments: list[Segment], durable: Position) -> Recovered:
+        state = self._ground.state
+        return recover(segments, state.volume, self._horizon_end(), state.horizon.address, durable, state.ends)
 
     async def _unclean_tail(self) -> Tail:
         """The log after a crash: torn end cut, unsynced tail copied to a fresh segment and synced."""
         host, state = self._ground.host, self._ground.state
         segments = self._log_segments()
-        durable, edit = await host.work.call(stated_durable, segments, state.volume)
-        judge_end(self._ground.recorder.manifest.number, edit)
+        durable, edit = await host.work.call(stated_durable, segments, state.volume, state.cut)
+        judge_end(self._ground.manifest.number, edit)
         durable = max(durable, state.durable.position, state.horizon.position)
-        self._ground.stated.durable = durable
+        self._ground.header.durable = durable
         found = await host.work.call(self._recover, segments, durable)
         if state.epochs and (found.pieces or found.tail):  # a new one has nothing to recover
             self._ground.events.tell(
@@ -115,21 +159,20 @@ class Ending:
         spare = pool.give_back([s.use for s in found.unused if s.use not in kept])
         pool.free.extend(spare)  # nothing of the log lies in them: the copies may go there
         copies = await self._copy_tail(found.tail)
-        stale = [
-            s for s in pool.segments() if s.use not in kept and s not in [c.segment for c in copies]
-        ]
+        stale = [s for s in pool.segments() if s.use not in kept and s not in [c.segment for c in copies]]
         first = ground.state.horizon.address // pool.segment_blocks
         freed = pool.give_back([s.use for s in stale if s.use >= first])
         freed |= pool.give_back([s.use for s in stale if s.use < first])
         unused = {index: 0 for index in spare if index in pool.free}  # the manifest must not call them used
         pool.ready.clear()
         pieces = found.pieces + [
-            Piece(c.segment, c.builder.freeze(), c.next_block, c.chain_before, c.builder) for c in copies
+            RecoveredSegment(c.segment, c.builder.freeze(), c.next_block, c.chain_before, c.builder)
+            for c in copies
         ]
         await ground.host.work.call_sync(self._seal, pieces[:-1] if copies else pieces)
         end = found.end
-        mark = Mark(end.position, 0, end.chain, end.write, end.time_ns)
-        await ground.recorder.record(
+        mark = Mark(end.position, Address(0), end.chain, end.write, end.time_ns)
+        await ground.manifest.record(
             (EditKind.ENDS, pack_pairs(ends)), (EditKind.USES, pack_pairs(freed | unused)),
             (EditKind.DURABLE, pack_mark(mark)),
         )  # fmt: skip
@@ -137,9 +180,9 @@ class Ending:
         last = copies[-1] if copies else None
         return Tail(pieces, end, last.segment if last else None, last.next_block if last else 0)
 
-    def _seal(self, pieces: list[Piece]) -> None:
+    def _seal(self, pieces: list[RecoveredSegment]) -> None:
         """Footers for pieces that lack one, or whose footer speaks of more than was kept."""
-        volume, stated = self._ground.state.volume, (self._ground.stated.durable, self._ground.stated.edit)
+        volume, stated = self._ground.state.volume, (self._ground.header.durable, self._ground.header.edit)
         for piece in pieces:
             if piece.builder is None:
                 continue
@@ -147,8 +190,8 @@ class Ending:
             write_footer(piece.segment, volume, piece.builder, piece.end_block, chains, stated)
             piece.segment.file.datasync()
 
-    async def _copy_tail(self, tail: list[Found]) -> list[TailCopy]:
-        stated = (self._ground.stated.durable, self._ground.stated.edit, self._ground.stated.horizon)
+    async def _copy_tail(self, tail: list[FoundTransfer]) -> list[TailCopy]:
+        stated = (self._ground.header.durable, self._ground.header.edit, self._ground.header.horizon)
         copies: list[TailCopy] = []
         for found in tail:
             if not copies or not copies[-1].fits(found):

@@ -11,18 +11,18 @@ written once more (``Appender.find_room``); the next batch waits until the reser
 
 from __future__ import annotations
 
+from revolume.blocks.geometry import BLOCK
 from revolume.host.disk import Directory
-from revolume.log.commit import Commit
-from revolume.log.transfer import BLOCK
-from revolume.volume.reserve import Reserve
+from revolume.log.write.group_commit import GroupCommit
+from revolume.volume.space.reserve import Reserve
 
 COPIES = "this file system copies on write: before each write it is looked whether the disk has room for it"
 
 
 class Cover:
-    """See the module's text. ``copies``: whether it is a question at all."""
+    """Says whether the disk has room for what is to be written. ``copies``: whether it is a question at all."""
 
-    def __init__(self, directory: Directory, reserve: Reserve, commit: Commit, *, copies: bool) -> None:
+    def __init__(self, directory: Directory, reserve: Reserve, commit: GroupCommit, *, copies: bool) -> None:
         self._directory = directory
         self._reserve = reserve
         self._commit = commit

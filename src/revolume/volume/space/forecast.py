@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 
-from revolume.log.transfer import BLOCK
-from revolume.volume.core import Core
-from revolume.volume.events import EventKind
-from revolume.volume.status import Forecast
+from revolume.blocks.geometry import BLOCK
+from revolume.volume.context import VolumeContext
+from revolume.volume.image.volume_image import VolumeImage
+from revolume.volume.open_log import OpenLog
+from revolume.volume.points.retained_points import RetainedPoints
+from revolume.volume.space.holders import Holders
+from revolume.volume.space.reserve import Reserve
+from revolume.volume.state.events import EventKind, Events
+from revolume.volume.state.status import Forecast
 
 NEAR, FAR = 0.8, 0.7
 """Near full begins above the one share of the room, and ends below the other."""
@@ -50,24 +55,45 @@ def forecast(holder: str, held: int, limit: int, bytes_per_s: float) -> Forecast
 class Outlook:
     """An open volume's. ``look`` from time to time; what crosses the line is told once each way."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(
+        self,
+        context: VolumeContext,
+        *,
+        log: OpenLog,
+        image: VolumeImage,
+        retained: RetainedPoints,
+        holders: Holders,
+        reserve: Reserve,
+        events: Events,
+    ) -> None:
+        self._clock = context.host.clock
+        self._directory = context.directory
+        self._log = log
+        self._image = image
+        self._retained = retained
+        self._holders = holders
+        self._reserve = reserve
+        self._events = events
         self._rate = Rate()
         self._near = False
         self.now: Forecast | None = None
 
     def look(self) -> None:
         """Count anew."""
-        core = self._core
-        self._rate.sample(core.host.clock.monotonic_ns(), core.appender.address * BLOCK)
+        self._rate.sample(self._clock.monotonic_ns(), self._log.appender.address * BLOCK)
         found = self._held()
         self.now = forecast(*found, self._limit(), self._rate.bytes_per_s) if found is not None else None
         now_near = self.now is not None and near(self._near, self.now.held_bytes, self.now.limit_bytes)
         if now_near and not self._near and self.now is not None:
-            core.events.tell(self.now.sentence, EventKind.NEAR_FULL)
+            self._events.tell(self.now.sentence, EventKind.NEAR_FULL)
         elif self._near and not now_near:
-            core.events.tell("the log is not nearly full any more", EventKind.ROOM_AGAIN)
+            self._events.tell("the log is not nearly full any more", EventKind.ROOM_AGAIN)
         self._near = now_near
+
+    @property
+    def bytes_per_s(self) -> float:
+        """How fast the log grows, lately."""
+        return self._rate.bytes_per_s
 
     @property
     def warning(self) -> str:
@@ -76,19 +102,17 @@ class Outlook:
 
     def _held(self) -> tuple[str, int] | None:
         """Who keeps most of those who never give way, and how many bytes of log."""
-        core = self._core
-        kept = [(each.write, each.holder) for each in core.leases.values() if not each.kind.gives_way]
-        kept += [(s.write, f"snapshot {s.name}") for s in core.manifest.state.snapshots]
+        kept = self._holders.firm()
         if not kept:
             return None
-        write, name = min(kept)
-        below = [p.address for p in core.points if p.write <= write] or [core.horizon.address]
-        begin, end, blocks = below[-1], core.appender.address, core.pool.segment_blocks
+        pool = self._log.pool
+        below = [p.address for p in self._retained if p.write <= kept[0].write] or [self._image.horizon.address]
+        begin, end, blocks = below[-1], self._log.appender.address, pool.segment_blocks
         spanned = (end // blocks - begin // blocks + 1) * blocks
-        return name, (spanned - core.pool.gap_between(begin, end)) * BLOCK
+        return kept[0].name, (spanned - pool.gap_between(begin, end)) * BLOCK
 
     def _limit(self) -> int:
         """What the log may come to: its budget, or what the disk has for it."""
-        core = self._core
-        free = core.directory.free_bytes() - core.reserve.missing - core.reserve.slack
-        return min(core.pool.limits.budget_bytes, core.pool.bytes + max(0, free))
+        pool = self._log.pool
+        free = self._directory.free_bytes() - self._reserve.missing - self._reserve.slack
+        return min(pool.limits.budget_bytes, pool.bytes + max(0, free))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from revolume.blocks.numbers import WriteNumber
 from revolume.chain.point import Point
-from revolume.volume.manifest import Horizon
-from revolume.volume.status import OldestMoment
+from revolume.volume.metadata.manifest_state import Horizon
+from revolume.volume.state.status import OldestMoment
 
 
-def oldest_moment(horizon: Horizon, retired_write: int, points: Iterable[Point]) -> OldestMoment:
+def oldest_moment(horizon: Horizon, retired_write: WriteNumber, points: Iterable[Point]) -> OldestMoment:
     """The horizon, or from the begin of a fold on the point that it goes to: what lies before it is retired then,
     whether the fold has been done or was interrupted."""
     if retired_write > horizon.write:

@@ -13,9 +13,9 @@ any time; the volume fills it again when it can.
 
 from __future__ import annotations
 
+from revolume.blocks.geometry import BLOCK
 from revolume.host.disk import Directory, File
-from revolume.log.transfer import BLOCK
-from revolume.volume import layout
+from revolume.volume.metadata import layout
 
 BYTES_MAX = 1 << 30
 SLACK_BYTES_MAX = 16 << 20
@@ -36,7 +36,8 @@ def enough(volume_bytes: int) -> int:
 
 
 class Reserve:
-    """See the module's text. ``take`` and ``fill`` wait for the disk: call them from a thread, one at a time."""
+    """The file that keeps room back on the disk. ``take`` and ``fill`` wait for the disk: call them from a thread,
+    one at a time."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import WriteNumber
 from revolume.errors import RevolumeError
-from revolume.volume.events import EventKind, Events
-from revolume.volume.reader import BLOCK, Reader
+from revolume.volume.livemap.reader import Reader
+from revolume.volume.state.events import EventKind, Events
 
 BLOCKS_MAX = 1 << 16
 PAST_MAX = 64
@@ -42,7 +44,7 @@ def range_words(found: tuple[tuple[int, int], ...]) -> str:
 
 
 class Damage:
-    """See the module's text."""
+    """The damaged blocks that readers of one open volume have met."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -60,14 +62,14 @@ class Damage:
         for block in new[: BLOCKS_MAX - len(self._blocks)]:
             self._blocks[block] = None
 
-    def met_in_past(self, write: int, where: str, blocks: list[int]) -> None:
+    def met_in_past(self, write: WriteNumber, where: str, blocks: list[int]) -> None:
         """A view of the moment behind ``write``, called ``where``, could not get these."""
         sentence = f"reads of {range_words(ranges(blocks))} of {where} fail: what is there is not what was written"
         self._events.tell(sentence, EventKind.DAMAGE)
         if write in self._past or len(self._past) < PAST_MAX:
             self._past[write] = sentence
 
-    def in_past(self, retired_write: int) -> str:
+    def in_past(self, retired_write: WriteNumber) -> str:
         """The newest moment that is retained, so not before ``retired_write``, in which a view met damage: a
         sentence, or empty."""
         self._past = {write: told for write, told in self._past.items() if write >= retired_write}

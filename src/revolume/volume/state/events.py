@@ -20,11 +20,15 @@ class EventKind(StrEnum):
     MIRROR_LOST = "mirror-lost"
     MIRROR_BACK = "mirror-back"
     MIRROR_REFUSED = "mirror-refused"
+    MIRROR_DETACHED = "mirror-detached"
+    MIRROR_REQUIRED = "mirror-required"
     DIVERGED = "diverged"
+    SUSPECT = "suspect"
     NEAR_FULL = "near-full"
     ROOM_AGAIN = "room-again"
     FULL = "full"
     DAMAGE = "damage"
+    HEALED = "healed"
     POISONED = "poisoned"
     GAVE_WAY = "gave-way"
     CLOCK_STEP = "clock-step"
@@ -41,6 +45,7 @@ class Level(StrEnum):
 LEVELS = {
     EventKind.NOTE: Level.INFO,
     EventKind.MIRROR_BACK: Level.INFO,
+    EventKind.MIRROR_REQUIRED: Level.INFO,
     EventKind.ROOM_AGAIN: Level.INFO,
     EventKind.DIVERGED: Level.ERROR,
     EventKind.MIRROR_REFUSED: Level.ERROR,
@@ -75,7 +80,7 @@ class Events:
         self._listener: Callable[[Event], None] | None = None
 
     def tell(self, message: str, kind: EventKind = EventKind.NOTE) -> None:
-        """Something happened, or happened again."""
+        """Append an operator-visible event; a repetition of a kept one raises its count. The newest are kept."""
         now, key = self._now_ns(), (kind, message)
         before = self._kept.pop(key, None)
         event = Event(kind, LEVELS.get(kind, Level.WARNING), message, now, now)

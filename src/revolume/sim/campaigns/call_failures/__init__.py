@@ -1,11 +1,12 @@
 """The n-th call of every kind to a disk fails, for n = 1, 2, … until none is left to fail.
 
-    python -m revolume.sim.nth [--stages NAMES] [--all] [--every N] [--minutes M] [--jobs N] [--kind CALLS]
-    python -m revolume.sim.nth --case mirror:write:17:EIO:once
+    python -m revolume.sim.campaigns.call_failures [--stages NAMES] [--all] [--every N]
+        [--minutes M] [--jobs N] [--kind CALLS]
+    python -m revolume.sim.campaigns.call_failures --case mirror:write:17:EIO:once
 
 A *stage* is a fixed history, and whose disk fails in it:
 
-    alone     a lone volume (``alone.py``)
+    alone     a lone volume (``single.py``)
     mirror    a pair in sync mode (``mirrored.py``), its mirror's disk
     source    the same pair, its primary's disk
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import time
 
-import revolume.sim.nth
-from revolume.sim.counted import parser, quiet
-from revolume.sim.nth.case import Case
-from revolume.sim.nth.total import MODULE, STAGES, judge, report, run
+import revolume.sim.campaigns.call_failures
+from revolume.sim.campaigns.call_failures.case import Case
+from revolume.sim.campaigns.call_failures.summary import MODULE, STAGES, judge, report, run
+from revolume.sim.campaigns.case_runner import parser, quiet
 
 
 def main() -> int:
-    """See the package's text."""
+    """Run the cases that the command line asks for. The exit status: 0 if nothing failed."""
     quiet()
-    options = parser(MODULE, revolume.sim.nth.__doc__)
+    options = parser(MODULE, revolume.sim.campaigns.call_failures.__doc__)
     options.add_argument("--stages", default=",".join(STAGES), help="with commas between them")
     options.add_argument("--kind", help="calls, with commas between them")
     options.add_argument("--all", action="store_true", help="every call of the pair's history too")

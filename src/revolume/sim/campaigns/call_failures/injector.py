@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from revolume.host import Host
-from revolume.sim.faults import failure
-from revolume.sim.machine import Machine
-from revolume.sim.nth.case import ON, Found
+from revolume.sim.campaigns.call_failures.case import ON, Found
+from revolume.sim.kernel.disk_faults import failure
+from revolume.sim.kernel.machine import Machine
 
 LONE = "of its own"
 
 
 class Failing:
-    """See the module's text. ``over``: the fault is gone, and nothing is counted any more; ``during``: the step of
-    the history that it is in."""
+    """Injects the fault of one case. ``over``: the fault is gone, and nothing is counted any more; ``during``: the
+    step of the history that it is in."""
 
     def __init__(self, machine: Machine, found: Found) -> None:
         self._case = found.case

@@ -7,7 +7,7 @@ At every moment of that: nothing is answered that the mirror has not received, a
 fails says so, or goes on; nothing waits longer than a minute. When the fault is gone:
 
 - What runs goes on; or it has said that it must be opened anew, and then goes on. Blocks that the primary could
-  not read for as long as a point asks for may be lost, as in ``alone.py``.
+  not read for as long as a point asks for may be lost, as in ``single.py``.
 - Before the promotion, the primary's disk as a power cut leaves it and the mirror's as ``kill -9`` does, and the
   other way round: check is content with both, both open, every answered write is there, the mirror's log reaches
   as far as was promised of its disk, both come to the same point with equal roots, retained moments are what they
@@ -21,16 +21,18 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.sim.machine import Machine
-from revolume.sim.model import BLOCK, Model
-from revolume.sim.nth.again import Again, Left
-from revolume.sim.nth.case import Case, Found
-from revolume.sim.nth.failing import Failing
-from revolume.sim.nth.living import live, ops_of, payload
-from revolume.sim.nth.oracle import Oracle
-from revolume.sim.nth.pair import SIZE, Mark, Pair, appended
-from revolume.sim.platter import Platter
+from revolume.blocks.geometry import BLOCK
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.sim.campaigns.call_failures.case import Case, Found
+from revolume.sim.campaigns.call_failures.injector import Failing
+from revolume.sim.campaigns.call_failures.oracle import Oracle
+from revolume.sim.campaigns.call_failures.pair import SIZE, Mark, Pair
+from revolume.sim.campaigns.call_failures.reopen import Again, Left
+from revolume.sim.campaigns.call_failures.run import live, ops_of, payload
+from revolume.sim.campaigns.call_failures.tended_pair import TendedPair, appended
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import Platter
+from revolume.sim.oracle.model import Model
 
 IMPATIENT_S = 2.0
 WORKS, ANEW = "works on", "was opened anew"
@@ -44,13 +46,14 @@ class Mirrored:
         self.found = Found(case)
         self._at = failing
         self._pair: Pair
+        self._tended: TendedPair
         self._failing: Failing
         self._before: Left | None = None
         self._after: Left | None = None
         self._snapshots: set[str] = set()
 
     def play(self) -> Found:
-        """See the module's text."""
+        """Play the history once, with the failure that the case asks for, and judge what is left."""
         disks = {name: Platter(64 << 20) for name in ("a", "b")}
         live(disks, self._history, self.found, "it")
         if self._after is not None:
@@ -67,6 +70,7 @@ class Mirrored:
         oracle.paused = failing.paused
         boots = {name: machine.boot for name, machine in machines.items()} | {self._at: failing.boot}
         pair = self._pair = Pair(machines, boots, oracle, self.found)
+        self._tended = TendedPair(pair, self.found)
         for step in (
             self._begun, self._joined, self._pointed, self._folded, self._looked, self._mirror_stopped,
             self._mirror_killed, self._power_lost, self._written,
@@ -86,7 +90,7 @@ class Mirrored:
             pair.patience_s = IMPATIENT_S
         with self.found.saying(step.__name__.strip("_")):
             if step != self._begun:
-                await pair.mend()
+                await self._tended.mend()
                 await pair.up()
             await step()
 
@@ -95,44 +99,43 @@ class Mirrored:
         pair = self._pair
         await pair.start_primary()
         for number in range(3):
-            await pair.write((OP_WRITE, number * 9 * BLOCK, payload(number, 3 * BLOCK)))
-        await pair.write((OP_WRITE, 50 * BLOCK + 100, payload(4, 5000)), (OP_ZERO, 2 * BLOCK + 5, 3000))
-        await pair.cut()
-        await pair.write((OP_WRITE, 40 * BLOCK, payload(5, 4 * BLOCK)))
-        await pair.flush()
+            await self._tended.write((OP_WRITE, number * 9 * BLOCK, payload(number, 3 * BLOCK)))
+        await self._tended.write((OP_WRITE, 50 * BLOCK + 100, payload(4, 5000)), (OP_ZERO, 2 * BLOCK + 5, 3000))
+        await self._tended.cut()
+        await self._tended.write((OP_WRITE, 40 * BLOCK, payload(5, 4 * BLOCK)))
+        await self._tended.flush()
 
     async def _joined(self) -> None:
         """It comes, and there are writes meanwhile."""
         pair = self._pair
-        await pair.write((OP_WRITE, 8 * BLOCK + 700, payload(6, 2 * BLOCK)))
-        await pair.until(lambda: all(mirror.joined for mirror in pair.volume.mirrors))
-        await pair.write((OP_WRITE, 60 * BLOCK, payload(7, BLOCK)))
-        await pair.answered()
-        await pair.cut()
-        await pair.agreed()
+        await self._tended.write((OP_WRITE, 8 * BLOCK + 700, payload(6, 2 * BLOCK)))
+        await self._tended.until(lambda: all(mirror.joined for mirror in pair.volume.mirrors))
+        await self._tended.write((OP_WRITE, 60 * BLOCK, payload(7, BLOCK)))
+        await self._tended.answered()
+        await self._tended.cut()
+        await self._tended.agreed()
 
     async def _pointed(self) -> None:
         """Points, with blocks of which the log has parts."""
-        pair = self._pair
         for number in range(4):
-            await pair.write((OP_WRITE, (number * 7 + 3) * BLOCK, payload(10 + number, 3 * BLOCK)))
-        await pair.answered()
-        await pair.flush()
-        await pair.cut()
-        await pair.write((OP_TRIM, 9 * BLOCK, 2 * BLOCK), (OP_WRITE, 3 * BLOCK + 7, payload(14, 900)))
-        await pair.cut()
-        await pair.agreed()
+            await self._tended.write((OP_WRITE, (number * 7 + 3) * BLOCK, payload(10 + number, 3 * BLOCK)))
+        await self._tended.answered()
+        await self._tended.flush()
+        await self._tended.cut()
+        await self._tended.write((OP_TRIM, 9 * BLOCK, 2 * BLOCK), (OP_WRITE, 3 * BLOCK + 7, payload(14, 900)))
+        await self._tended.cut()
+        await self._tended.agreed()
 
     async def _folded(self) -> None:
         """The mirror's image moves on, and its map is made anew; a name is given."""
         pair = self._pair
-        await pair.flush()
+        await self._tended.flush()
         await pair.within(pair.machines["b"].run(pair.there.folder.step(True)))
-        await pair.write((OP_WRITE, 30 * BLOCK, payload(15, 6 * BLOCK)))
-        await pair.tended(pair.volume.snapshot("keep"))
+        await self._tended.write((OP_WRITE, 30 * BLOCK, payload(15, 6 * BLOCK)))
+        await self._tended.tended(pair.volume.snapshot("keep"))
         self._snapshots.add("keep")
-        await pair.agreed()
-        await pair.within(pair.machines["b"].run(pair.there.folder.rebase(force=True)))
+        await self._tended.agreed()
+        await pair.within(pair.machines["b"].run(pair.there.base_maps.renew(force=True)))
 
     async def _looked(self) -> None:
         """At what the mirror shows."""
@@ -148,35 +151,38 @@ class Mirrored:
             await pair.stop("b")
         finally:
             self.found.wrong += pair.oracle.checked(pair.machines["b"], "the mirror, stopped")
-        await pair.write((OP_WRITE, 5 * BLOCK + 7, payload(20, 700)))
+        await self._tended.write((OP_WRITE, 5 * BLOCK + 7, payload(20, 700)))
         await pair.start_mirror()
-        await pair.answered()
+        await self._tended.answered()
 
     async def _mirror_killed(self) -> None:
         """In the middle."""
         pair = self._pair
-        await pair.write((OP_WRITE, 12 * BLOCK, payload(21, 5 * BLOCK)))
+        await self._tended.write((OP_WRITE, 12 * BLOCK, payload(21, 5 * BLOCK)))
         pair.kill("b")
-        await pair.write((OP_WRITE, 14 * BLOCK + 9, payload(22, 5000)))
+        await self._tended.write((OP_WRITE, 14 * BLOCK + 9, payload(22, 5000)))
         await pair.start_mirror()
-        await pair.flush()
+        await self._tended.flush()
 
     async def _power_lost(self) -> None:
         """The primary's; what was answered and not flushed the mirror alone has."""
         pair = self._pair
-        await pair.write((OP_WRITE, 33 * BLOCK, payload(23, 2 * BLOCK)))
-        await pair.answered()
+        for number in range(3):  # once more, if the disk was synced just then
+            await self._tended.write((OP_WRITE, 33 * BLOCK, payload(30 + number, 2 * BLOCK)))
+            await self._tended.answered()
+            if pair.volume.log.commit.durable < pair.volume.position:
+                break
         pair.cut_power("a")
         await pair.start_primary()
 
     async def _written(self) -> None:
         """It goes on."""
         pair = self._pair
-        await pair.write((OP_WRITE, 20 * BLOCK + 5, payload(24, BLOCK)))
-        await pair.answered()
-        await pair.flush()
-        await pair.cut()
-        await pair.agreed()
+        await self._tended.write((OP_WRITE, 20 * BLOCK + 5, payload(24, BLOCK)))
+        await self._tended.answered()
+        await self._tended.flush()
+        await self._tended.cut()
+        await self._tended.agreed()
         content = await pair.machines["a"].run(pair.oracle.unwatched(pair.volume))
         if pair.oracle.number_of(content) is None:
             self.found.wrong.append("it shows what it never was")
@@ -204,8 +210,7 @@ class Mirrored:
         for _ in range(2):
             said = len(self.found.said)
             with self.found.saying("promotion"):
-                await pair.stop("b")
-                await pair.start_primary(promote=True)
+                await pair.promote()
                 await self._works_alone()
             if len(self.found.said) == said:
                 break

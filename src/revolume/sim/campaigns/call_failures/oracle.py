@@ -6,16 +6,18 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import WriteNumber
 from revolume.errors import RevolumeError
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
+from revolume.sim.campaigns.call_failures.case import Found
 from revolume.sim.checks.clean import check_clean
-from revolume.sim.judge import Readable
-from revolume.sim.machine import Machine
-from revolume.sim.model import BLOCK, Model, blocks_of
-from revolume.sim.nth.case import Found
-from revolume.sim.platter import Platter
-from revolume.volume.remembered import Remembered
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import Platter
+from revolume.sim.oracle.corruption_oracle import Readable
+from revolume.sim.oracle.model import Model, blocks_of
+from revolume.volume.volume_base import OpenVolume
 
 LOST = re.compile(r"block (\d+) could not be read any more when it was made$")
 
@@ -69,9 +71,9 @@ class Oracle:
             said = [one for one in said if not LOST.search(one)]
         return said
 
-    async def look(self, volume: Remembered, number: int) -> None:
+    async def look(self, volume: OpenVolume, number: int) -> None:
         """Into its past: it is what it was then."""
-        view = await open_view(volume, Spot(number, 0), "nth")
+        view = await open_view(volume, ResolvedMoment(WriteNumber(number), 0), "nth")
         try:
             content = await self.content(view.reader)
         finally:

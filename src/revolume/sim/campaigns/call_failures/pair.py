@@ -1,5 +1,4 @@
-"""A primary and its sync mirror, and who looks after them: what has failed, and says so, is killed and opened
-anew.
+"""A primary and its sync mirror on two machines: how they are started, promoted, stopped and killed.
 
 Whoever waits here waits a bounded (virtual) time. What was answered, and by whom, is kept in ``Promised``.
 """
@@ -9,33 +8,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from revolume.cli.serving import Serving
-from revolume.errors import NotFound
+from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Position, WriteNumber
 from revolume.host import Host
-from revolume.log.ops import NoRoomNow, Op
-from revolume.sim.machine import Ended, Machine
-from revolume.sim.model import BLOCK
-from revolume.sim.nth.case import Found
-from revolume.sim.nth.living import Change, ops_of
-from revolume.sim.nth.oracle import Oracle
-from revolume.sim.platter import NOTHING
-from revolume.sim.service import PATH, MirrorService, PrimaryService, mirror_at
-from revolume.volume.layout import MIN_SEGMENT_BYTES
+from revolume.node.service_options import ServiceOptions
+from revolume.sim.actors.service import PATH, MirrorService, PrimaryService, mirror_at
+from revolume.sim.campaigns.call_failures.case import Found
+from revolume.sim.campaigns.call_failures.oracle import Oracle
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.process import Process
+from revolume.sim.kernel.simulated_fs import NOTHING
+from revolume.volume.metadata.layout import MIN_SEGMENT_BYTES
+from revolume.volume.metadata.manifest_state import Role
+from revolume.volume.open.directory_state import stated
+from revolume.volume.primary import Volume
 from revolume.volume.secondary import Secondary
-from revolume.volume.volume import Volume
 
 BLOCKS = 64
 SIZE = BLOCKS * BLOCK
-ASKED = Serving(
+ASKED = ServiceOptions(
     PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=3600.0, budget_bytes=64 * MIN_SEGMENT_BYTES,
     map_memory_bytes=16 << 20, segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=2 * MIN_SEGMENT_BYTES,
 )  # fmt: skip
 LOOK_S = 0.1
-AGAIN_S = 1.0
 Boot = Callable[[], Host]
-Mark = tuple[int, int]
+Result = TypeVar("Result")
+Mark = tuple[WriteNumber, Position]
 """A write, and its position in the log."""
 
 
@@ -44,28 +44,16 @@ class Promised:
     """The last write that was answered, and the last that a flush covered: by the primary alone, or ``there`` too,
     because the mirror was required."""
 
-    answered: Mark = (0, 0)
-    flushed: Mark = (0, 0)
-    answered_there: Mark = (0, 0)
-    flushed_there: Mark = (0, 0)
-
-
-async def appended(volume: Volume, ops: list[Op]) -> Mark:
-    """As soon as there is room."""
-    while True:
-        try:
-            position = volume.append(ops)
-            return volume.write, position
-        except NoRoomNow:
-            await volume.room(ops)
+    answered: Mark = (WriteNumber(0), Position(0))
+    flushed: Mark = (WriteNumber(0), Position(0))
+    answered_there: Mark = (WriteNumber(0), Position(0))
+    flushed_there: Mark = (WriteNumber(0), Position(0))
 
 
 class Pair:
-    """See the module's text. ``boots``: how a process is started on each of the machines."""
+    """A primary on machine a and its mirror on machine b. ``boots``: how a process is started on each of them."""
 
-    def __init__(
-        self, machines: dict[str, Machine], boots: dict[str, Boot], oracle: Oracle, found: Found
-    ) -> None:
+    def __init__(self, machines: dict[str, Machine], boots: dict[str, Boot], oracle: Oracle, found: Found) -> None:
         self.machines = machines
         self.oracle = oracle
         self.promised = Promised()
@@ -78,7 +66,6 @@ class Pair:
         self.patience_s = 60.0
         self._boots = boots
         self._found = found
-        self._again = 0.0
 
     # Who is there
 
@@ -89,12 +76,16 @@ class Pair:
         return self.primary.volume
 
     @property
+    def copy(self) -> Secondary | None:
+        """The mirror's; None: it does not run, or has none yet."""
+        return self.mirror.secondary if self.mirror is not None else None
+
+    @property
     def there(self) -> Secondary:
         """The mirror's copy. ConnectionError: there is none."""
-        found = self.mirror.secondary if self.mirror is not None else None
-        if found is None:
+        if self.copy is None:
             raise ConnectionError("there is no mirror")
-        return found
+        return self.copy
 
     def _boot(self, name: str) -> Host:
         if self.machines[name].process is not None:
@@ -116,29 +107,64 @@ class Pair:
         held = self.mirror.secondary.received if self.mirror.secondary is not None else 0
         promised = self.promised.answered_there[1]
         if held < promised:
-            self._wrong(f"the mirror's log ends at {held}, position {promised} was answered")
+            self.say(f"the mirror's log ends at {held}, position {promised} was answered")
 
-    async def start_primary(self, *, promote: bool = False) -> None:
+    async def start_primary(self) -> None:
         """As it was left: what it is it must once have been, and not before what was answered."""
-        name, mirrors = ("b", ()) if promote else ("a", (mirror_at("b", True),))
-        asked = replace(ASKED, mirrors=mirrors, size=None if promote else ASKED.size)
-        opening = PrimaryService.open(
-            self._boot(name), name, asked, self.oracle.model, self.told.append, promote=promote
-        )
-        opened = await self.within(self.machines[name].run(opening))
+        opened = await self._open("a", replace(ASKED, mirrors=(mirror_at("b", True),)))
+        await self._look(opened, "a", self.promised.answered[0])
+
+    async def promote(self) -> None:
+        """The mirror becomes the primary, in the process that serves it. Its directory may be a primary's already,
+        where a promotion before this one failed in its last steps."""
+        if self.mirror is not None and (self.mirror.secondary is None or self.failed("b")):
+            self.kill("b")
+        if self.mirror is None and self._was_promoted():
+            opened = await self._open("b", replace(ASKED, size=None))
+        else:
+            opened = await self._promoted()
+        await self._look(opened, "b", self.promised.answered_there[0])
+
+    def _was_promoted(self) -> bool:
+        """In a process of its own, in which no call fails."""
+        machine = self.machines["b"]
+        operator = machine.host_for(Process("b", "operator"), machine.platter)
+        return stated(operator.disk, PATH).role == Role.PRIMARY
+
+    async def _promoted(self) -> PrimaryService:
+        if self.mirror is None:
+            await self.start_mirror()
+        mirror = self.mirror
+        assert mirror is not None
+        await self.within(self._without_source(mirror))
+        promoted = await self.within(self.machines["b"].run(mirror.promote(self.oracle.model)))
+        self.mirror = None
+        return promoted
+
+    async def _without_source(self, mirror: MirrorService) -> None:
+        """Until the mirror knows that its source is gone."""
+        while mirror.target is not None and mirror.target.current is not None:
+            await asyncio.sleep(LOOK_S)
+
+    async def _open(self, name: str, options: ServiceOptions) -> PrimaryService:
+        opening = PrimaryService.open(self._boot(name), name, options, self.oracle.model, self.told.append)
+        return await self.within(self.machines[name].run(opening))
+
+    async def _look(self, opened: PrimaryService, name: str, promised: int) -> None:
         content = await self.machines[name].run(self.oracle.unwatched(opened.volume))
-        self._recovered(content, self.promised.answered_there[0] if promote else self.promised.answered[0])
+        self._recovered(content, promised)
         self.primary = opened
         self.memory_lost = False
 
     def _recovered(self, content: bytearray, promised: int) -> None:
         number = self.oracle.number_of(content)
         if number is None or number < promised:
-            self._wrong(f"found w{number}, w{promised} was answered")
+            self.say(f"found w{number}, w{promised} was answered")
         if number is not None:
             self.oracle.model.cut_back(number)
 
-    def _wrong(self, what: str) -> None:
+    def say(self, what: str) -> None:
+        """Record a violation: the case fails."""
         self._found.wrong.append(what)
 
     # Ends
@@ -175,110 +201,14 @@ class Pair:
             if self.machines[name].process is not None:
                 self.machines[name].stopped()
 
-    # Looking after them
-
     def failed(self, name: str) -> bool:
         """It says itself that it does not go on."""
         if name == "a":
-            return self.primary is not None and self.primary.volume.core.commit.failure is not None
-        there = self.mirror.secondary if self.mirror is not None else None
-        return there is not None and bool(there.failure or there.core.commit.failure)
+            return self.primary is not None and self.primary.volume.log.commit.failure is not None
+        there = self.copy
+        return there is not None and bool(there.failure or there.log.commit.failure)
 
-    async def mend(self) -> None:
-        """What has failed is opened anew: the mirror as it is seen, the primary by whoever wants it next."""
-        for name in ("a", "b"):
-            if self.failed(name):
-                self.restarts += 1
-                self.kill(name)
-        now = self.machines["b"].loop.time()
-        if self.mirror is None and now >= self._again:
-            self._again = now + AGAIN_S
-            with self._found.saying("mirror"):
-                await self.start_mirror()
-
-    async def within(self, job: Coroutine[Any, Any, Any]) -> Any:
+    async def within(self, job: Coroutine[Any, Any, Result]) -> Result:
         """TimeoutError: it is not done in time."""
         async with asyncio.timeout(self.patience_s):
             return await job
-
-    async def tended(self, job: Coroutine[Any, Any, Any]) -> Any:
-        """The primary does it, while its mirror is looked after."""
-        task = asyncio.ensure_future(self.machines["a"].run(job))
-        deadline = self.machines["a"].loop.time() + self.patience_s
-        try:
-            while not (await asyncio.wait([task], timeout=LOOK_S))[0]:
-                if self.machines["a"].loop.time() > deadline:
-                    raise TimeoutError
-                await self.mend()
-            return task.result()
-        except Ended:
-            raise ConnectionError("the primary was opened anew meanwhile") from None
-        finally:
-            task.cancel()
-
-    async def until(self, so: Callable[[], bool]) -> None:
-        """It is so."""
-        deadline = self.machines["a"].loop.time() + self.patience_s
-        while not so():
-            if self.machines["a"].loop.time() > deadline:
-                raise TimeoutError
-            await asyncio.sleep(LOOK_S)
-            await self.mend()
-            if self.primary is None:
-                raise ConnectionError("the primary has failed")
-
-    # What clients do
-
-    async def write(self, *changes: Change) -> None:
-        """Ask for it; it is answered some time."""
-        await self.tended(self._write(ops_of(changes)))
-
-    async def _write(self, ops: list[Op]) -> None:
-        volume = self.volume
-        mark = await appended(volume, ops)
-        volume.on_release(mark[1], lambda: self._answered(volume, mark))
-
-    def _answered(self, volume: Volume, mark: Mark) -> None:
-        promised = self.promised
-        promised.answered = max(promised.answered, mark)
-        if not any(mirror.required for mirror in volume.mirrors):
-            return
-        promised.answered_there = max(promised.answered_there, mark)
-        there = self.mirror.secondary if self.mirror is not None else None
-        if there is not None and there.received < mark[1]:
-            self._wrong(f"w{mark[0]} was answered, its mirror has not received it")
-
-    async def answered(self) -> None:
-        """Everything has been."""
-        await self.until(lambda: self.promised.answered[0] >= self.oracle.model.newest)
-
-    async def flush(self) -> None:
-        """Everything survives a loss of power, on every disk that it is promised for."""
-        volume, mark = self.volume, (self.volume.write, self.volume.position)
-        await self.tended(volume.durable(mark[1]))
-        self.promised.flushed = max(self.promised.flushed, mark)
-        self.promised.answered = max(self.promised.answered, mark)
-        if any(mirror.required for mirror in volume.mirrors):
-            self.promised.flushed_there = max(self.promised.flushed_there, mark)
-            self.promised.answered_there = max(self.promised.answered_there, mark)
-
-    async def cut(self) -> None:
-        """A point now, if there is anything to be said."""
-        try:
-            await self.tended(self.volume.cut())
-        except NotFound:
-            return
-
-    async def agreed(self) -> None:
-        """The mirror has everything, and stands at the newest point."""
-        await self.until(self._agrees)
-
-    def _agrees(self) -> bool:
-        there = self.mirror.secondary if self.mirror is not None else None
-        if there is None or there.base is not None or not self.volume.core.points:
-            return False
-        if not all(mirror.required for mirror in self.volume.mirrors):
-            return False
-        newest = self.volume.core.points[-1].number
-        return (there.agreed.number, there.received) == (newest, self.volume.position)
-

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import RevolumeError
-from revolume.log.ops import OP_WRITE
+from revolume.log.write.operations import OP_WRITE
+from revolume.sim.campaigns.call_failures.case import Found
+from revolume.sim.campaigns.call_failures.oracle import Oracle
+from revolume.sim.campaigns.call_failures.pair import Mark, Pair, Promised
+from revolume.sim.campaigns.call_failures.run import live, payload
+from revolume.sim.campaigns.call_failures.tended_pair import TendedPair
 from revolume.sim.checks.equal import check_equal
-from revolume.sim.machine import Ended, Machine
-from revolume.sim.model import BLOCK, Model
-from revolume.sim.nth.case import Found
-from revolume.sim.nth.living import live, payload
-from revolume.sim.nth.oracle import Oracle
-from revolume.sim.nth.pair import Mark, Pair, Promised
-from revolume.sim.platter import NOTHING, Platter
+from revolume.sim.kernel.machine import Ended, Machine
+from revolume.sim.kernel.simulated_fs import NOTHING, Platter
+from revolume.sim.oracle.model import Model
 
 NEVER = 1 << 62
 WRONG = (RevolumeError, OSError, AssertionError, TimeoutError, Ended)
@@ -106,13 +108,14 @@ class Again:
         self.found.wrong += pair.oracle.checked(pair.machines[self._at], who)
 
     async def _goes_on(self, pair: Pair, where: str) -> None:
+        tended = TendedPair(pair, self.found)
         await pair.start_mirror()
         await pair.start_primary()
-        kept = {snapshot.name for snapshot in pair.volume.core.manifest.state.snapshots}
+        kept = {snapshot.name for snapshot in pair.volume.manifest.state.snapshots}
         assert kept >= self._left.snapshots, f"snapshots {kept}, {self._left.snapshots} were promised"
-        await pair.write((OP_WRITE, 21 * BLOCK, payload(25, BLOCK)))
-        await pair.cut()
-        await pair.agreed()
+        await tended.write((OP_WRITE, 21 * BLOCK, payload(25, BLOCK)))
+        await tended.cut()
+        await tended.agreed()
         assert not pair.restarts, "it was opened anew once more"
         self.found.wrong += [f"{where}: {one}" for one in check_equal(pair.volume, pair.there)]
         await self._remember(pair)
@@ -135,7 +138,7 @@ class Again:
             machines["b"].boot()
             self._check(pair, f"promoted, {where}")
             try:
-                await pair.start_primary(promote=True)
+                await pair.promote()
                 await self._works_again(pair)
             except WRONG as error:
                 self.found.wrong.append(f"promoted, {where}: {error!r}")
@@ -144,7 +147,7 @@ class Again:
         live({"a": Platter(1 << 20), "b": disk}, life, self.found, where)
 
     async def _works_again(self, pair: Pair) -> None:
-        volume = pair.volume
-        await pair.machines["b"].run(volume.cut())
-        await pair.machines["b"].run(volume.close())
+        await pair.machines["b"].run(pair.volume.cut())
+        assert pair.primary is not None
+        await pair.machines["b"].run(pair.primary.close())
         pair.machines["b"].stopped()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from revolume.log.ops import Op
-from revolume.sim.chance import Chance
-from revolume.sim.loop import SimLoop, Stalled
-from revolume.sim.machine import Machine
-from revolume.sim.network import Fabric
-from revolume.sim.nth.case import Found
-from revolume.sim.platter import Platter
-from revolume.sim.trace import Trace
+from revolume.log.write.operations import Op
+from revolume.sim.campaigns.call_failures.case import Found
+from revolume.sim.kernel.chance import Chance
+from revolume.sim.kernel.fabric import Fabric
+from revolume.sim.kernel.loop import SimLoop, Stalled
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import Platter
+from revolume.sim.kernel.trace import Trace
+from revolume.sim.kernel.uncollected import uncollected
 
 Change = tuple[int, int, bytes | int]
 """Kind, offset, and what: bytes, or how many."""
@@ -29,21 +29,22 @@ def live(platters: Mapping[str, Platter], life: Life, found: Found, who: str = "
     for name, platter in platters.items():
         machines[name] = Machine(name, loop, fabric, chance.stream(name), trace, platter.capacity)
         machines[name].platter = platter
-    collecting = gc.isenabled()
-    gc.disable()  # when a collector runs is nobody's seed
+    with uncollected():
+        _live(loop, machines, life, found, who)
+    return {name: machine.platter for name, machine in machines.items()}
+
+
+def _live(loop: SimLoop, machines: dict[str, Machine], life: Life, found: Found, who: str) -> None:
     try:
         loop.run_until_complete(life(machines))
     except Stalled as error:
         found.wrong.append(f"{who} {error}".strip())
     finally:
         found.wrong += [f"{who} {stray}".strip() for stray in loop.strays]
-        if collecting:
-            gc.enable()
         for machine in machines.values():
             if machine.process is not None:
                 machine.process.die()
         loop.end_world()
-    return {name: machine.platter for name, machine in machines.items()}
 
 
 def payload(number: int, length: int) -> bytes:

@@ -17,25 +17,27 @@ import copy
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from revolume.cli.serving import Serving
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import NotFound, RevolumeError
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow
-from revolume.sim.machine import Machine
-from revolume.sim.model import BLOCK, Model
-from revolume.sim.nth.case import Case, Found
-from revolume.sim.nth.failing import Failing
-from revolume.sim.nth.living import Change, live, ops_of, payload
-from revolume.sim.nth.oracle import Oracle
-from revolume.sim.platter import NOTHING, Platter
-from revolume.sim.service import PATH, PrimaryService
-from revolume.volume.layout import MIN_SEGMENT_BYTES
-from revolume.volume.volume import Volume
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, WouldBlock
+from revolume.node.service_options import ServiceOptions
+from revolume.sim.actors.service import PATH, PrimaryService
+from revolume.sim.campaigns.call_failures.case import Case, Found
+from revolume.sim.campaigns.call_failures.injector import Failing
+from revolume.sim.campaigns.call_failures.oracle import Oracle
+from revolume.sim.campaigns.call_failures.run import Change, live, ops_of, payload
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import NOTHING, Platter
+from revolume.sim.oracle.model import Model
+from revolume.volume.metadata.layout import MIN_SEGMENT_BYTES
+from revolume.volume.primary import Volume
 
 BLOCKS = 64
 SIZE = BLOCKS * BLOCK
-ASKED = Serving(
+ASKED = ServiceOptions(
     PATH, (), name="vm", size=SIZE, cp_interval_s=3600.0, keep_s=0.01, budget_bytes=64 * MIN_SEGMENT_BYTES,
     map_memory_bytes=16 << 20, segment_bytes=MIN_SEGMENT_BYTES, spare_bytes=2 * MIN_SEGMENT_BYTES,
+    rung_versions=16,
 )  # fmt: skip
 PATIENCE_S = 120.0
 WORKS, STOPPED, REFUSES = "works on", "had stopped", "has to be opened anew"
@@ -53,7 +55,7 @@ class Alone:
         self._failing: Failing
 
     def play(self) -> Found:
-        """See the module's text."""
+        """Play the history once, with the failure that the case asks for, and judge what is left."""
         platter = live({"a": Platter(64 << 20)}, self._history, self.found)["a"]
         killed, cut = platter.copy(), platter.after(NOTHING)
         for where, left in (("killed", killed), ("power cut", cut)):
@@ -134,7 +136,7 @@ class Alone:
         with self.found.saying("cut"):
             await self._cut()
         with self.found.saying("rebase"):
-            await self._volume.folder.rebase(force=True)
+            await self._volume.base_maps.renew(force=True)
         await self._write((OP_WRITE, 30 * BLOCK + 7, payload(21, 9000)))
         await self._read()
 
@@ -142,8 +144,8 @@ class Alone:
         service, self._service = self._service, None
         if service is not None:
             newest = self.model.newest
-            await service.role.close()
-            if service.volume.core.commit.failure is None:
+            await service.close()
+            if service.volume.log.commit.failure is None:
                 self.floor = newest
 
     async def _last(self, machine: Machine) -> None:
@@ -159,7 +161,7 @@ class Alone:
             try:
                 self._volume.append(ops)
                 return
-            except NoRoomNow:
+            except WouldBlock:
                 await self._volume.room(ops)
 
     async def _flush(self) -> None:
@@ -207,7 +209,7 @@ class Alone:
         machine.boot()
         self._service = None
         await machine.run(self._open(machine))
-        kept = {snapshot.name for snapshot in self._volume.core.manifest.state.snapshots}
+        kept = {snapshot.name for snapshot in self._volume.manifest.state.snapshots}
         assert kept >= self.snapshots, f"snapshots {kept}, {self.snapshots} were promised"
         for moment in [n for n in sorted(self.model.moments) if self._volume.folder.retired_write <= n]:
             await machine.run(self.oracle.look(self._volume, moment))

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from revolume.sim.counted import spread
-from revolume.sim.nth.alone import Alone
-from revolume.sim.nth.case import Case, Found, cases
-from revolume.sim.nth.mirrored import Mirrored
-from revolume.sim.part import Part
+from revolume.sim.campaigns.call_failures.case import Case, Found, cases
+from revolume.sim.campaigns.call_failures.mirrored import Mirrored
+from revolume.sim.campaigns.call_failures.single import Alone
+from revolume.sim.campaigns.case_runner import spread
+from revolume.sim.campaigns.report_section import ReportSection
 
-MODULE = "revolume.sim.nth"
+MODULE = "revolume.sim.campaigns.call_failures"
 STAGES: dict[str, Callable[[Case | None], Found]] = {
     "alone": lambda case: Alone(case).play(),
     "mirror": lambda case: Mirrored(case, "b").play(),
@@ -100,9 +100,9 @@ def _begin() -> Callable[[Case], Found]:
     return judge
 
 
-def report(totals: list[Total], seconds: float) -> Part:
+def report(totals: list[Total], seconds: float) -> ReportSection:
     """Its part of the report."""
-    part = Part("nth", "The n-th call fails", 40, seconds=seconds)
+    part = ReportSection("nth", "The n-th call fails", 40, seconds=seconds)
     part.counts = {
         "nth failures": sum(total.judged for total in totals),
         "nth failures there are": sum(total.planned for total in totals),

@@ -1,4 +1,4 @@
-"""A primary and a mirror: ``PairWorld``, in storeys (see ``world``)."""
+"""A primary and a mirror: ``PairWorld`` (see ``world``)."""
 
 from __future__ import annotations
 

@@ -1,113 +1,104 @@
-"""What ends a process without asking it: kill -9, the loss of power, an empty disk in the place of the old one.
-
-A blow has the disk checked as it is left. What must be there afterwards is looked at when the primary is opened.
-"""
+"""What falls on either end in the middle of a step, and what is done about it afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
-from revolume.errors import NotFound
-from revolume.sim.checks.clean import check_clean
-from revolume.sim.checks.salvaged import check_salvaged
-from revolume.sim.machine import Ended, Machine
-from revolume.sim.platter import Cut, state_of
-from revolume.sim.worlds.pair.running import PairRunning
+from revolume.sim.kernel.machine import Machine
+from revolume.sim.kernel.simulated_fs import PAGE
+from revolume.sim.worlds.pair.crashes import Crashes
+from revolume.sim.worlds.pair.disks import NOTICED_S, DiskFailures
+from revolume.sim.worlds.pair.inspections import Inspections
+from revolume.sim.worlds.pair.network_faults import NetworkFaults
+from revolume.sim.worlds.pair.running import Running
+from revolume.sim.worlds.pair.state import PairState
+from revolume.sim.worlds.pair.takeover import Takeover
+from revolume.sim.worlds.world import KiB
+
+PATIENCE_S = 0.6
+CHANGES = (1, 3, 10, 30)
+"""So many changes of the disk at most, after which the power goes."""
+DISK = ("write_error", "sync_error", "read_error", "helper_lost")
 
 
-class PairBlows(PairRunning):
-    """See the module's text."""
+class Blows:
+    """``drawn`` chooses one, ``arm`` is called in the middle of the step, ``fall`` when that has been heard of."""
 
-    def _lose(self, machine: Machine, how: str) -> None:
-        if machine is self.first:
-            if how == "lost power" and not self._required() and self._may_part is None:
-                self._may_part = len(self.told)
-            self.primary = None
-            self._crashes[machine.name] = how
-        else:
-            self.mirror = None
-        if machine.process is None:
-            return
-        if how == "killed":
-            machine.kill()
-        else:
-            machine.platter.before_change = lambda number, what: None
-            machine.power_cut(Cut.drawn(self.chance))
-            self.cuts.add(state_of(machine.platter))
-        who = f"{machine.name} {how}"
-        self.wrong += check_clean(machine, machine.platter, who)
-        if machine is self.first:  # a mirror may have what its source loses
-            platter, bare = machine.platter.copy(), self.chance.hit(0.5)
-            self.loop.call_soon(  # the model does not yet know of a write in whose middle it was
-                lambda: self.wrong.extend(check_salvaged(machine, platter, self.model, who, bare=bare))
-            )
+    def __init__(
+        self, pair: PairState, running: Running, crashes: Crashes, disks: DiskFailures, network: NetworkFaults,
+        takeover: Takeover, inspections: Inspections,
+    ) -> None:  # fmt: skip
+        self.pair = pair
+        self.world = pair.world
+        self.fabric = pair.world.fabric
+        self.chance = pair.world.chance
+        self.running = running
+        self.crashes = crashes
+        self.disks = disks
+        self.network = network
+        self.takeover = takeover
+        self.inspections = inspections
+        self._falls = {
+            "": self._nothing, "cut": network.op_cut, "cut_one_way": network.op_cut_one_way,
+            "stutter": network.op_stutter, "slow_link": network.op_slow_link,
+            "kill_mirror": crashes.op_kill_mirror, "power_mirror": self._powerless, "kill": crashes.op_kill,
+            "power": self._powerless, "both": crashes.op_both, "stop": running.op_stop,
+            "stop_mirror": running.op_stop_mirror, "promote": takeover.op_promote, "full": self._healed,
+            "disk": self._healed, "snapshot": inspections.op_snapshot, "readers": inspections.op_readers,
+        }  # fmt: skip
+        self._hurt: Machine = pair.second
 
-    async def _power(self, machine: Machine) -> None:
-        """Now, or in the middle of what it does to its disk."""
-        if self.chance.hit(0.5):
-            left, process = [self.chance.randrange(40)], machine.process
+    def drawn(self) -> str:
+        """Its name; "": nothing happens this time."""
+        weights = {"": 6, "power_mirror": 5, "disk": 4, "full": 3, "kill_mirror": 3, "promote": 3, "cut": 2}
+        names = list(self._falls)
+        return self.chance.choices(names, [weights.get(name, 1) for name in names])[0]
 
-            def before(number: int, what: str) -> None:
-                left[0] -= 1
-                if left[0] < 0:
-                    self._lose(machine, "lost power")
+    def arm(self, blow: str) -> None:
+        """In the middle of the step: what must not wait for the next turn."""
+        pair, chance = self.pair, self.chance
+        self._hurt = pair.second if chance.hit(0.7) else pair.first
+        if blow == "power_mirror":
+            self._hurt = pair.second
+            self._pull_plug(pair.second)
+        elif blow == "power":
+            self._hurt = pair.first
+            self._pull_plug(pair.first)
+        elif blow == "full":
+            platter = self._hurt.platter
+            platter.capacity = platter.used_pages * PAGE + chance.choice((0, 16, 64, 256)) * KiB
+        elif blow == "disk":
+            setattr(self._hurt.faults, chance.choice(DISK), chance.choice((0.05, 0.5, 1.0)))
 
-            machine.platter.before_change = before
-            for _ in range(25):
-                await asyncio.sleep(0.02)
-                if machine.process is not process:
-                    return
-            machine.platter.before_change = lambda number, what: None
-        self._lose(machine, "lost power")
+    def _pull_plug(self, machine: Machine) -> None:
+        left = [self.chance.randrange(self.chance.choice(CHANGES))]
 
-    async def op_kill(self) -> None:
-        """kill -9 of the primary."""
-        self._lose(self.first, "killed")
+        def before(number: int, what: str) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                self.crashes.lose(machine, "lost power")
+
+        machine.platter.before_change = before
+
+    async def fall(self, blow: str) -> None:
+        """The rest of it, and what an operator does then."""
+        await self._falls[blow]()
+
+    async def _nothing(self) -> None:
+        return None
+
+    async def _powerless(self) -> None:
+        machine, process = self._hurt, self._hurt.process
+        await asyncio.sleep(PATIENCE_S)
+        if machine.process is process and process is not None:
+            self.crashes.lose(machine, "lost power")
         await asyncio.sleep(self.chance.delay(0.3))
-        await self.start_primary()
+        await self.running.start_mirror() if machine is self.pair.second else await self.running.start_primary()
 
-    async def op_power(self) -> None:
-        """The primary loses its power."""
-        await self._power(self.first)
-        await asyncio.sleep(self.chance.delay(0.3))
-        await self.start_primary()
-
-    async def op_kill_mirror(self) -> None:
-        """kill -9 of the mirror; answers wait until it is back."""
-        self._lose(self.second, "killed")
-        await asyncio.sleep(self.chance.delay(0.5))
-        await self.start_mirror()
-
-    async def op_power_mirror(self) -> None:
-        """The mirror loses its power."""
-        await self._power(self.second)
-        await asyncio.sleep(self.chance.delay(0.5))
-        await self.start_mirror()
-
-    async def op_both(self) -> None:
-        """Both at once: killed, or without power. What was flushed survives that too."""
-        how = self.chance.choice(("killed", "lost power"))
-        self._lose(self.first, how)
-        self._lose(self.second, how)
-        await asyncio.sleep(self.chance.delay(0.3))
-        await self.start_mirror()
-        await self.start_primary()
-
-    async def op_wipe_mirror(self) -> None:
-        """The mirror's disk is replaced by an empty one: it is detached, and comes again from nothing."""
-        self._lose(self.second, "lost power")
-        self.second.wipe()
-        self.second.lost_power_ns = self.loop.now_ns
-        await self._anew()
-
-    async def _anew(self) -> None:
-        """The other machine is an empty mirror of this one from now on."""
-        self._forget_holder(self.second.name)
-        primary = self.primary
-        if primary is not None:
-            with contextlib.suppress(Ended, NotFound):
-                await self.first.run(primary.role.detach(self.second.name))
-            self._given_up()
-            await self.op_stop()
-            await self.start_mirror()
+    async def _healed(self) -> None:
+        machine = self._hurt
+        await asyncio.sleep(self.chance.delay(1.0))
+        machine.faults.quiet()
+        machine.platter.capacity = max(machine.platter.capacity, self.world.capacity)
+        await asyncio.sleep(NOTICED_S)
+        await self.disks.open_broken()

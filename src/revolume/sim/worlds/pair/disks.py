@@ -9,43 +9,43 @@ from __future__ import annotations
 
 import asyncio
 
-from revolume.sim.machine import Machine
-from revolume.sim.platter import PAGE
-from revolume.sim.worlds.pair.blows import PairBlows
+from revolume.sim.kernel.simulated_fs import PAGE
+from revolume.sim.worlds.pair.crashes import Crashes
+from revolume.sim.worlds.pair.running import Running
+from revolume.sim.worlds.pair.state import PairState
 from revolume.sim.worlds.world import KiB
 
 NOTICED_S = 0.5
 """Until an error that has happened has come to whoever waited for it."""
 
 
-class PairDisks(PairBlows):
-    """See the module's text."""
+class DiskFailures:
+    """Lets the disk of either machine fail for a while, and opens anew what that has poisoned."""
 
-    def _either(self) -> Machine:
-        return self.chance.choice((self.first, self.second))
+    def __init__(self, pair: PairState, running: Running, crashes: Crashes) -> None:
+        self.pair = pair
+        self.world = pair.world
+        self.chance = pair.world.chance
+        self.running = running
+        self.crashes = crashes
 
-    def _broken(self, machine: Machine) -> bool:
-        """What is open there does not go on by itself."""
-        if machine is self.first:
-            return self.primary is not None and self.primary.volume.core.commit.failure is not None
-        there = self.mirror.secondary if self.mirror is not None else None
-        return there is not None and (there.failure is not None or there.core.commit.failure is not None)
-
-    async def _open_broken(self) -> None:
+    async def open_broken(self) -> None:
         """Whatever is broken is ended in one way or another, and opened again."""
-        if self._broken(self.second):
-            await self.chance.choice((self.op_kill_mirror, self.op_power_mirror, self.op_stop_mirror))()
-        if self._broken(self.first):
-            await self.chance.choice((self.op_kill, self.op_power, self.op_stop))()
+        pair = self.pair
+        if pair.is_broken(pair.second):
+            ends = self.crashes.op_kill_mirror, self.crashes.op_power_mirror, self.running.op_stop_mirror
+            await self.chance.choice(ends)()
+        if pair.is_broken(pair.first):
+            await self.chance.choice((self.crashes.op_kill, self.crashes.op_power, self.running.op_stop))()
 
     async def _failing(self, fault: str) -> None:
         """One kind of error for a while, at one of the two."""
-        faults = self._either().faults
+        faults = self.pair.either().faults
         setattr(faults, fault, self.chance.choice((0.02, 0.3)))
         await asyncio.sleep(self.chance.delay(0.5))
         setattr(faults, fault, 0.0)
         await asyncio.sleep(NOTICED_S)
-        await self._open_broken()
+        await self.open_broken()
 
     async def op_sync_error(self) -> None:
         """Syncs fail, and lose what they were to sync."""
@@ -65,17 +65,17 @@ class PairDisks(PairBlows):
 
     async def op_full(self) -> None:
         """Somebody else fills one of the disks for a while."""
-        platter = self._either().platter
+        platter = self.pair.either().platter
         capacity, room = platter.capacity, self.chance.choice((0, 64, 256)) * KiB
         platter.capacity = min(capacity, platter.used_pages * PAGE + room)
         await asyncio.sleep(self.chance.delay(1.0))
         platter.capacity = capacity
         await asyncio.sleep(NOTICED_S)
-        await self._open_broken()
+        await self.open_broken()
 
     async def op_slow(self) -> None:
         """One of the disks is slow, or stuck."""
-        machine = self._either()
+        machine = self.pair.either()
         machine.faults.slow, machine.faults.stuck = self.chance.choice((10.0, 100.0)), 0.01
         await asyncio.sleep(self.chance.delay(2.0))
         machine.faults.quiet()

@@ -1,0 +1,1 @@
+"""What lies in the log: transfers, segments, columns."""

@@ -1,0 +1,1 @@
+"""How the log is read: along its chain, and recovered at its end."""

@@ -1,0 +1,1 @@
+"""What a primary asks its mirrors before it opens."""

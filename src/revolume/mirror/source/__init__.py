@@ -1,0 +1,1 @@
+"""The source's end of a mirror link."""

@@ -1,0 +1,1 @@
+"""The mirror protocol: frames, messages, versions. No I/O."""

@@ -1,0 +1,1 @@
+"""The NBD protocol: bytes to values and back. No I/O."""

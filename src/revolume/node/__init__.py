@@ -1,0 +1,1 @@
+"""A served volume: its role, its exports, its control socket, from start to stop."""

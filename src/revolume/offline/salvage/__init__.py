@@ -1,0 +1,1 @@
+"""A volume rebuilt from its self-describing records."""

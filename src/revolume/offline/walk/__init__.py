@@ -1,0 +1,1 @@
+"""What check and salvage both walk a stopped volume with."""

@@ -1,0 +1,1 @@
+"""Clients, readers and services on simulated machines."""

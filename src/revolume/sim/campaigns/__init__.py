@@ -1,0 +1,1 @@
+"""Many seeds, counted cases, planted bugs, and the report."""

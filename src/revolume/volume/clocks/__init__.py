@@ -1,0 +1,1 @@
+"""Labels from the wall clock, ages from lived time."""

@@ -1,0 +1,1 @@
+"""Where the newest version of every block lies, and how it is read."""

@@ -1,0 +1,1 @@
+"""The volume's directory: its files, its lock, its manifest."""

@@ -1,0 +1,1 @@
+"""Consistency points: made at a primary, applied at a mirror."""

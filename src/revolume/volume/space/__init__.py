@@ -1,0 +1,1 @@
+"""Room for the log: who holds it, what may go, and who gives way."""

@@ -1,0 +1,1 @@
+"""What a volume says about itself."""
