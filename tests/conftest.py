@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import revolume
+from tests.support.fork_server import forked_helper, may_fork
 from tests.support.pki import make_pki
 from tests.support.programs import skipped_for_the_kernel
 from tests.support.servers import TRANSPORTS, Serve, Server, short_folder
 
 MiB = 1 << 20
+LONGEST = Path(__file__).parent / "data" / "longest.txt"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,8 +40,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first: no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """What takes long begins first: no process is left alone with it at the end. The tests of a file stay
+    together, with what they share."""
+    order = {name: number for number, name in enumerate(LONGEST.read_text().splitlines())}
+
+    def turn(item: pytest.Item) -> int:
+        slow = item.get_closest_marker("slow") is not None
+        return order.get(item.nodeid.partition("::")[0], len(order) + (not slow))
+
+    items.sort(key=turn)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def helpers_are_forked() -> Iterator[None]:
+    """Those of volumes that are open in the tests' own process; ``tests/host`` has them as they are."""
+    with pytest.MonkeyPatch.context() as patched:
+        if may_fork({}):
+            patched.setattr("revolume.host.real.work.spawned", forked_helper)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_volume import MemoryVolume
 
 from revolume.api.app import application
 from revolume.api.client import ControlClient, connect
-from revolume.api.control import Control
+from revolume.api.control import AdminApi
 from revolume.api.problems import error_from, problem
 from revolume.api.server import ControlServer
 from revolume.errors import Damaged, NoSpace, NotFound, Poisoned, Refused, RevolumeError, UsageError
+from tests.support.memory_volume import MemoryVolume
 
 Asked = Callable[[ControlClient], Any]
 
@@ -33,7 +33,7 @@ def ask(directory: Path, volume: MemoryVolume, question: Asked) -> Any:
             return question(client)
 
     async def run() -> Any:
-        control = Control(volume, volume.resolve, lambda: {"nbd": ["nbd://127.0.0.1:10809/vm1"]})
+        control = AdminApi(volume, volume.resolve, lambda: {"nbd": ["nbd://127.0.0.1:10809/vm1"]})
         server = ControlServer(str(directory), application(control))
         await server.start()
         try:

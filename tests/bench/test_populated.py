@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bench.populated import BLOCK, populate
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE, Op
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.volume import Volume
+from revolume.log.write.operations import OP_WRITE, Op
+from revolume.volume.open.open import open_volume
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.primary import Volume
 
 SIZE = 2 << 30
 GiB = 1 << 30
@@ -38,9 +38,9 @@ async def made_and_opened(path: Path) -> None:
     volume = await open_volume(host, str(path), OpenOptions(spare_bytes=128 << 20))
     volume.start()
     try:
-        base = volume.core.live.base
+        base = volume.live.base
         assert base is not None and len(base) == base.verify() == entries
-        assert volume.core.sums.verify() == -(-SIZE // BLOCK // 511)
+        assert volume.image.digests.verify() == -(-SIZE // BLOCK // 511)
         for offset in (0, GiB - BLOCK):
             assert await block(volume, offset) == bytes(BLOCK)
         for offset in (GiB, SIZE - BLOCK):

@@ -52,7 +52,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
 
 
 def test_every_target_speaks_of_a_row_that_exists() -> None:
-    keys = {row.key for row in rows(QUICK)} | {"memory-sparse", "memory-full", "crash-open", "new-mirror"}
+    keys = {row.key for row in rows(QUICK)} | {"memory-sparse", "memory-full", "crash-open", "new-mirror", "scrub"}
     for target in targets(QUICK):
         for side in (target.left, target.right):
             assert side is None or side[0] in keys

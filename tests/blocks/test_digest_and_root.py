@@ -10,7 +10,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revolume.blocks import root, word
+from revolume.blocks import block_location as word
+from revolume.blocks import root
 from revolume.blocks.digest import ZERO_DIGEST, block_digests, digest_array, fragment_digest
 from revolume.blocks.geometry import BLOCK
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from revolume.blocks.block_location import DATA, PARTIAL, ZERO, pack
 from revolume.blocks.overlay import LOAD_SURE, Overlay, OverlayFull
-from revolume.blocks.word import DATA, PARTIAL, ZERO, pack
 
 U64 = np.uint64
 SMALL_PAGE = 4  # buckets: 32 slots, 768 bytes

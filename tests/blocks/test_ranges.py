@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from revolume.blocks.block_location import ZERO, pack
 from revolume.blocks.ranges import Ranges
-from revolume.blocks.word import ZERO, pack
 
 TOP = 60
 pieces = st.tuples(st.integers(0, TOP), st.integers(0, TOP))

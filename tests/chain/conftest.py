@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from revolume.host.real_disk import RealDirectory, RealDisk
+from revolume.host.real.disk import RealDirectory, RealDisk
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from revolume.blocks.block_location import ADDRESS_MASK, DATA, ZERO, pack
+from revolume.blocks.delta_map import DeltaMap
 from revolume.blocks.ranges import Ranges
-from revolume.blocks.word import DATA, ZERO, pack
-from revolume.chain.mapfile import PER_PAGE, MapFile, MapMeta, merge, write_map
-from revolume.chain.pages import PAGE
+from revolume.chain.map_file import PER_PAGE, MapFile, MapMeta, write_map
+from revolume.chain.page_cache import PAGE
 from revolume.errors import Damaged
-from revolume.host.real_disk import RealDirectory
+from revolume.host.real.disk import RealDirectory
 
 VOLUME = bytes(range(16))
 META = MapMeta(write=77, address=88, point=9)
@@ -25,21 +26,19 @@ U64 = np.uint64
 _numbers = itertools.count()
 
 
-def chunk(contents: Contents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ordered = sorted(contents.items())
-    columns = zip(*((block, word, digest) for block, (word, digest) in ordered), strict=True)
-    blocks, words, digests = (np.array(column, U64) for column in columns) if ordered else 3 * [np.zeros(0, U64)]
-    return blocks, words, digests
+def delta_map(contents: Contents) -> DeltaMap:
+    rows = np.array([(block, *value) for block, value in sorted(contents.items())], U64).reshape(-1, 3)
+    return DeltaMap(rows[:, 0], rows[:, 1], rows[:, 2])
 
 
-def pieces(contents: Contents, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    whole = chunk(contents)
-    for at in range(0, len(whole[0]), size):
-        yield tuple(column[at : at + size] for column in whole)  # type: ignore[misc]
+def pieces(contents: Contents, size: int) -> Iterator[DeltaMap]:
+    whole = delta_map(contents)
+    return (whole.entries(slice(at, at + size)) for at in range(0, len(whole), size))
 
 
-def unchunked(chunks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[tuple[int, int, int]]:
-    return [entry for columns in chunks for entry in zip(*(c.tolist() for c in columns), strict=True)]
+def all_entries(found: Iterator[DeltaMap]) -> list[tuple[int, int, int]]:
+    columns = ((piece.blocks.tolist(), piece.locations.tolist(), piece.digests.tolist()) for piece in found)
+    return [entry for piece in columns for entry in zip(*piece, strict=True)]
 
 
 def listed(contents: Contents) -> list[tuple[int, int, int]]:
@@ -62,6 +61,20 @@ def sample(count: int, step: int = 3) -> Contents:
     return {step * n + 5: (pack(DATA, n + 1), n * 7919 + 1) for n in range(count)}
 
 
+@pytest.mark.parametrize("count", [1, PER_PAGE, 3 * PER_PAGE + 1])
+def test_neighbours_are_looked_up_together(directory: RealDirectory, count: int) -> None:
+    """Also those before, between and behind all entries of their page."""
+    contents = sample(count)
+    map_file = opened(directory, made(directory, contents))
+    for start in (0, 3 * count - 9, 3 * count + 100):
+        asked = np.arange(max(0, start), max(0, start) + 5000, dtype=U64)
+        for few in (asked, asked[:7]):
+            words, digests = map_file.get(few, nowait=False) or pytest.fail()
+            found = list(zip(words.tolist(), digests.tolist(), strict=True))
+            assert found == [contents.get(block, (0, 0)) for block in few.tolist()]
+    map_file.close()
+
+
 @pytest.mark.parametrize("count", [0, 1, PER_PAGE - 1, PER_PAGE, PER_PAGE + 1, 3000, 100_000])
 @pytest.mark.parametrize("size", [7, 100_000])
 def test_what_was_written_is_found(directory: RealDirectory, count: int, size: int) -> None:
@@ -70,7 +83,7 @@ def test_what_was_written_is_found(directory: RealDirectory, count: int, size: i
     map_file = opened(directory, made(directory, contents, ranges, size))
     assert map_file.meta == META and len(map_file) == count
     assert list(map_file.ranges()) == list(ranges)
-    assert unchunked(map_file.chunks()) == listed(contents)
+    assert all_entries(map_file.pieces()) == listed(contents)
     assert map_file.verify() == count
     asked = np.random.default_rng(1).permutation(np.arange(0, 3 * count + 20, 1 + count // 5000, dtype=U64))
     asked = np.concatenate((asked, np.array([1 << 45, 1 << 55], U64)))
@@ -87,21 +100,9 @@ def test_within(tmp_path_factory: pytest.TempPathFactory, blocks: set[int], star
     directory = _directory(tmp_path_factory)
     contents = {block: (pack(DATA, block + 1), block + 2) for block in blocks}
     map_file = opened(directory, made(directory, contents))
-    found = unchunked(map_file.within(start, end))
+    found = all_entries(map_file.within(start, end))
     assert found == [entry for entry in listed(contents) if start <= entry[0] < end]
     map_file.close()
-
-
-sources = st.dictionaries(
-    st.integers(0, 60), st.tuples(st.integers(1, 99).map(lambda n: pack(DATA, n)), st.integers(0, 99)), max_size=50
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(sources, sources, st.integers(1, 60), st.integers(1, 60))
-def test_merging_is_newer_over_older(newer: Contents, older: Contents, size: int, other: int) -> None:
-    found = unchunked(merge(pieces(newer, size), pieces(older, other)))
-    assert found == listed(older | newer)
 
 
 class Slow:
@@ -143,7 +144,7 @@ def test_threads_and_the_loop_may_ask_together(directory: RealDirectory) -> None
         for _ in range(150):
             asked = chance.integers(0, 400_000, 64).astype(U64) * U64(3) + U64(5)
             words, digests = map_file.get(asked, nowait=False)  # type: ignore[misc]
-            good = (words & U64((1 << 62) - 1)) == (asked - U64(5)) // U64(3) + U64(1)
+            good = (words & U64(ADDRESS_MASK)) == (asked - U64(5)) // U64(3) + U64(1)
             wrong.extend(asked[~good | (digests != (asked - U64(5)) // U64(3) * U64(7919) + U64(1))].tolist())
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
@@ -211,7 +212,7 @@ def test_damage_names_file_and_page(directory: RealDirectory) -> None:
     flip(directory, name, 3 * PAGE + 2000)
     map_file = opened(directory, name)
     asked = np.array([5 + 3 * 2 * PER_PAGE], U64)
-    for ask in (lambda: map_file.get(asked, False), map_file.verify, lambda: list(map_file.chunks())):
+    for ask in (lambda: map_file.get(asked, False), map_file.verify, lambda: list(map_file.pieces())):
         with pytest.raises(Damaged, match=f"Page 3 of {name}"):
             ask()
     assert map_file.get(np.array([5], U64), False) is not None
@@ -225,7 +226,7 @@ def test_pages_in_the_wrong_place(directory: RealDirectory, case: str) -> None:
         file.preadv([page], 2 * PAGE)
     elif case == "a page of an older map":
         older = directory.open("older", create=True)
-        write_map(older, VOLUME, MapMeta(76, 88, 9), [chunk(sample(1000))])
+        write_map(older, VOLUME, MapMeta(76, 88, 9), [delta_map(sample(1000))])
         older.preadv([page], 4 * PAGE)
     file.pwritev([page], 4 * PAGE)
     with pytest.raises(Damaged, match="Page 4"):
@@ -233,6 +234,6 @@ def test_pages_in_the_wrong_place(directory: RealDirectory, case: str) -> None:
 
 
 def _directory(factory: pytest.TempPathFactory) -> RealDirectory:
-    from revolume.host.real_disk import RealDisk
+    from revolume.host.real.disk import RealDisk
 
     return RealDisk().open(str(factory.mktemp("maps")))

@@ -51,5 +51,3 @@ def test_growing_says_that_it_has_happened_and_for_whom_it_waits(place: Place) -
     place.mirror()
     until("it is back", lambda: primary.mirror["state"] == "in sync")
     assert told("grow", primary.directory, "16M") == {"size": 16 * MiB}
-
-

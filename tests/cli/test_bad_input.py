@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from tests.support.processes import run_revolume, start_program
 from tests.support.programs import need, run
 from tests.support.servers import REVOLUME, Serve, Server, without_folder
 from tests.support.wire import Wire, WireError
@@ -36,16 +37,25 @@ SMALL = ("--segment-size", "64K", "--budget", "4M", "--spare", "256K")
 
 def ended(*words: str | Path, status: int, limit: int | None = None) -> subprocess.CompletedProcess[str]:
     """A verb that must end with ``status``. ``limit``: of open files, as a shell would have it."""
+    if limit is None:
+        done = run_revolume([str(word) for word in words], {"NO_COLOR": "1"}, 120)
+    else:
+        done = run_limited(words, limit)
+    assert done.returncode == status, f"exit {done.returncode}: {words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def run_limited(words: tuple[str | Path, ...], limit: int) -> subprocess.CompletedProcess[str]:
+    """As it is installed, with so many open files."""
 
     def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
     command = [str(REVOLUME), *map(str, words)]
     env = {**os.environ, "NO_COLOR": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, preexec_fn=limited)
-    assert done.returncode == status, f"exit {done.returncode}: {words}\n{done.stdout}\n{done.stderr}"
-    return done
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=env, preexec_fn=limited, check=False
+    )
 
 
 def refused(code: str, *words: str | Path, status: int) -> str:
@@ -72,9 +82,7 @@ def place() -> Iterator[Path]:
 def serving(directory: Path, *words: str) -> Iterator[str]:
     """The volume being served; its URI. It must end with 0 and have nothing to say of Python."""
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [str(REVOLUME), "serve", str(directory), *words], stdout=subprocess.PIPE, stderr=said, text=True
-        )
+        process = start_program([str(REVOLUME), "serve", str(directory), *words], {}, stderr=said)
         try:
             assert process.stdout is not None
             ready = process.stdout.readline().split()
@@ -195,15 +203,27 @@ def with_checksum(head: bytes, seed: int = 0) -> bytes:
     return head + xxhash.xxh3_64_intdigest(head, seed).to_bytes(8, "little")
 
 
+def test_a_check_that_cannot_run_has_found_nothing(stopped: Path) -> None:
+    """Exit 5 is a finding about the volume; out of descriptors it is the verb that failed."""
+    done = subprocess.run(
+        [str(REVOLUME), "check", stopped], capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "") and "Too many open files" in done.stderr
+    (stopped / "image").rename(stopped / "gone")
+    assert "image" in ended("check", stopped, status=5).stdout
+    (stopped / "gone").rename(stopped / "image")
+    ended("check", stopped, status=0)
+
+
 def test_a_manifest_of_a_newer_version(stopped: Path) -> None:
     for name in ("manifest.a", "manifest.b"):
         content = (stopped / name).read_bytes()
         header = content[:8] + struct.pack("<I", 2) + content[12:56]
         (stopped / name).write_bytes(with_checksum(header) + content[64:])
-    for verb in (("serve",), ("status",), ("points",), ("grow", "32M")):
+    for verb in (("serve",), ("status",), ("points",), ("grow", "32M"), ("check",)):
         told = refused("newer-format", verb[0], stopped, *verb[1:], status=1)
         assert "format 2" in told and "format 1" in told
-    assert "format 2" in ended("check", stopped, status=1).stdout
     for name in ("manifest.a", "manifest.b"):
         content = (stopped / name).read_bytes()
         header = content[:8] + struct.pack("<I", 1) + content[12:56]
@@ -219,9 +239,9 @@ def test_an_edit_that_a_newer_version_made(stopped: Path) -> None:
             size, _, _, number = struct.unpack_from("<IHHQ", content, at)
             at += 16 + size + 8
         seed = int.from_bytes(content[16:24], "little")
-        edit = struct.pack("<IHHQ", 4, 99, 0, number + 1) + b"what"
+        edit = struct.pack("<IHHQ", 4, 999, 0, number + 1) + b"what"
         (stopped / name).write_bytes(content + with_checksum(edit, seed))
-    assert "kind 99" in refused("newer-format", "serve", stopped, status=1)
+    assert "kind 999" in refused("newer-format", "serve", stopped, status=1)
 
 
 def test_a_log_of_a_newer_version(stopped: Path) -> None:
@@ -296,7 +316,7 @@ MOMENTS = [
     ("cp77", "moment-not-retained", 3, "The oldest moment is w0"),
     ("W1", "bad-moment", 2, "w1"),
     ("", "bad-moment", 2, "no moment after the '@'"),
-    ("..", "bad-moment", 2, "is no moment"),
+    ("..", "bad-moment", 2, "is not a moment"),
     ("now,wr", "bad-export-name", 2, "rw and suspect"),
 ]
 
@@ -367,7 +387,7 @@ def test_export_names_that_are_none(served: Path) -> None:
 def asked_for(directory: Path, name: bytes) -> tuple[int, str]:
     """The first answer to GO: its type and its text."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(f"{directory}/nbd.sock")
         file = sock.makefile("rb")
         file.read(18)
@@ -404,6 +424,10 @@ def test_copies_from_and_to_what_is_not_there(served: Path, place: Path) -> None
     assert out.read_bytes() == b"mine"
     refused("no-directory", "copy", served, place / "no" / "out", status=3)
     refused("no-such-source", "copy", place / "nothing", served, status=3)
+    assert "b.img/" in refused("two-files", "copy", out, place / "b.img", status=2)
+    assert not (place / "b.img").exists(), "a volume was made where a copy of the file was meant"
+    ended("copy", out, f"{place}/b.img/", status=0)
+    assert (place / "b.img" / "image").exists()
 
 
 # --- garbage on the sockets ----------------------------------------------------------------------------
@@ -492,7 +516,7 @@ def tls_garbage(server: Server) -> None:
     host, port = server.address.rsplit(":", 1)
     for noise in (True, False):
         with socket.create_connection((host, int(port))) as sock:
-            sock.settimeout(5)
+            sock.settimeout(60)
             sock.recv(18, socket.MSG_WAITALL)
             sock.sendall(struct.pack(">I", 3) + OPTION + struct.pack(">II", 5, 0))
             _, _, reply, _ = struct.unpack(">QIII", sock.recv(20, socket.MSG_WAITALL))

@@ -127,3 +127,25 @@ def test_a_name_without_certificates_is_refused(
 ) -> None:
     assert main(["serve", str(tmp_path / "v"), *words, "--json"]) == 2
     assert '"source-name"' in capsys.readouterr().err
+
+
+def test_moments_are_told_and_given_only_to_whom_the_source_may_be(place: Place, folder: Path) -> None:
+    mirror = place.mirror()
+    port = mirror.link.rpartition(":")[2]
+    primary = place.primary(port, "a")
+    primary.until_joined()
+    write(primary.uri(), (0, b"mine" * 1000))
+    revolume("snapshot", primary.directory, "one")
+    primary.until_agreed()
+    held = told("points", primary.directory, "--from", "m")["moments"]
+    assert "one" in held[-1]["names"]
+    primary.stop()
+    until("it is gone", lambda: not mirror.status["source"]["connected"])
+    words = ("--from", f"localhost:{port}", "--moment", "one", "--tls-dir")
+    for verb in (("points", folder / "new"), ("fetch", folder / "new")):
+        asked = words if verb[0] == "fetch" else (*words[:2], words[-1])
+        revolume(*verb, *asked, folder / "pki-c", status=4)
+    assert not (folder / "new" / "log").exists()
+    revolume("fetch", folder / "new", *words, folder / "pki-a", "--peer", "c.test", status=6)
+    revolume("fetch", folder / "new", *words, folder / "pki-a", "--peer", "b.test")
+    assert read(place.serve("new", "a").uri()) == b"mine" * 1000 + bytes(8 * MiB - 4000)

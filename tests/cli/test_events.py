@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.support.pairs import Pair
 from tests.support.servers import Serve, Server, revolume, revolume_only
+from tests.support.until import until
 from tests.support.wire import Wire, WireError
 
 pytestmark = revolume_only
@@ -26,16 +26,8 @@ exit "$2"
 """
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
-
-
 def status(server: Server) -> dict[str, Any]:
-    return json.loads(revolume("status", server.directory, "--json"))
+    return Pair.status(server)
 
 
 def logged(server: Server, kind: str) -> list[dict[str, Any]]:
@@ -76,11 +68,20 @@ def test_a_reply_that_waits_for_a_lost_mirror(folder: Path, command: Path) -> No
             assert "waiting: Replies wait for mirror" in revolume("status", both.primary.directory)
             lost = until("it is heard", lambda: [each for each in heard(told) if each[0] == "mirror-lost"])[0]
             assert lost[1] == "vol" and lost[3]["level"] == "warning" and lost[3]["message"] == lost[2]
-            assert any(line["level"] == "warning" for line in logged(both.primary, "mirror-lost"))
+            until(
+                "it is a warning",
+                lambda: any(line["level"] == "warning" for line in logged(both.primary, "mirror-lost")),
+            )
             both.cable.mend()
             thread.join(30)
             until("it is back", lambda: heard(told)[-1][0] == "mirror-back")
             assert status(both.primary)["state"] == "online"
+
+
+def test_a_command_that_is_not_there_is_refused_at_the_start(folder: Path) -> None:
+    command = ("serve", folder / "v", "--size", "8M", "--on-event", "no-such-program x")
+    revolume(*command, ok=(2,))
+    assert not (folder / "v").exists()
 
 
 def test_a_command_that_fails_or_hangs_costs_nothing(serve: Serve, folder: Path, command: Path) -> None:
@@ -90,8 +91,12 @@ def test_a_command_that_fails_or_hangs_costs_nothing(serve: Serve, folder: Path,
     stuck.write_text("#!/bin/sh\nsleep 1000\n")
     stuck.chmod(0o755)
     little = ("--budget", "16MiB", "--segment-size", "512KiB", "--spare", "2MiB", "--keep", "0s")
-    for line in (f"{command} {told} 3", "/no/such/program", str(stuck)):
+    gone = folder / "gone"
+    gone.symlink_to(stuck)
+    for line in (f"{command} {told} 3", str(gone), str(stuck)):
         server = serve("unix", options=(*little, "--cp-interval", "200ms", "--on-event", line))
+        gone.unlink(missing_ok=True)
+        gone.symlink_to(stuck if line == f"{command} {told} 3" else folder / "nothing")
         with Wire(server.uri()) as wire:
             wire.pwrite(0, b"a" * BLOCK)
             for _ in range(2):
@@ -122,6 +127,7 @@ def test_damage_met_by_a_read_until_it_is_overwritten(serve: Serve) -> None:
         state = status(server)
         assert state["state"] == "degraded" and "blocks 5 to 6, 9" in state["reason"]
         assert state["damaged"] == [[5, 2], [9, 1]]
+        until("each is logged", lambda: len(logged(server, "damage")) >= 3)
         assert len(logged(server, "damage")) == 3
         with Wire(server.uri("vol@now")) as past, pytest.raises(WireError):
             past.pread(9 * BLOCK, BLOCK)
@@ -158,6 +164,7 @@ def test_clients_that_are_turned_away(serve: Serve) -> None:
             Wire(server.uri())
     counts = until("all are counted", lambda: (r := status(server)["refused"]).get("limit", 0) >= 10 and r)
     assert counts["export"] == 20
+    server.until_said("no-such-volume")
     told = [json.loads(line) for line in server.log if "nbd client turned away" in line]
     exports = [line for line in told if line["kind"] == "export"]
     assert 1 <= len(exports) < 15 and "no-such-volume" in exports[0]["cause"]

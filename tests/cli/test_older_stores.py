@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mirrors import MiB, Node, read, revolume, write
+from tests.support.mirrors import MiB, Node, promote, read, revolume, until, write
 
 STORES = Path(__file__).parents[1] / "data"
 pytestmark = pytest.mark.timeout(240)
@@ -58,7 +58,7 @@ def test_a_pair_of_an_earlier_version_goes_on(pair: tuple[dict[str, str], Node, 
     for name in ("one", "two"):
         assert digest(mirror, f"primary@{name}") == expected[name]
     primary.kill()
-    revolume("promote", mirror.directory)
+    promote(mirror.directory)
     assert digest(mirror, "primary") == now == digest(mirror, "primary@three")
     mirror.stop()
     for node in (primary, mirror):
@@ -69,3 +69,50 @@ def test_stores_of_an_earlier_version_hold(folder: Path, store: str) -> None:
     unpacked(folder, store)
     for name in ("primary", "mirror"):
         revolume("check", folder / name)
+
+
+def demoted(primary: Node, mirror: Node) -> Node:
+    """What was the primary, as a mirror of the one that was promoted."""
+    link = f"unix:{primary.directory}-link"
+    revolume("demote", primary.directory, "--mirror-listen", link)
+    revolume("mirror", "add", mirror.directory, "old", link)
+    return Node(primary.directory)
+
+
+def test_the_old_primary_becomes_the_mirror_of_one_that_has_larger_segments(
+    pair: tuple[dict[str, str], Node, Node],
+) -> None:
+    """Neither store says what its volume's largest transfer is; from its source the mirror knows it."""
+    _, primary, mirror = pair
+    revolume("wait", primary.directory, "--mirror", "m1")  # that it has joined is known from before
+    primary.kill()
+    promote(mirror.directory)
+    write(mirror.uri("primary"), (0, b"\x11" * 4 * MiB), (5 * MiB + 100, b"\x12" * 3 * MiB))
+    former = demoted(primary, mirror)
+    try:
+        revolume("wait", mirror.directory, "--mirror", "old")
+        mirror.until_agreed()
+        assert digest(former, "primary") == digest(mirror, "primary")
+        assert digest(former, "primary@one") == pair[0]["one"]
+    finally:
+        former.kill()
+        print(former.log.read_text())
+
+
+def test_a_mirror_that_was_promoted_unasked_says_what_its_segments_hold(folder: Path) -> None:
+    """An earlier version may have promoted it, and written what only its own segments hold."""
+    unpacked(folder, "format-1/pair-clean.tar.xz")
+    mirror = Node(folder / "mirror", "--mirror-listen", f"unix:{folder}/link")
+    primary = None
+    try:
+        promote(mirror.directory, "--force")
+        revolume("demote", folder / "primary", "--mirror-listen", f"unix:{folder}/back")
+        primary = Node(folder / "primary")
+        revolume("mirror", "add", mirror.directory, "old", f"unix:{folder}/back")
+        said = "A transfer may take 512 blocks; a segment of the target has 256."
+        until("it is refused", lambda: said in mirror.mirror["reason"])
+    finally:
+        for node in (mirror, primary):
+            if node is not None:
+                node.kill()
+                print(node.log.read_text())

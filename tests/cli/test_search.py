@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revolume.cli.search import bracket, narrow
+from revolume.cli.bisect_search import bracket, narrow
 
 
 def probe_of(history: list[bool], asked: list[int]) -> Callable[[int], Awaitable[bool]]:

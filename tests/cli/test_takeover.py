@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mirrors import until_source_is_missed
 from tests.support.pairs import Pair, pair
 from tests.support.servers import REVOLUME
 from tests.support.wire import Wire, WireError
@@ -50,6 +51,7 @@ def test_the_old_address_is_taken_over_or_nothing_happens(folder: Path, transpor
             wire.pwrite(4096, b"more" * 1024)  # answered: the mirror takes part as ever
 
         both.primary.kill()
+        until_source_is_missed(both.mirror.directory)
         told = promote(both, "unix:p/s.sock" if unix else address, "unix:free")  # relative to where we are
         uris = [both.primary.uri("vol").replace("localhost", "127.0.0.1"), f"nbd+unix:///vol?socket={folder}/free"]
         assert told["nbd"] == uris
@@ -74,6 +76,7 @@ def test_a_mirror_that_is_not_served_takes_nothing_over(folder: Path) -> None:
 def test_what_is_taken_over_asks_for_certificates_where_the_mirror_does(folder: Path, pki: Path) -> None:
     with pair(folder, size=SIZE, pki=pki) as both:
         both.primary.kill()
+        until_source_is_missed(both.mirror.directory)
         (uri,) = promote(both, "127.0.0.1:0")["nbd"]  # type: ignore[misc]
         assert uri.startswith("nbds://127.0.0.1:")
         with pytest.raises((WireError, ConnectionError)):

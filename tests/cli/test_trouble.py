@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import kernel_lacks
-from tests.support.servers import Serve, Server, revolume, revolume_only
+from tests.support.servers import REVOLUME, Serve, Server, revolume, revolume_only
 from tests.support.wire import Wire, WireError
 
 pytestmark = revolume_only
@@ -56,9 +56,15 @@ class Book:
 
 
 def fill(path: Path, left: int) -> None:
-    free = os.statvfs(path.parent)
-    with open(path, "ab") as file:
-        file.write(bytes(max(0, free.f_bavail * free.f_frsize - left)))
+    """In pieces: the server makes segments ready meanwhile."""
+    with open(path, "ab", buffering=0) as file:
+        while (more := _free(path.parent) - left) > 0:
+            file.write(bytes(min(more, MiB)))
+
+
+def _free(folder: Path) -> int:
+    now = os.statvfs(folder)
+    return now.f_bavail * now.f_frsize
 
 
 def until_full(book: Book, wire: Wire) -> None:
@@ -110,16 +116,40 @@ def test_a_full_disk(serve: Serve, small_disk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_budget_held_by_a_snapshot(serve: Serve) -> None:
+def test_a_size_for_which_there_are_no_files(serve: Serve, folder: Path) -> None:
+    """A limit of the process stands for that of a file system: it ends in the same error."""
+    limited = ("prlimit", f"--fsize={512 * MiB}")
+    command = [*limited, str(REVOLUME), "serve", str(folder / "large"), "--size", "1G", "--json"]
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.returncode == 2 and '"size-too-large"' in made.stdout + made.stderr
+
+    options = ("--segment-size", "256K", "--spare", "1M", "--budget", "4M", "--keep", "1s", "--cp-interval", "1s")
+    server: Server = serve("unix", options=options, wrapper=limited)
+    for size in ("1G", "512T"):
+        revolume("grow", server.directory, size, ok=(2,))
+    revolume("grow", server.directory, "256M")
+    book = Book()
+    with Wire(server.uri()) as wire:
+        for _ in range(250):  # two budgets: some of it has to be folded
+            book.write(wire)
+        book.check(wire)
+    status = revolume("status", server.directory)
+    assert "256 MiB" in status and "folding failed" not in status
+    assert not list((server.directory / "maps").glob("view-*"))
+
+
+@pytest.mark.slow
+def test_a_snapshot_that_is_held_refuses_nothing(serve: Serve) -> None:
     options = ("--segment-size", "256K", "--spare", "1M", "--budget", "8M", "--cp-interval", "1s")
     server: Server = serve("unix", options=options)
     book = Book()
     with Wire(server.uri()) as wire:
         book.write(wire)
-        revolume("snapshot", server.directory, "keep-all")
-        until_full(book, wire)
+        revolume("snapshot", server.directory, "kept")
+        for _ in range(400):
+            book.write(wire)
         book.check(wire)
-        revolume("snapshot", server.directory, "--drop", "keep-all")
+        revolume("snapshot", server.directory, "--drop", "kept")
         for _ in range(400):
             book.write(wire)
         book.check(wire)
@@ -206,5 +236,5 @@ def test_sums_that_are_damaged_while_they_are_served(serve: Serve) -> None:
         after, still_refused = read_all(wire, book)
         assert after >= right and still_refused, "what was written meanwhile is there, the rest as it was"
     assert server.stop() == 1
-    told = revolume("check", server.directory, ok=(1,))
+    told = revolume("check", server.directory, ok=(5,))
     assert "image.sums" in told and "manifest" not in told and "log/" not in told

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revolume.cli.addresses import leaves_the_machine, normalised
 from revolume.cli.values import (
     SIZE_MAX,
     format_size,
@@ -16,6 +15,7 @@ from revolume.cli.values import (
     show_size,
 )
 from revolume.errors import UsageError
+from revolume.node.addresses import leaves_the_machine, normalised
 
 
 @pytest.mark.parametrize(

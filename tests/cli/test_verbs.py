@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_volume import MemoryVolume
 
 from revolume.api.app import application
-from revolume.api.control import Control
+from revolume.api.control import AdminApi
 from revolume.api.server import ControlServer
 from revolume.cli.main import main
 from revolume.cli.target import Target, parse_target
 from revolume.errors import UsageError
 from revolume.history.moments import Ago, AtPoint
+from tests.support.memory_volume import MemoryVolume
 
 REVOLUME = [sys.executable, "-m", "revolume.cli.main"]
 
@@ -66,7 +66,7 @@ def running(tmp_path: Path) -> Iterator[tuple[str, MemoryVolume]]:
     started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        server = ControlServer(str(tmp_path), application(Control(volume, volume.resolve)))
+        server = ControlServer(str(tmp_path), application(AdminApi(volume, volume.resolve)))
         await server.start()
         started.set()
         await asyncio.to_thread(stop.wait)
@@ -74,7 +74,7 @@ def running(tmp_path: Path) -> Iterator[tuple[str, MemoryVolume]]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     yield str(tmp_path), volume
     stop.set()
     thread.join()
@@ -264,7 +264,7 @@ def test_colours_only_where_they_are_wanted() -> None:
 
 def test_an_interrupt_is_130() -> None:
     probe = (
-        "import sys, time\nimport revolume.cli.version as v\n"
+        "import sys, time\nimport revolume.cli.verbs.version as v\n"
         "v.print_line = lambda *_: (print('here', flush=True), time.sleep(60))\n"
         "from revolume.cli.main import main; sys.exit(main(['version']))"
     )
@@ -275,5 +275,5 @@ def test_an_interrupt_is_130() -> None:
         signal.signal(signal.SIGINT, heard)
     assert process.stdout is not None and process.stdout.readline() == b"here\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
     process.stdout.close()

@@ -53,5 +53,29 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_asked(folder: Path) -
         assert server.wait(60) == 0
 
 
+def test_a_process_that_is_stopped_is_named(folder: Path) -> None:
+    """status was silent for a minute, promote for an hour."""
+    command = [str(REVOLUME), "serve", str(folder / "mirror"), "--mirror-listen", f"unix:{folder}/link"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        verb("wait", folder / "mirror")
+        server.send_signal(signal.SIGSTOP)
+        asked = [("status",), ("promote",), ("status", "--json")]
+        began = time.monotonic()
+        verbs = [
+            subprocess.Popen([str(REVOLUME), words[0], str(folder / "mirror"), *words[1:]], stderr=subprocess.PIPE)
+            for words in asked
+        ]
+        for process in verbs:
+            said = process.communicate(timeout=60)[1].decode()
+            assert process.returncode == 6 and "process-stopped" in said
+            assert f"PID {server.pid}" in said and f"kill -CONT {server.pid}" in said
+        assert time.monotonic() - began < 20.0
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.terminate()
+        assert server.wait(60) == 0
+
+
 def test_the_version_is_an_option_too() -> None:
     assert verb("--version") == verb("version")

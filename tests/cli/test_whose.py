@@ -192,7 +192,7 @@ def test_a_volume_that_cannot_be_served_is_not_made(folder: Path) -> None:
         with serving(folder / "v", *SMALL):
             pass
         assert "error[address-in-use]" in verb("serve", folder / "v", "--nbd", address, status=1)
-        assert "Cleanly." in verb("status", folder / "v")
+        assert "closed cleanly." in verb("status", folder / "v")
 
 
 def test_a_managers_sockets_are_served_beside_the_addresses_asked_for(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.foreign.test_filesystems import EXT4, ready
+from tests.support.detaching import DEADLINE_S, LEASE_S, until_leased
 from tests.support.mounts import export_as_file, file_as_disk, mounted
 from tests.support.pairs import Pair, pair
 from tests.support.programs import SYSTEM_PATH, need, run
@@ -26,9 +27,19 @@ from tests.support.servers import Server, revolume, revolume_only
 
 pytestmark = [pytest.mark.foreign, pytest.mark.kernel, pytest.mark.slow, revolume_only]
 MiB = 1 << 20
+SIZE = 256 * MiB
 SOAK = bool(os.environ.get("REVOLUME_SOAK"))
 ROUNDS = 10 if SOAK else 1
 SEED = int(os.environ.get("REVOLUME_SEED", "0")) or random.randrange(1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """qemu's FUSE export (7.2) reads the next request into the buffer of a write that waits for reconnection, and
+    then sends that content in its place. A promotion that follows the kill at once meets that often."""
+    monkeypatch.setenv("REVOLUME_TEST_EXEC", "1")
+
+
 PERIOD_S = 0.01
 STALL_S_MAX = 25.0
 """Below the 30 seconds after which qemu's daemon, as started here, gives its clients an error."""
@@ -101,7 +112,7 @@ class Diary(threading.Thread):
 
 
 @contextlib.contextmanager
-def ended(command: list[str], ready: Callable[[], bool], seconds: float = 20) -> Iterator[None]:
+def ended(command: list[str], ready: Callable[[], bool], seconds: float = 60) -> Iterator[None]:
     """A foreign program, for the time of the context."""
     process = subprocess.Popen(command, env={**os.environ, "PATH": SYSTEM_PATH})
     try:
@@ -113,7 +124,7 @@ def ended(command: list[str], ready: Callable[[], bool], seconds: float = 20) ->
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -167,6 +178,55 @@ if SOAK:
     CHAINS += [("nbdkit-retry", "unix"), ("qemu-storage-daemon", "tcp")]
 
 
+Blow = Callable[[Pair, Diary], str]
+
+
+def killed_and_promoted(both: Pair, diary: Diary) -> str:
+    took = fail_over(both)
+    diary.goes_on(100, STALL_S_MAX + 30)
+    return f"promoted {took:.2f} s after the kill"
+
+
+def detached_returned_and_promoted(both: Pair, diary: Diary) -> str:
+    """The mirror is lost: writes go on without it. It returns, is required again, and takes over."""
+    both.mirror.kill()
+    diary.goes_on(100, STALL_S_MAX + 30)
+    assert both.state()["detached_ns"] and not both.state()["required"]
+    stalled = max(diary.stalls)
+    assert stalled < DEADLINE_S + LEASE_S + 3.0
+    both.mirror.start()
+    both.wait("it is required again", lambda: both.state()["required"] and not both.state()["detached_ns"])
+    until_leased(both)
+    diary.goes_on(50, 30)
+    return f"{stalled:.2f} s without the mirror, {killed_and_promoted(both, diary)}"
+
+
+def played(folder: Path, client: str, both: Pair, round_: int, blow: Blow) -> None:
+    """A file system is written to while it happens: no error, nothing missing, and a clean check at the end."""
+    chance = random.Random(SEED + round_)
+    with CLIENTS[client](both.primary, folder) as file:
+        run(*EXT4.make, "-F", file)
+        with file_as_disk(file) as device:
+            with mounted(device, folder) as place:
+                diary = Diary(place)
+                diary.start()
+                diary.goes_on(50, 60)
+                time.sleep(chance.uniform(0, 1))
+                told = blow(both, diary)
+                diary.enough.set()
+                diary.join(60)
+                assert not diary.is_alive() and diary.error is None, diary.error
+            print(
+                f"{client} over {both.transport}: {diary.lines} fsyncs, the worst {max(diary.stalls):.2f} s, "
+                f"the median {sorted(diary.stalls)[len(diary.stalls) // 2] * 1000:.1f} ms; {told}"
+            )
+            assert max(diary.stalls) < STALL_S_MAX
+            with mounted(device, folder):
+                assert not diary.missing(), "answered lines are gone"
+        run(*EXT4.check, file)
+        assert both.status(both.mirror)["role"] == "primary"
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(180 * ROUNDS)
 @pytest.mark.parametrize("round_", range(ROUNDS))
@@ -175,32 +235,26 @@ def test_clients_that_try_again_see_no_error(folder: Path, client: str, transpor
     need(*NEEDED[client])
     ready(EXT4)
     print(f"REVOLUME_SEED={SEED}")
-    chance = random.Random(SEED + round_)
-    with pair(folder, size=256 * MiB, transport=transport) as both, CLIENTS[client](both.primary, folder) as file:
-        run(*EXT4.make, "-F", file)
-        with file_as_disk(file) as device:
-            with mounted(device, folder) as place:
-                diary = Diary(place)
-                diary.start()
-                diary.goes_on(50, 60)
-                time.sleep(chance.uniform(0, 1))
-                took = fail_over(both)
-                diary.goes_on(100, STALL_S_MAX + 30)
-                diary.enough.set()
-                diary.join(60)
-                assert not diary.is_alive() and diary.error is None, diary.error
-            print(
-                f"{client} over {transport}: {diary.lines} fsyncs, the worst {max(diary.stalls):.2f} s, "
-                f"the median {sorted(diary.stalls)[len(diary.stalls) // 2] * 1000:.1f} ms; "
-                f"promoted {took:.2f} s after the kill"
-            )
-            assert max(diary.stalls) < STALL_S_MAX
-            with mounted(device, folder):
-                assert not diary.missing(), "answered lines are gone"
-        run(*EXT4.check, file)
-        assert both.status(both.mirror)["role"] == "primary"
+    with pair(folder, size=SIZE, transport=transport) as both:
+        played(folder, client, both, round_, killed_and_promoted)
     with export_after_restart(both) as uri, export_as_file(uri, folder) as file:
         run(*EXT4.check, file)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(240 * ROUNDS)
+@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize(("client", "transport"), CHAINS if SOAK else CHAINS[1:])
+def test_clients_see_no_error_when_the_mirror_is_detached_returns_and_takes_over(
+    folder: Path, client: str, transport: str, round_: int
+) -> None:
+    need(*NEEDED[client])
+    ready(EXT4)
+    print(f"REVOLUME_SEED={SEED}")
+    lost = ("--cp-interval", "1s", "--on-lost", "detach", "--deadline", f"{DEADLINE_S:g}s")
+    with pair(folder, size=SIZE, transport=transport, options=lost) as both:
+        until_leased(both)
+        played(folder, client, both, round_, detached_returned_and_promoted)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ import pytest
 
 from revolume.errors import NotFound
 from revolume.history.moments import AtTime, AtWrite
-from revolume.history.timeline import Timeline
-from revolume.log.ops import OP_WRITE
+from revolume.history.open_history import OpenHistory
+from revolume.history.resolver import MomentResolver
+from revolume.log.write.operations import OP_WRITE
 from tests.volume.driver import BLOCK, Driver, abandon
 from tests.volume.store import TINY, inline_host, payload
 
@@ -28,15 +29,15 @@ async def history(driver: Driver) -> None:
         many = number % 4 + 1 if number % 3 == 0 else 1
         await driver.change([(OP_WRITE, (number + i) * BLOCK, payload(number, BLOCK)) for i in range(many)])
         if number % 7 == 6:
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
         if number == 17:
             await driver.reopen()
         await asyncio.sleep(0)
 
 
-def labels(timeline: Timeline, driver: Driver) -> dict[int, int]:
+def labels(resolver: MomentResolver, driver: Driver) -> dict[int, int]:
     """Every write's label."""
-    return {write: timeline.resolve(AtWrite(write)).time_ns for write in driver.model.moments if write}
+    return {write: resolver.resolve(AtWrite(write)).time_ns for write in driver.model.moments if write}
 
 
 def play(path: Path, fold: bool) -> None:
@@ -57,26 +58,26 @@ def play(path: Path, fold: bool) -> None:
 
 
 def judge(driver: Driver) -> None:
-    timeline = Timeline(driver.volume)
-    known = labels(timeline, driver)
+    resolver = MomentResolver(OpenHistory(driver.volume))
+    known = labels(resolver, driver)
     assert sorted(known.values()) == [known[write] for write in sorted(known)]
     oldest = min(known.values())
     for write, label in known.items():
         same = max(other for other, time in known.items() if time == label)
-        assert timeline.resolve(AtTime(label)).write == same, f"at the time of w{write}"
-        assert timeline.resolve(AtTime(label)).time_ns == label
+        assert resolver.resolve(AtTime(label)).write == same, f"at the time of w{write}"
+        assert resolver.resolve(AtTime(label)).time_ns == label
         before = [other for other, time in known.items() if time < label]
         if before:
-            found = timeline.resolve(AtTime(label - 1))
+            found = resolver.resolve(AtTime(label - 1))
             assert (found.write, found.time_ns) == (max(before), known[max(before)]), f"just before w{write}"
     newest = max(known)
     now = driver.host.clock.wall_ns()
-    assert timeline.resolve(AtTime(now)).write == newest
+    assert resolver.resolve(AtTime(now)).write == newest
     with pytest.raises(NotFound) as early:
-        timeline.resolve(AtTime(oldest - 10**12))
+        resolver.resolve(AtTime(oldest - 10**12))
     assert early.value.code == "moment-not-retained"
     with pytest.raises(NotFound) as late:
-        timeline.resolve(AtTime(now + 10**12))
+        resolver.resolve(AtTime(now + 10**12))
     assert late.value.code == "moment-in-future"
 
 

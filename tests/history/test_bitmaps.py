@@ -6,16 +6,21 @@ block that was modified in part before it counts as changed as well: the next po
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from revolume.blocks.numbers import WriteNumber
+from revolume.errors import NotFound
 from revolume.history.exports import BITMAP, VolumeExports
 from revolume.host.network import Peer
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
 from tests.volume.driver import BLOCK, Driver, abandon
 from tests.volume.store import TINY, inline_host, payload
 
@@ -23,6 +28,7 @@ BLOCKS = 512
 PEER = Peer("unix:test", None, 1000)
 pytestmark = pytest.mark.timeout(60)
 Change = tuple[int, int, bytes | int]
+U64 = npt.NDArray[np.uint64]
 
 
 class Marked(Driver):
@@ -48,6 +54,12 @@ class Marked(Driver):
         """What was touched behind a write."""
         last = max(self.touched) if upto is None else upto
         return set().union(*(blocks for number, blocks in self.touched.items() if write < number <= last))
+
+    def differ(self, write: int, upto: int) -> set[int]:
+        """Blocks whose content differs between two writes."""
+        (_, old), (_, new) = self.model.moments[write], self.model.moments[upto]
+        zeroes = bytes(BLOCK)
+        return {at for at in old.keys() | new.keys() if old.get(at, zeroes) != new.get(at, zeroes)}
 
     def said_again(self, write: int) -> set[int]:
         """What the point behind a write says again."""
@@ -109,7 +121,7 @@ async def history(driver: Marked, seed: int) -> None:
                     [(OP_WRITE, b * BLOCK, payload(step * 10 + b, count * BLOCK)) for b, count in many]
                 )
         if step % 12 == 11:
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -157,5 +169,93 @@ def test_the_bitmap_of_a_view_since_an_earlier_write(tmp_path: Path) -> None:
             for write in writes[3 : writes.index(then) : 7]:
                 found = await dirty(exports, f"{driver.volume.name}@w{then}", write)
                 driver.holds(found, write, then)
+
+    play(scenario, tmp_path)
+
+
+def test_tables_of_rescued_blocks_that_are_merged_meanwhile_are_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driver: Marked, exports: VolumeExports) -> None:
+        await driver.marked([(OP_WRITE, 0, payload(1, 8 * BLOCK))])
+        await driver.volume.snapshot("before")
+        (named,) = driver.volume.snapshots()
+        for step in range(100):
+            await driver.marked([(OP_WRITE, step % 40 * BLOCK, payload(step, 16 * BLOCK))])
+            if step % 10 == 9:
+                await driver.volume.point_maker.cut()
+                await driver.fold()
+        assert driver.volume.rescued.needed_by(named.write)
+        rescued, failures = driver.volume.rescued.changed, [OSError(errno.EBADF, "closed")]
+
+        def changed(since: WriteNumber, until: WriteNumber, blocks: U64) -> npt.NDArray[np.bool_]:
+            if failures:
+                raise failures.pop()
+            return rescued(since, until, blocks)
+
+        monkeypatch.setattr(driver.volume.rescued, "changed", changed)
+        driver.holds(await dirty(exports, driver.volume.name, named.write), named.write)
+        assert not failures
+
+    play(scenario, tmp_path)
+
+
+def test_the_bitmap_since_a_snapshot_that_the_horizon_has_left(tmp_path: Path) -> None:
+    """What was folded since has no place in the log any more. It is told of the live volume, and of a later
+    snapshot too; zeroes over zeroes are no change."""
+
+    async def scenario(driver: Marked, exports: VolumeExports) -> None:
+        pinned = []
+        for seed, name in enumerate(("first", "second", "third")):
+            await history(driver, seed)
+            await driver.volume.snapshot(name)
+            pinned.append(driver.volume.write)
+        await history(driver, 3)
+        while await driver.fold():
+            pass
+        assert driver.volume.folder.horizon.write > pinned[2]
+        await driver.marked([(OP_WRITE, 7 * BLOCK + 70, payload(1, 900))])
+        live = driver.volume.name
+        first, second, third = pinned
+        for name, write, upto in (
+            (live, first, driver.volume.write), (live, third, driver.volume.write),
+            (f"{live}@second", first, second), (f"{live}@third", second, third),
+        ):  # fmt: skip
+            found = await dirty(exports, name, write)
+            assert driver.differ(write, upto) <= found <= driver.since(write, upto), name
+        context = (await exports.contexts(export := await exports.open(live, PEER), BITMAP + "second"))[0]
+        assert await export.extents(context, 0, export.size)
+        await driver.volume.drop_snapshot("second")
+        while await driver.fold():
+            pass
+        with pytest.raises(NotFound):
+            await export.extents(context, 0, export.size)
+        assert await exports.contexts(export, f"{BITMAP}w{second}") == []
+        assert driver.differ(first, driver.volume.write) <= await dirty(exports, live, first)
+
+    play(scenario, tmp_path)
+
+
+def test_a_moment_that_goes_while_its_bitmap_is_looked_up_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a fold has taken meanwhile would count as not changed."""
+
+    async def scenario(driver: Marked, exports: VolumeExports) -> None:
+        await history(driver, 0)
+        export = await exports.open(driver.volume.name, PEER)
+        (context,) = await exports.contexts(export, f"{BITMAP}w{driver.volume.write}")
+        await history(driver, 1)
+        await driver.volume.point_maker.cut()
+        words = exports._raw_words
+
+        async def meanwhile(source: object, first: int, count: int) -> U64:
+            while await driver.fold():
+                pass
+            return await words(source, first, count)
+
+        monkeypatch.setattr(exports, "_raw_words", meanwhile)
+        with pytest.raises(NotFound):
+            await export.extents(context, 0, export.size)
 
     play(scenario, tmp_path)

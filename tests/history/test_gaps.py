@@ -13,10 +13,11 @@ import pytest
 from revolume.errors import NotFound
 from revolume.history.exports import BITMAP, VolumeExports
 from revolume.history.moments import AtWrite, Now
-from revolume.history.stopped import look
-from revolume.history.timeline import Timeline
+from revolume.history.offline_volume import open_offline
+from revolume.history.open_history import OpenHistory
+from revolume.history.resolver import MomentResolver
 from revolume.host.network import Peer
-from revolume.log.ops import OP_WRITE
+from revolume.log.write.operations import OP_WRITE
 from tests.volume.driver import BLOCK, Driver, abandon
 from tests.volume.store import inline_host, payload
 
@@ -38,7 +39,7 @@ async def write(driver: Driver, count: int) -> int:
 
 
 def means(driver: Driver, number: int) -> int:
-    return Timeline(driver.volume).resolve(AtWrite(number)).write
+    return MomentResolver(OpenHistory(driver.volume)).resolve(AtWrite(number)).write
 
 
 @pytest.mark.parametrize("points", ["none", "before", "after", "folded"])
@@ -52,9 +53,14 @@ def test_a_number_in_a_gap_means_the_last_write_before_it(driver: Driver, points
             assert await driver.fold()
         last = await write(driver, 3) if points != "folded" else driver.volume.write
         await driver.crash()
-        newest = driver.volume.core.appender.write
+        newest = driver.volume.log.appender.write
         assert newest > last + 1000
-        assert Timeline(driver.volume).resolve(Now()).write == driver.volume.write == means(driver, last) == last
+        assert (
+            MomentResolver(OpenHistory(driver.volume)).resolve(Now()).write
+            == driver.volume.write
+            == means(driver, last)
+            == last
+        )
         for number in (last + 1, last + 999, newest, newest + 1):
             with pytest.raises(NotFound):
                 means(driver, number)
@@ -70,7 +76,7 @@ def test_a_number_in_a_gap_means_the_last_write_before_it(driver: Driver, points
         await driver.check_moment(newest + 7)
         await abandon(driver.volume)
 
-        stopped = look(driver.host, str(driver.path))
+        stopped = open_offline(driver.host, str(driver.path))
         for number in (last + 1, newest):
             assert stopped.resolve(AtWrite(number)).write == last
         assert stopped.resolve(AtWrite(newest + 1)).write == newest + 1
@@ -89,7 +95,7 @@ def test_many_crashes_with_nothing_between_them(driver: Driver) -> None:
             await driver.crash()
         assert driver.volume.write == means(driver, last) == last
         await driver.volume.close()
-        assert look(driver.host, str(driver.path)).resolve(Now()).write == last
+        assert open_offline(driver.host, str(driver.path)).resolve(Now()).write == last
 
     asyncio.run(play())
 
@@ -104,12 +110,12 @@ def test_one_number_is_told_after_a_crash(driver: Driver) -> None:
         volume = driver.volume
         named = await volume.snapshot("behind-it")
         assert (named.write, volume.points()[-1].write, volume.status().write) == (last, last, last)
-        assert Timeline(volume).resolve(Now()).write == last
+        assert MomentResolver(OpenHistory(volume)).resolve(Now()).write == last
         await driver.check_moment(last)
         await driver.crash()
         assert driver.volume.status().write == last
         await driver.volume.close()
-        stopped = look(driver.host, str(driver.path))
+        stopped = open_offline(driver.host, str(driver.path))
         told = stopped.status()
         assert (told.write, stopped.points()[-1].write, told.snapshots[0].write) == (last, last, last)
 
@@ -131,14 +137,14 @@ def test_a_snapshot_names_the_state_behind_a_grow(driver: Driver) -> None:
         await driver.grow(SIZE + 65536)
         await driver.volume.snapshot("three")
         await driver.volume.snapshot("four")
-        sizes = {s.name: driver.volume.core.size_at(s.write) - SIZE for s in driver.volume.snapshots()}
+        sizes = {s.name: driver.volume.sizes.at(s.write) - SIZE for s in driver.volume.snapshots()}
         assert sizes == {"one": 4096, "two": 12288, "three": 65536, "four": 65536}
         points = len(driver.volume.points())
         await driver.volume.cut()
         assert len(driver.volume.points()) == points, "nothing has changed"
         await driver.check_moments()
         await driver.reopen()
-        assert {s.name: driver.volume.core.size_at(s.write) - SIZE for s in driver.volume.snapshots()} == sizes
+        assert {s.name: driver.volume.sizes.at(s.write) - SIZE for s in driver.volume.snapshots()} == sizes
         await driver.volume.close()
 
     asyncio.run(play())

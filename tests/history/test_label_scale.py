@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revolume.history.label_scale import LabelStretch, in_future, label_stretches, seek_ago, seek_time
-from revolume.volume.label_clock import ClockStep
-from revolume.volume.status import OldestMoment
+from revolume.volume.clocks.label_clock import ClockStep
+from revolume.volume.state.status import OldestMoment
 
 
 @st.composite

@@ -32,6 +32,7 @@ from revolume.history.moments import (
     parse_span,
     parse_time,
 )
+from revolume.volume.branches.names import branch_moment
 
 FIVE = int(datetime(2026, 11, 21, 5, tzinfo=UTC).timestamp()) * 10**9
 
@@ -256,3 +257,19 @@ def test_no_text_does_harm(text: str) -> None:
 @given(snapshot_names)
 def test_every_snapshot_name_means_that_snapshot(name: str) -> None:
     assert parse_moment(name) == AtSnapshot(name)
+
+
+@pytest.mark.parametrize("text", ["branch:alone", "branch:alone:before-upgrade", "branch:2026-11:w1"])
+def test_a_branch_and_a_snapshot_on_it_are_named_like_nothing_else(text: str) -> None:
+    assert parse_moment(text) == AtSnapshot(text) and format_moment(AtSnapshot(text)) == text
+    assert parse_export(f"v@{text},rw").moment == AtSnapshot(text)
+    _, *names = text.split(":")
+    assert branch_moment(*names) == text
+    with pytest.raises(UsageError):
+        check_snapshot_name(text)
+
+
+@pytest.mark.parametrize("text", ["branch:", "branch::a", "branch:a:", "branch:a:b:c", "branch:a:B", "branch:a/b"])
+def test_what_names_no_moment_of_a_branch_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_moment(text)

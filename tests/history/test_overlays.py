@@ -13,10 +13,11 @@ import pytest
 from revolume.chain.versions import Fragment
 from revolume.errors import GaveWay, NoSpace, NotFound
 from revolume.history import views
-from revolume.history.exports import ALLOCATION, VolumeExports, identity
+from revolume.history.allocation import ALLOCATION
+from revolume.history.exports import VolumeExports, identity
 from revolume.host.network import Peer
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.volume.remembered import Remembered
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.volume.volume_base import OpenVolume
 from tests.volume.driver import BLOCK, Driver, Model, abandon
 from tests.volume.faulty import Faults, FaultyDisk, io_error
 from tests.volume.store import TINY, inline_host, payload
@@ -71,7 +72,7 @@ async def put(export: object, ops: list[Op]) -> None:
         try:
             export.append(ops)  # type: ignore[attr-defined]
             return
-        except NoRoomNow:
+        except WouldBlock:
             await export.room(ops)  # type: ignore[attr-defined]
 
 
@@ -187,10 +188,10 @@ def test_an_overlay_that_finds_no_room_for_its_file_holds_nothing(tmp_path: Path
     async def scenario(driver: Offered) -> None:
         hit = lambda called, name: called == operation and name.startswith("scratch")  # noqa: E731
         driver.faults.fail = lambda called, name: io_error(errno.ENOSPC) if hit(called, name) else None
-        leases = len(driver.volume.core.leases)
+        leases = len(driver.volume.holders)
         with pytest.raises(OSError, match="No space left"):
             await driver.exports.open(f"{driver.volume.name}@now,rw", ONE)
-        assert len(driver.volume.core.leases) == leases
+        assert len(driver.volume.holders) == leases
         assert driver.views() == 0
         driver.faults.never()
         export = await driver.exports.open(f"{driver.volume.name}@now,rw", ONE)
@@ -201,21 +202,21 @@ def test_an_overlay_that_finds_no_room_for_its_file_holds_nothing(tmp_path: Path
 
 def test_a_view_that_gives_way_while_it_is_opened_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(driver: Offered) -> None:
-        core, real = driver.volume.core, views._piece
-        segments = dict(core.pool.by_use)
+        volume, real = driver.volume, views._piece
+        segments = dict(volume.log.pool.by_use)
 
-        def recycled(volume: Remembered, fragment: Fragment) -> bytes:
-            for lease in list(core.leases.values()):
-                lease.revoke()
-            core.pool.by_use.clear()  # as when a fold has given them back
+        def recycled(volume: OpenVolume, fragment: Fragment) -> bytes:
+            for holder in volume.holders.all():
+                volume.holders.revoke(holder)
+            volume.log.pool.by_use.clear()  # as when a fold has given them back
             try:
                 return real(volume, fragment)
             finally:
-                core.pool.by_use.update(segments)
+                volume.log.pool.by_use.update(segments)
 
         monkeypatch.setattr(views, "_piece", recycled)
         with pytest.raises(GaveWay):
             await driver.exports.open(f"{driver.volume.name}@now", ONE)
-        assert not core.leases
+        assert not volume.holders
 
     play(scenario, tmp_path)

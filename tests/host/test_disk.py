@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from revolume.host import real_disk
 from revolume.host.disk import Buffer
-from revolume.host.real_disk import VECTORS_MAX, RealDirectory, RealDisk, RealFile
+from revolume.host.real import disk as real_disk
+from revolume.host.real.disk import VECTORS_MAX, RealDirectory, RealDisk, RealFile
 from tests.support.programs import kernel_lacks
 
 
@@ -243,7 +243,7 @@ class TestSpace:
         def unsupported(*_: int) -> None:
             raise OSError(errno.EOPNOTSUPP, "no holes here")
 
-        monkeypatch.setattr("revolume.host.libc.punch_hole", unsupported)
+        monkeypatch.setattr("revolume.host.real.libc.punch_hole", unsupported)
         self.test_punched_reads_as_zeroes_and_keeps_the_size(file)
         file.truncate(0)
         file.pwritev([b"x" * (3 << 20)], 0)

@@ -15,7 +15,7 @@ def lost(count: int) -> str:
     return f"lost {count}"
 
 
-def read_until(fd: int, end: bytes, seconds: float = 10) -> bytes:
+def read_until(fd: int, end: bytes, seconds: float = 60) -> bytes:
     os.set_blocking(fd, False)
     data, deadline = b"", time.monotonic() + seconds
     while end not in data and time.monotonic() < deadline:

@@ -20,10 +20,10 @@ import trustme
 
 from revolume.errors import RevolumeError
 from revolume.host.network import Peer, Wire
-from revolume.host.real_disk import RealDisk, RealFile
-from revolume.host.real_network import RealNetwork
+from revolume.host.real.disk import RealDisk, RealFile
+from revolume.host.real.network import RealNetwork
+from revolume.host.real.wire_plain import SocketWire, hung_up
 from revolume.host.tls import client_context, server_context
-from revolume.host.wire_plain import SocketWire, hung_up
 
 TRANSPORTS = ["unix", "tcp", "tcp6", "unix-tls", "tcp-tls"]
 pytestmark = pytest.mark.timeout(60)
@@ -595,11 +595,73 @@ class TestTls:
             await asyncio.sleep(0.02)
             pair.far.abort()
             with pytest.raises(ConnectionError):
-                await asyncio.wait_for(serving, 5)
+                await asyncio.wait_for(serving, 60)
             await pair.far_sink.end.wait()
             assert pair.far_sink.ended == [None]
 
         run("tcp", tmp_path, tls_dir, scenario)
+
+
+@contextlib.contextmanager
+def silent(port: int) -> Iterator[None]:
+    """An address that swallows whoever comes: its queue is full and nobody is taken out of it."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        yield
+
+
+class TestConnecting:
+    def names(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+        """Every name stands for these addresses."""
+
+        def getaddrinfo(host: object, port: int, **more: int) -> list[object]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    def test_a_silent_address_does_not_keep_the_next_from_being_tried(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            network, accepted = RealNetwork(), asyncio.Queue[Wire]()
+            listener = await network.listen("127.0.0.1:0", accepted.put_nowait)
+            port = int(listener.addresses[0].rpartition(":")[2])
+            self.names(monkeypatch, "127.0.0.2", "127.0.0.1")
+            with silent(port):
+                near = await asyncio.wait_for(network.connect(f"db.example:{port}"), 5)
+            far = await accepted.get()
+            near.abort()
+            far.abort()
+            listener.close()
+
+        asyncio.run(main())
+
+    def test_the_last_error_is_told_if_none_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        self.names(monkeypatch, "127.0.0.2", "127.0.0.1")
+        with pytest.raises(ConnectionRefusedError):
+            asyncio.run(RealNetwork().connect(f"db.example:{port}"))
+
+    def test_nobody_waits_for_a_silent_name_server(self) -> None:
+        code = (
+            "import asyncio, socket, time\n"
+            "from revolume.host.real.network import RealNetwork\n"
+            "socket.getaddrinfo = lambda *a, **k: time.sleep(40)\n"
+            "async def main():\n"
+            "    try: await asyncio.wait_for(RealNetwork().connect('db.example:1'), 0.2)\n"
+            "    except TimeoutError: print('given up')\n"
+            "asyncio.run(main())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=35)
+        assert done.stdout.strip() == "given up", done.stderr
 
 
 class TestListening:
@@ -639,7 +701,7 @@ class TestListening:
             pytest.skip("needs root, to become somebody else")
         code = (
             "import asyncio, os, sys\n"
-            "from revolume.host.real_network import RealNetwork\n"
+            "from revolume.host.real.network import RealNetwork\n"
             "from revolume.errors import RevolumeError\n"
             "os.setuid(65534)\n"
             "try: asyncio.run(RealNetwork().listen(sys.argv[1], print))\n"
@@ -670,6 +732,18 @@ class TestListening:
             other.bind(str(tmp_path / "s"))
         self.listen(f"unix:{tmp_path}/s")
         assert not (tmp_path / "s").exists()
+
+    def test_a_socket_is_bound_to_its_whole_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """systemd-tmpfiles removes old sockets whose path the kernel does not show as bound."""
+        monkeypatch.chdir(tmp_path)
+
+        async def main() -> None:
+            listener = await RealNetwork().listen("unix:./s", Wire.abort)
+            bound = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()}
+            assert str(tmp_path / "s") in bound
+            listener.close()
+
+        asyncio.run(main())
 
     def test_what_is_not_a_socket_is_never_removed(self, tmp_path: Path) -> None:
         (tmp_path / "s").write_text("precious")
@@ -741,7 +815,7 @@ class TestListening:
 ACTIVATED = """
 import asyncio, os, sys
 os.environ["LISTEN_PID"] = str(os.getpid()) if sys.argv[1] == "ours" else "1"
-from revolume.host.real_network import RealNetwork
+from revolume.host.real.network import RealNetwork
 
 async def main():
     network = RealNetwork()

@@ -13,7 +13,7 @@ import pytest
 
 from revolume.host.disk import File
 from revolume.host.open_files import OpenFiles, PooledFile
-from revolume.host.real_disk import RealDirectory, RealDisk
+from revolume.host.real.disk import RealDirectory, RealDisk
 
 KEPT = 4
 FILES = 32

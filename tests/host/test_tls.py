@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import trustme
 
 from revolume.errors import RevolumeError
-from revolume.host.tls import client_context, server_context
+from revolume.host.tls import client_context, renew, server_context
 
 
 @pytest.fixture
@@ -27,6 +28,17 @@ def tls_dir(tmp_path: Path) -> Path:
 def test_what_a_server_asks_of_its_clients(tls_dir: Path) -> None:
     assert server_context(str(tls_dir), True).verify_mode == ssl.CERT_REQUIRED
     assert server_context(str(tls_dir), False).verify_mode == ssl.CERT_NONE
+
+
+def test_contexts_that_nobody_uses_are_not_kept(tls_dir: Path) -> None:
+    """Each promotion with --others made some for its questions, and they stayed."""
+    gc.collect()
+    before, kept = renew(), server_context(str(tls_dir), True)
+    for _ in range(50):
+        client_context(str(tls_dir))
+    gc.collect()
+    assert renew() == before + 1
+    assert kept.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_a_client_always_verifies(tls_dir: Path) -> None:

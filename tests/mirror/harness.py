@@ -11,10 +11,10 @@ from pathlib import Path
 from revolume.host import Host, real_host
 from revolume.host.network import Wire
 from revolume.host.tls import client_context, server_context
-from revolume.mirror.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Type
-from revolume.mirror.source import MirrorSource
-from revolume.mirror.target import Target
-from tests.mirror.storage import Log, MirrorRecord, Origin, Secondary, Shelf
+from revolume.mirror.source.mirror_source import MirrorSource
+from revolume.mirror.target.target import Target
+from revolume.mirror.wire.frames import CHECK_SIZE, FRAME, FRAME_SIZE, Type
+from tests.mirror.storage import CopyDirectory, Log, MirrorRecord, Secondary, SourceVolume
 from tests.support.pki import make_pki
 
 NODE, OTHER_NODE, TARGET_NODE = b"n" * 16, b"o" * 16, b"t" * 16
@@ -29,9 +29,9 @@ class World:
     folder: Path
     transport: str
     log: Log
-    origin: Origin
+    origin: SourceVolume
     mirror: MirrorRecord
-    shelf: Shelf
+    shelf: CopyDirectory
     target: Target
     source: MirrorSource
     address: str
@@ -51,8 +51,8 @@ class World:
     def same(self) -> bool:
         """The target's log is the source's, byte for byte, from where it begins."""
         skip = self.secondary.log.start.position - self.log.start.position
-        ours = [(kept.proper, kept.payload) for kept in self.log.kept[skip:]]
-        return ours == [(kept.proper, kept.payload) for kept in self.secondary.log.kept]
+        ours = [(kept.shared_header, kept.payload) for kept in self.log.kept[skip:]]
+        return ours == [(kept.shared_header, kept.payload) for kept in self.secondary.log.kept]
 
 
 @contextlib.asynccontextmanager
@@ -61,9 +61,9 @@ async def world(folder: Path, transport: str = "unix", *, empty: bool = False) -
     been started but the target's listener."""
     host = real_host()
     log = Log(folder)
-    origin, mirror = Origin(log), MirrorRecord()
+    origin, mirror = SourceVolume(log), MirrorRecord()
     mirror.joined = not empty
-    shelf = Shelf(folder, None if empty else Secondary(folder, log.start))
+    shelf = CopyDirectory(folder, None if empty else Secondary(folder, log.start))
     told: tuple[list[str], list[str]] = [], []
     server = client = None
     if transport.endswith("tls"):
@@ -83,7 +83,7 @@ async def world(folder: Path, transport: str = "unix", *, empty: bool = False) -
         await host.work.close()
 
 
-def run(scenario: Callable[[], Awaitable[None]], seconds: float = 30) -> None:
+def run(scenario: Callable[[], Awaitable[None]], seconds: float = 100) -> None:
     """In a loop of its own; hanging is failing."""
 
     async def bounded() -> None:

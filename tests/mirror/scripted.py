@@ -19,19 +19,29 @@ from pathlib import Path
 import numpy as np
 
 from revolume.blocks import root as roots
+from revolume.blocks.block_set import BlockSet
+from revolume.blocks.delta_map import stated_digest
 from revolume.blocks.digest import fragment_digest
+from revolume.blocks.geometry import BLOCK
 from revolume.chain.point import Point, References, Totals, pack_part
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
 from revolume.host import Host, real_host
-from revolume.log.carried import Carried
-from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind, pack_proper, unpack_proper
-from revolume.offline.check import check
-from revolume.volume.compose import delta_digest
-from revolume.volume.creating import Birth
-from revolume.volume.manifest import Epoch, Horizon
-from revolume.volume.opening import open_secondary, open_volume
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.transfer import (
+    KIND_SHIFT,
+    EntryKind,
+    Flag,
+    Kind,
+    pack_shared_header,
+    unpack_shared_header,
+)
+from revolume.offline.check.check import check
+from revolume.volume.metadata.manifest_state import Epoch, Horizon
+from revolume.volume.open.create import Birth
+from revolume.volume.open.open import open_secondary, open_volume
 from revolume.volume.secondary import Secondary
+from tests.support.source_links import Asked
 from tests.volume.driver import SEGMENT, SMALL, Model, assert_equal
 from tests.volume.mirrored import abandon_secondary
 
@@ -92,7 +102,7 @@ class Script:
         self.epoch, self.position, self.write, self.time_ns = 1, 5, 10, 1_700_000_000 * 10**9
         self.chain, self.reign = b"c" * 16, REIGN
         self.number = 1
-        self.sent: list[Carried] = []
+        self.sent: list[ReceivedTransfer] = []
         self.moments = {self.write: dict(self.content)}
         self.at_point = {1: dict(self.content)}
         self._begin()
@@ -109,7 +119,7 @@ class Script:
 
     # Writes
 
-    def writes(self, *entries: Entry) -> Carried:
+    def writes(self, *entries: Entry) -> ReceivedTransfer:
         """One transfer: (kind, offset in bytes, payload or length)."""
         offsets, lengths, whole, pieces = array("Q"), array("Q"), list[bytes](), list[bytes]()
         for kind, offset, what in entries:
@@ -122,18 +132,18 @@ class Script:
         digests = array("Q", [fragment_digest(one) for one in [*whole, *pieces]])
         return self.transfer(Kind.WRITES, first, (offsets, lengths, digests), (b"".join(whole), b"".join(pieces)))
 
-    def whole(self, block: int, seed: int, blocks: int = 1) -> Carried:
+    def whole(self, block: int, seed: int, blocks: int = 1) -> ReceivedTransfer:
         """Blocks written whole, in a transfer of their own."""
         return self.writes((EntryKind.WRITE, block * BLOCK, content(seed, blocks)))
 
-    def part(self, block: int, at: int, data: bytes) -> Carried:
+    def part(self, block: int, at: int, data: bytes) -> ReceivedTransfer:
         """Some bytes of one block."""
         return self.writes((EntryKind.WRITE, block * BLOCK + at, data))
 
-    def zero(self, block: int, blocks: int) -> Carried:
+    def zero(self, block: int, blocks: int) -> ReceivedTransfer:
         return self.writes((EntryKind.ZERO, block * BLOCK, blocks * BLOCK))
 
-    def split(self, sent: Carried, blocks: int) -> list[Carried]:
+    def split(self, sent: ReceivedTransfer, blocks: int) -> list[ReceivedTransfer]:
         """A transfer of one write, which has just been made, as two: the first goes on in the second."""
         whole, offset = bytes(sent.payload), int(sent.transfer.offsets[0])
         assert len(sent.transfer.offsets) == 1 and self.chain == sent.transfer.chain
@@ -185,10 +195,10 @@ class Script:
         partials = {block: self.content[block] for block in sorted(self._partial)}
         zeroes = merged(self._ranges + [(block, 1) for block in self._zero])
         held = sorted([*rows, *partials])
-        digest = delta_digest(
+        digest = stated_digest(
             np.array(held, np.uint64),
             np.array([fragment_digest(self.content[block]) for block in held], np.uint64),
-            columns(zeroes),
+            stated(zeroes),
         )
         self.number += 1
         self.at_point[self.number] = dict(self.content)
@@ -198,7 +208,7 @@ class Script:
             zeroes, digest, root_of(self.content),
         )  # fmt: skip
 
-    def point(self, lie: Lie = honest, claim: Claim | None = None) -> Carried:
+    def point(self, lie: Lie = honest, claim: Claim | None = None) -> ReceivedTransfer:
         """The record of a cut made now, or of ``claim``, as ``lie`` bends it."""
         claim = claim or self.claim()
         lie(claim)
@@ -224,19 +234,19 @@ class Script:
         payload: tuple[bytes, bytes],
         body: bytes = b"",
         flags: Flag = Flag.NONE,
-    ) -> Carried:
+    ) -> ReceivedTransfer:
         """The next transfer of the chain."""
         self.time_ns += 1_000_000
         packed = b"".join(column.tobytes() for column in numbers) + body
-        proper, chain = pack_proper(
+        shared_header, chain = pack_shared_header(
             kind, flags, len(payload[0]) // BLOCK, len(payload[1]), (VOLUME, self.reign, self.epoch),
             self.position + 1, write, self.time_ns, self.chain, packed,
             (len(numbers[0]), len(numbers[2]), len(body)),
         )  # fmt: skip
-        decoded = unpack_proper(memoryview(proper))
+        decoded = unpack_shared_header(memoryview(shared_header))
         assert decoded is not None
         self.position, self.chain = self.position + 1, chain
-        self.sent.append(Carried(decoded, proper, b"".join(payload)))
+        self.sent.append(ReceivedTransfer(decoded, shared_header, b"".join(payload)))
         return self.sent[-1]
 
     def whole_at(self, point: Point, blocks: list[int]) -> dict[int, bytes | None]:
@@ -264,6 +274,12 @@ def merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
+def stated(runs: list[tuple[int, int]]) -> BlockSet:
+    """Zero runs as a record states them, also where they are not what a set is."""
+    firsts, counts = columns(runs)
+    return BlockSet(firsts, firsts + counts)
+
+
 def columns(runs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     table = np.array(runs, np.uint64).reshape(-1, 2)
     return table[:, 0].copy(), table[:, 1].copy()
@@ -282,7 +298,7 @@ class Stage:
 
     async def open(self, birth: Birth | None = None) -> None:
         self.secondary = await open_secondary(self.host, str(self.path), THERE, birth)
-        self.secondary.ask_whole = self._whole
+        self.secondary.attach(Asked(self._whole))
         self.secondary.resume()
 
     async def _whole(self, point: Point, blocks: list[int]) -> dict[int, bytes | None]:
@@ -306,8 +322,8 @@ class Stage:
 
     async def settle(self) -> None:
         """Everything here has been dealt with, or a point was refused."""
-        async with asyncio.timeout(20):
-            while self.secondary._queue and self.secondary.failure is None:
+        async with asyncio.timeout(60):
+            while len(self.secondary.records) and self.secondary.failure is None:
                 await asyncio.sleep(0.002)
 
     async def agreed(self, lie: Lie = honest) -> None:
@@ -335,7 +351,7 @@ class Stage:
                 await self.reads(write, blocks)
 
     async def reads(self, write: int, blocks: dict[int, bytes]) -> None:
-        view = await open_view(self.secondary, Spot(write, 0), "test")
+        view = await open_view(self.secondary, ResolvedMoment(write, 0), "test")
         try:
             buffer = bytearray(SIZE)
             await view.reader.read(0, memoryview(buffer))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from revolume.mirror import target as target_module
-from revolume.mirror.examine import examine, has_more
-from revolume.mirror.frames import Type, control
-from revolume.mirror.messages import Fetch, pack_fetch, unpack_refusal, unpack_tail
-from revolume.mirror.target import STRANGERS_MAX
+from revolume.mirror.recovery.examine import examine, has_more
+from revolume.mirror.target import target as target_module
+from revolume.mirror.target.link_listener import STRANGERS_MAX
+from revolume.mirror.wire.frames import Type, control
+from revolume.mirror.wire.session_messages import unpack_refusal
+from revolume.mirror.wire.tail_messages import Fetch, pack_fetch, unpack_tail
 from tests.mirror.harness import NODE, OTHER_NODE, Raw, World, run, until, world
 from tests.mirror.scripted import stage
 from tests.mirror.storage import VOLUME
@@ -158,11 +159,11 @@ def test_what_a_mirror_lacks_is_told_while_it_is_away(folder: Path) -> None:
 def test_a_new_mirror_has_nothing_to_recover() -> None:
     async def scenario() -> None:
         async with stage() as made:
-            assert not any("unclean" in text for text in made.secondary.core.events.texts())
+            assert not any("unclean" in text for text in made.secondary.events.texts())
             made.script.whole(1, 1)
             await made.agreed()
             await made.crash()
-            assert any("after an unclean stop" in text for text in made.secondary.core.events.texts())
+            assert any("after an unclean stop" in text for text in made.secondary.events.texts())
 
     asyncio.run(scenario())
 
@@ -196,7 +197,7 @@ def test_an_honest_record_of_that_point_is_agreed() -> None:
             await made.ship()
             await made.settle()
             assert made.secondary.failure is None
-            assert made.secondary.core.manifest.state.agreed.position == made.script.position
+            assert made.secondary.manifest.state.agreed.position == made.script.position
 
     asyncio.run(scenario())
 

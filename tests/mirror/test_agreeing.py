@@ -14,8 +14,9 @@ import pytest
 
 from revolume.chain.point import Point
 from revolume.host import Host, real_host
-from revolume.host.real_disk import RealDisk
+from revolume.host.real.disk import RealDisk
 from tests.mirror.scripted import MEMORY, Claim, Lie, Stage, content, honest, root_of, stage
+from tests.support.source_links import Asked
 from tests.volume.mirrored import abandon_secondary
 
 Scenario = Callable[[Stage], Awaitable[None]]
@@ -51,7 +52,7 @@ def test_d15_the_record_of_the_bases_point_is_taken_for_what_it_is() -> None:
     async def scenario(made: Stage) -> None:
         await told(made, honest)
         assert made.secondary.failure is None
-        agreed = made.secondary.core.manifest.state.agreed
+        agreed = made.secondary.manifest.state.agreed
         assert (agreed.point, agreed.position) == (1, made.script.position) and made.asked == []
         made.script.whole(3, 1, 4)
         await made.agreed()
@@ -95,11 +96,11 @@ def another_position(claim: Claim) -> None:
 )  # fmt: skip
 def test_d15_a_record_of_the_bases_point_that_says_something_else_is_refused(lie: Lie) -> None:
     async def scenario(made: Stage) -> None:
-        before = made.secondary.core.manifest.state.agreed
+        before = made.secondary.manifest.state.agreed
         await told(made, lie)
         failure = made.secondary.failure
         assert failure is not None and "does not say what its base was proved to be" in failure.cause
-        assert made.secondary.core.manifest.state.agreed == before
+        assert made.secondary.manifest.state.agreed == before
         await made.holds()
 
     on_stage(scenario)
@@ -189,9 +190,11 @@ def test_d15_power_lost_at_the_instant_of_agreement_takes_nothing_that_was_agree
 
             def cut(point: Point) -> None:
                 synced.after_a_power_cut(folder / "cut")
-                made.secondary.on_agreed = lambda point: None
+                told.on_agreed = lambda point: None  # type: ignore[method-assign]
 
-            made.secondary.on_agreed = cut
+            told = Asked(made._whole)
+            told.on_agreed = cut  # type: ignore[method-assign]
+            made.secondary.attach(told)
             made.script.whole(10, 1, 4)
             made.script.whole(20, 1)
             made.script.part(20, 100, b"in part")
@@ -216,7 +219,7 @@ def test_d15_power_lost_at_the_instant_of_agreement_takes_nothing_that_was_agree
 
 def test_d6_the_transfer_table_of_a_mirror_holds_no_more_than_what_no_point_has_covered() -> None:
     async def scenario(made: Stage) -> None:
-        table = made.secondary.core.writer.table
+        table = made.secondary.log.writer.table
         for number in range(100):
             for at in range(3):
                 made.script.whole(10 + (number + at) % 50, number)
@@ -226,6 +229,6 @@ def test_d6_the_transfer_table_of_a_mirror_holds_no_more_than_what_no_point_has_
         await made.ship()
         assert len(table) <= 4
         await made.crash()
-        assert len(made.secondary.core.writer.table) <= 4
+        assert len(made.secondary.log.writer.table) <= 4
 
     on_stage(scenario)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from revolume.mirror.base_pace import SHARE, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, BasePace
+from revolume.mirror.source.base_pace import SHARE, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, BasePace
 
 MS = 1_000_000
 

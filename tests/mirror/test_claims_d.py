@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from revolume.blocks.geometry import BLOCK
 from revolume.chain.point import Part, unpack_part
 from revolume.errors import Refused, RevolumeError
 from revolume.history.exports import VolumeExports
 from revolume.host import real_host
-from revolume.log.carried import Carried
-from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.log.table import TransferTable
-from revolume.log.transfer import BLOCK, KIND_SHIFT, LENGTH_MASK, EntryKind, Flag, Kind
-from revolume.offline.check import check
-from revolume.volume.opening import open_volume
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.transfer import KIND_SHIFT, LENGTH_MASK, EntryKind, Flag, Kind
+from revolume.log.format.transfer_table import TransferTable
+from revolume.log.write.operations import OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
+from revolume.volume.open.open import open_volume
 from tests.mirror.harness import run as run_bounded
 from tests.mirror.harness import until, world
 from tests.mirror.scripted import MEMORY, Stage, content, stage
@@ -45,12 +46,12 @@ class Wiretap:
     """What went over, in order."""
 
     def __init__(self) -> None:
-        self.seen: list[Carried] = []
+        self.seen: list[ReceivedTransfer] = []
         self.carried: dict[tuple[int, int, int], int] = {}  # (epoch, position, number in it): block of the volume
         self.points: list[tuple[list[Part], list[int], int]] = []  # parts, blocks sent whole, bytes of payload
-        self._parts: list[tuple[Part, Carried]] = []
+        self._parts: list[tuple[Part, ReceivedTransfer]] = []
 
-    def __call__(self, each: Carried) -> Carried:
+    def __call__(self, each: ReceivedTransfer) -> ReceivedTransfer:
         self.seen.append(each)
         t = each.transfer
         if t.kind == Kind.WRITES:
@@ -83,7 +84,7 @@ class Wiretap:
         return [(each.transfer.epoch, each.transfer.position) for each in self.seen]
 
 
-def whole_blocks(each: Carried) -> list[int]:
+def whole_blocks(each: ReceivedTransfer) -> list[int]:
     blocks: list[int] = []
     for offset, word in zip(each.transfer.offsets.tolist(), each.transfer.lengths.tolist(), strict=True):
         if word >> KIND_SHIFT == EntryKind.WRITE:
@@ -125,7 +126,7 @@ def mirrored(scenario: Scenario) -> None:
 
 async def at_point(driver: Mirrored) -> None:
     """A point is made, goes over, is agreed to, and shows what it should."""
-    await driver.volume.cutter.cut()
+    await driver.volume.point_maker.cut()
     await driver.ship()
     await driver.settle()
     await driver.check_mirror(6)
@@ -155,7 +156,7 @@ def test_d1_only_the_source_changes_a_mirror() -> None:
         assert there is not None
         exports = VolumeExports(there, None)
         assert "as of its last agreed point" in dict(exports.names())[there.name]
-        assert not any(hasattr(there, way) for way in ("append", "write", "grow", "snapshot", "cutter"))
+        assert not any(hasattr(there, way) for way in ("append", "write", "grow", "snapshot", "point_maker"))
         exports.close()
         await there.close()
         with pytest.raises(Refused) as refused:
@@ -214,9 +215,9 @@ def test_d6_places_are_a_nodes_own(segments: int) -> None:
         for seed in range(30):
             await driver.change([blocks(200 + seed, 9, seed)])
         await at_point(driver)
-        here = driver.volume.core
-        there = driver.secondary.core if driver.secondary else None
-        assert there is not None and there.pool.segment_blocks == 2 * segments * here.pool.segment_blocks
+        here = driver.volume
+        there = driver.secondary
+        assert there is not None and there.log.pool.segment_blocks == 2 * segments * here.log.pool.segment_blocks
         numbers = np.arange(200, 238, dtype=np.uint64)
         ours, theirs = here.live.lookup(numbers), there.live.lookup(numbers)
         assert (ours[1] == theirs[1]).all() and (ours[0] != theirs[0]).any()
@@ -312,7 +313,7 @@ def test_d15_half_a_write_stops_nothing_but_promises() -> None:
     been agreed to does not wait for the rest."""
 
     async def run() -> None:
-        async with asyncio.timeout(30), stage() as made:
+        async with asyncio.timeout(60), stage() as made:
             made.script.whole(20, 1, 4)
             made.script.part(21, 5, b"in part")
             await made.agreed()
@@ -322,8 +323,8 @@ def test_d15_half_a_write_stops_nothing_but_promises() -> None:
             await made.secondary.room(made.secondary.need(halves))
             made.secondary.keep(halves[:1])
             assert made.secondary.received == halves[0].transfer.position - 1
-            await asyncio.wait_for(made.secondary.folder.rebase(force=True), 10)
-            assert made.secondary.core.live.base is not None
+            await asyncio.wait_for(made.secondary.base_maps.renew(force=True), 60)
+            assert made.secondary.live.base is not None
             await made.holds()
             await made.crash()  # the half is cut off: it was never promised
             assert made.secondary.received == halves[0].transfer.position - 1
@@ -400,7 +401,7 @@ def test_d21_d22_the_destination_alone_builds_its_map_from_the_references_that_i
     """A record that names other places of the same log makes another map: it is the record that is followed."""
 
     async def run() -> None:
-        async with asyncio.timeout(30), stage() as made:
+        async with asyncio.timeout(60), stage() as made:
             await followed(made)
 
     asyncio.run(run())
@@ -409,12 +410,12 @@ def test_d21_d22_the_destination_alone_builds_its_map_from_the_references_that_i
 async def followed(made: Stage) -> None:
     made.script.whole(20, 1, 4)
     await made.agreed()
-    assert made.secondary.sealing.referenced_blocks == 4 and made.asked == []
+    assert made.secondary.point_applier.referenced_blocks == 4 and made.asked == []
     made.script.whole(20, 2, 4)
     await made.agreed(lambda claim: claim.rows.clear())
-    assert made.secondary.sealing.referenced_blocks == 4 and made.asked == [[20, 21, 22, 23]]
+    assert made.secondary.point_applier.referenced_blocks == 4 and made.asked == [[20, 21, 22, 23]]
     numbers = np.arange(20, 24, dtype=np.uint64)
-    words, _ = made.secondary.core.live.lookup(numbers)
+    words, _ = made.secondary.live.lookup(numbers)
     assert (words & np.uint64((1 << 62) - 1) > np.uint64(made.secondary.agreed.address)).all()  # the blocks sent
     await made.lives_on()
 

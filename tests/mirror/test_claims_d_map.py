@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from revolume.blocks.word import ADDRESS_MASK, DATA, ZERO
-from revolume.chain import delta_maps as delta_maps_module
-from revolume.chain.delta_maps import U64, changed, delta_maps
-from revolume.chain.versions import Newest, Span, Stretch, load_pieces
+from revolume.blocks.block_location import ADDRESS_MASK, DATA, ZERO, kinds
+from revolume.chain import point_deltas as point_deltas_module
+from revolume.chain.point_deltas import U64, changed, point_deltas
+from revolume.chain.versions import LogRange, NewestVersions, Span, load_segments
 from revolume.errors import Damaged
-from revolume.log.columns import Columns, only
-from revolume.log.segment import Segment
-from revolume.log.transfer import Kind
+from revolume.log.format.columns import Columns, select
+from revolume.log.format.segment import Segment
+from revolume.log.format.transfer import Kind
 from tests.mirror.scripted import VOLUME, Claim, Stage, content, honest, stage
 
 Scenario = Callable[[Stage], Awaitable[None]]
@@ -174,31 +174,27 @@ def one_lie(claim: Claim) -> None:
         del claim.rows[blocks[0]]
 
 
-async def pieces_of(made: Stage, stretch: Stretch) -> list[tuple[Segment, Columns]]:
-    core = made.secondary.core
-    await core.footers_written()
+async def pieces_of(made: Stage, log_range: LogRange) -> list[tuple[Segment, Columns]]:
+    secondary = made.secondary
+    await secondary.log.footers.written()
     return [
-        (core.pool.by_use[segment.use], columns)
-        for segment, columns in load_pieces(core.log_directory, stretch, VOLUME)
+        (secondary.log.pool.by_use[segment.use], columns)
+        for segment, columns in load_segments(secondary.context.log_directory, log_range, VOLUME)
     ]
 
 
-def same_map(one: Newest, other: Newest) -> None:
+def same_map(one: NewestVersions, other: NewestVersions) -> None:
     """The same blocks at the same places, the same zeroes."""
-    data = [state.words >> np.uint64(62) == DATA for state in (one, other)]
-    for column in ("blocks", "words", "digests"):
-        ours, theirs = (getattr(state, column)[chosen] for state, chosen in zip((one, other), data, strict=True))
-        assert np.array_equal(ours, theirs), column
+    ours, theirs = (found.delta.entries(kinds(found.delta.locations) == DATA) for found in (one, other))
+    for column in ("blocks", "locations", "digests"):
+        assert np.array_equal(getattr(ours, column), getattr(theirs, column)), column
     assert zeroes_of(one) == zeroes_of(other)
     assert [f.place for f in one.fragments] == [f.place for f in other.fragments]
 
 
-def zeroes_of(state: Newest) -> set[int]:
-    held = set(state.blocks[state.words >> np.uint64(62) == DATA].tolist())
-    zeroes = set(state.blocks.tolist()) - held
-    for start, end, _, _ in state.ranges:
-        zeroes |= set(range(start, end))
-    return zeroes - held
+def zeroes_of(found: NewestVersions) -> set[int]:
+    held = found.delta.blocks[kinds(found.delta.locations) == DATA]
+    return set(found.delta.zero_runs().blocks().tolist()) - set(held.tolist())
 
 
 @pytest.mark.parametrize(("gather", "bits"), [(1 << 18, 52), (1, 52), (60, 12)])
@@ -206,51 +202,52 @@ def test_d2_d15_the_map_out_of_records_is_the_logs_own_newest(
     gather: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forty points, some lied about and cured; as of each of them, and between; in batches of every size."""
-    monkeypatch.setattr(delta_maps_module, "GATHER", gather)
-    monkeypatch.setattr(delta_maps_module, "BLOCKS_BITS", bits)
+    monkeypatch.setattr(point_deltas_module, "GATHER", gather)
+    monkeypatch.setattr(point_deltas_module, "BLOCKS_BITS", bits)
 
     async def scenario(made: Stage) -> None:
         for seed in range(40):
             some_history(made, seed)
             await made.agreed(one_lie if seed % 4 == 3 else honest)
         secondary = made.secondary
-        core, points = secondary.core, secondary.points()
-        await core.footers_written()
+        points = secondary.points()
+        await secondary.log.footers.written()
         assert len(made.asked) > 5
         for index in range(0, 40, 3):
-            stretch = secondary.folder._stretch(None, points[index])
-            assert stretch.agreed == Span(1, points[index].number)
+            log_range = secondary.ranges.up_to_point(None, points[index])
+            assert log_range.agreed == Span(1, points[index].number)
             for write in (points[index].write + 5, points[index].write):
-                ours = changed(core.log_directory, stretch, VOLUME, 10, write)
-                own = changed(core.log_directory, replace(stretch, agreed=None), VOLUME, 10, write)
+                ours = changed(secondary.context.log_directory, log_range, VOLUME, 10, write)
+                own = changed(secondary.context.log_directory, replace(log_range, agreed=None), VOLUME, 10, write)
                 same_map(ours, own)
-            single = ours.words[ours.words >> np.uint64(62) == ZERO].tolist()
-            cuts = [word & ADDRESS_MASK for word in [*single, *(word for *_, word in ours.ranges)]]
+            locations = ours.delta.locations
+            single = locations[kinds(locations) == ZERO].tolist()
+            cuts = [at & ADDRESS_MASK for at in [*single, *(at for *_, at in ours.delta.zeroes)]]
             assert max(cuts, default=0) < points[index].address, "a fold to this point takes them up"
 
     on_stage(scenario)
 
 
 def all_of(pieces: list[tuple[Segment, Columns]], span: Span) -> None:
-    for _ in delta_maps(pieces, VOLUME, span, 5):
+    for _ in point_deltas(pieces, VOLUME, span, 5):
         pass
 
 
 def leaving_out(pieces: list[tuple[Segment, Columns]], kind: Kind) -> list[tuple[Segment, Columns]]:
-    return [(segment, only(columns, columns.rows["kind"] != kind)) for segment, columns in pieces]
+    return [(segment, select(columns, columns.rows["kind"] != kind)) for segment, columns in pieces]
 
 
 def test_d15_points_that_name_each_others_transfers_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such references are dropped when the point is sealed. Of many points at once each could name everything."""
     named: list[int] = []
-    each_of = delta_maps_module.each_of
+    numbers_in = point_deltas_module.numbers_in
 
     def counted(starts: U64, stops: U64) -> U64:
-        found = each_of(starts, stops)
+        found = numbers_in(starts, stops)
         named.append(len(found))
         return found
 
-    monkeypatch.setattr(delta_maps_module, "each_of", counted)
+    monkeypatch.setattr(point_deltas_module, "numbers_in", counted)
 
     async def scenario(made: Stage) -> None:
         before: list[tuple[int, int, int]] = []
@@ -263,8 +260,8 @@ def test_d15_points_that_name_each_others_transfers_take_no_more_memory(monkeypa
             await made.agreed(all_before)
             before += [(made.script.epoch, made.script.position - 1, row) for row in range(4)]
         assert not made.asked
-        stretch = made.secondary.folder._stretch(None, made.secondary.agreed)
-        all_of(await pieces_of(made, stretch), Span(1, 7))
+        log_range = made.secondary.ranges.up_to_point(None, made.secondary.agreed)
+        all_of(await pieces_of(made, log_range), Span(1, 7))
         assert sum(named) == 6 * 4
 
     on_stage(scenario)
@@ -279,10 +276,10 @@ def test_d15_a_record_that_disagrees_with_the_log_is_damage_and_both_are_named()
         script.whole(12, 2)
         await made.agreed(lambda claim: claim.rows.update({12: [(1, 6, 2)]}))
         assert made.asked == [[12]]
-        pieces = await pieces_of(made, made.secondary.folder._stretch(None, made.secondary.agreed))
+        pieces = await pieces_of(made, made.secondary.ranges.up_to_point(None, made.secondary.agreed))
         all_of(pieces, Span(1, 2))
         with pytest.raises(Damaged) as damaged:
-            all_of(leaving_out(pieces, Kind.FIXUP), Span(1, 2))
+            all_of(leaving_out(pieces, Kind.LOCAL_BLOCKS), Span(1, 2))
         assert damaged.value.code == "record-disagrees"
         rows = np.concatenate([columns.rows for _, columns in pieces])
         written = rows[rows["kind"] == Kind.WRITES]
@@ -300,7 +297,7 @@ def test_d15_a_record_that_is_not_there_is_damage() -> None:
         await made.agreed()
         made.script.part(10, 7, b"in part")
         await made.agreed()
-        pieces = await pieces_of(made, made.secondary.folder._stretch(None, made.secondary.agreed))
+        pieces = await pieces_of(made, made.secondary.ranges.up_to_point(None, made.secondary.agreed))
         all_of(pieces, Span(1, 3))
         for span in (Span(1, 4), Span(1, 5)):
             with pytest.raises(Damaged, match="The record of point cp4"):

@@ -16,35 +16,29 @@ import pytest
 
 from revolume.host.network import Wire
 from revolume.mirror import link as link_module
-from revolume.mirror import target_session
-from revolume.mirror.base_intake import FRAMES_AHEAD
-from revolume.mirror.compact import pack_log
-from revolume.mirror.decide import Rule
-from revolume.mirror.frames import FRAME, Type, control
-from revolume.mirror.messages import (
-    EPOCH,
-    NOWHERE,
-    NUMBER,
-    Begin,
+from revolume.mirror.catch_up_plan import Rule
+from revolume.mirror.mirror_status import MirrorState
+from revolume.mirror.source.mirror_source import MirrorSource
+from revolume.mirror.target import target_session
+from revolume.mirror.target.link_listener import STRANGERS_MAX
+from revolume.mirror.wire.begin_messages import BaseStart, Begin, EpochEntry, pack_begin, unpack_begin
+from revolume.mirror.wire.block_messages import BASE_FRAMES_AHEAD as FRAMES_AHEAD
+from revolume.mirror.wire.block_messages import BlockRows, pack_base, pack_block_request, pack_blocks
+from revolume.mirror.wire.codec import NOWHERE, Identity
+from revolume.mirror.wire.frames import FRAME, Type, control
+from revolume.mirror.wire.greeting_messages import (
     Hello,
-    Identity,
-    Positions,
-    Start,
     TargetState,
     Welcome,
-    pack_begin,
     pack_hello,
-    pack_positions,
     pack_welcome,
-    unpack_begin,
     unpack_hello,
-    unpack_refusal,
     unpack_welcome,
 )
-from revolume.mirror.rows import pack_base, pack_need, pack_whole
-from revolume.mirror.source import MirrorSource
-from revolume.mirror.status import MirrorState
-from revolume.mirror.target import STRANGERS_MAX
+from revolume.mirror.wire.log_frame import pack_log
+from revolume.mirror.wire.moment_messages import MOMENT_FRAMES_AHEAD, PinnedMoment, pack_moment
+from revolume.mirror.wire.session_messages import EPOCH, NUMBER, pack_positions, unpack_refusal
+from revolume.volume.members.positions import Positions
 from tests.mirror.harness import NODE, OTHER_NODE, TARGET_NODE, Raw, World, run, until, world
 from tests.mirror.storage import REIGN, VOLUME, Kept, MirrorRecord
 
@@ -78,7 +72,7 @@ class Scripted(Raw):
     async def begin_base(self, w: World) -> None:
         await self.greet(w)
         end = dataclasses.replace(w.log.last, epoch=1, reign=REIGN)
-        start = Start(end, 7, 0, 0, w.origin.size, (0, 0), ())
+        start = BaseStart(end, 7, 0, 0, w.origin.size, (0, 0), ())
         self.say(Type.BEGIN, pack_begin(Begin(Rule.BASE, None, None, start)))
         assert (await self.frame())[0] == Type.POSITIONS
 
@@ -87,7 +81,7 @@ class Scripted(Raw):
 
     def ship(self, kept: Kept) -> None:
         epoch = control(Type.EPOCH, self.session, EPOCH.pack(kept.end.epoch, kept.end.reign))
-        log = pack_log(self.session, kept.proper, len(kept.payload)) + kept.payload
+        log = pack_log(self.session, kept.shared_header, len(kept.payload)) + kept.payload
         self.send(log if kept.end.position > 1 else epoch + log)
 
 
@@ -132,7 +126,7 @@ class TestGreeting:
             (b"GET / HTTP/1.1\r\n\r\n", "where none is expected"),
             (bytes(100), "where none is expected"),
             (b"\xff" * 5000, "where none is expected"),
-            (FRAME.pack(4097, Type.HELLO, 0, 0, 0), "4097 bytes; 4096 are allowed"),
+            (FRAME.pack(6145, Type.HELLO, 0, 0, 0), "6145 bytes; 6144 are allowed"),
             (FRAME.pack(0xFFFFFFFF, Type.HELLO, 0, 0, 0), "are allowed"),
             (FRAME.pack(8, Type.HELLO, 0, 0, 5) + bytes(8), "of another session"),
             (FRAME.pack(8, Type.HELLO, 0, 1, 0) + bytes(8), "not clean"),
@@ -140,7 +134,7 @@ class TestGreeting:
             (FRAME.pack(0, Type.HELLO, 0, 0, 0), "shorter than what it says"),
             (control(Type.HELLO, 0, b""), "not what its type says"),
             (control(Type.HELLO, 0, b"\2\0\1\2" + bytes(300)), "not what its type says"),
-            (control(Type.FETCH, 0, b"\1\0" + bytes(102)), "one speaks version 2, the other version 1."),
+            (control(Type.FETCH, 0, b"\1\0" + bytes(102)), "one speaks versions 2 to 8, the other version 1."),
             (FRAME.pack(100, Type.LOG, 0, 0, 0), "LOG came where none is expected"),
             (control(Type.BEGIN, 0, bytes(96)), "BEGIN came where none is expected"),
             (control(Type.POSITIONS, 0, bytes(32)), "POSITIONS came where none is expected"),
@@ -157,12 +151,12 @@ class TestGreeting:
     def test_a_version_that_nobody_here_speaks_is_refused_in_words_to_both(self, folder: Path) -> None:
         async def scenario(w: World, peer: Scripted) -> None:
             hello = bytearray(pack_hello(Hello(1, 9, 9, VOLUME, NODE, REIGN, 1, 1, 0, w.log.last, "vol", "m1")))
-            struct.pack_into("<HBB", hello, 0, 9, 1, 7)
+            struct.pack_into("<HBB", hello, 0, 11, 1, 9)
             peer.send(control(Type.HELLO, 0, bytes(hello)))
             kind, _, body = await peer.frame()
             assert kind == Type.REFUSED
             assert unpack_refusal(body).code == "link-version"
-            await broken_off(w, peer, "one speaks version 2, the other versions 7 to 9.")
+            await broken_off(w, peer, "one speaks versions 2 to 8, the other versions 9 to 11.")
 
         against_target(scenario, folder)
 
@@ -216,7 +210,7 @@ class TestGreeting:
             for one in crowd:
                 one.wire.abort()
             peer.wire.abort()
-            await until(lambda: not w.target._sessions)
+            await until(lambda: not w.target._listener._sessions)
 
         against_target(scenario, folder)
 
@@ -235,7 +229,7 @@ class TestAdmission:
             await peer.begin(w, epoch=5, oldest=0)
             peer.send(control(Type.EPOCH, peer.session, EPOCH.pack(5, REIGN)))
             kept = w.log.kept[0]
-            peer.send(pack_log(peer.session, kept.proper, BLOCK) + kept.payload)
+            peer.send(pack_log(peer.session, kept.shared_header, BLOCK) + kept.payload)
             await until(lambda: w.secondary.received == position)
             await self.refused(w, "second-source", node=OTHER_NODE, epoch=9)
             await self.refused(w, "second-source", volume=b"v" * 16)
@@ -311,7 +305,7 @@ class TestDeciding:
         async def scenario(w: World, peer: Scripted) -> None:
             w.log.write(0, bytes(BLOCK))
             await peer.greet(w)
-            start = Start(w.log.last, 7, 0, 0, MIB, (0, 0), ())
+            start = BaseStart(w.log.last, 7, 0, 0, MIB, (0, 0), ())
             peer.say(Type.BEGIN, pack_begin(Begin(rule, Identity(0, bytes(16), bytes(16)), None, start)))
             await broken_off(w, peer, "decided by rule")
             assert w.shelf.created == []
@@ -353,7 +347,7 @@ class TestMirroring:
     def test_the_same_again(self, folder: Path) -> None:
         def say(w: World, peer: Scripted) -> None:
             kept = w.log.kept[0]
-            peer.send(pack_log(peer.session, kept.proper, BLOCK) + kept.payload)
+            peer.send(pack_log(peer.session, kept.shared_header, BLOCK) + kept.payload)
 
         self.spoilt(folder, "not of the log", say)
 
@@ -369,7 +363,7 @@ class TestMirroring:
     def test_counts_that_lie(self, folder: Path) -> None:
         def say(w: World, peer: Scripted) -> None:
             kept = w.log.kept[1]
-            frame = bytearray(pack_log(peer.session, kept.proper, BLOCK) + kept.payload)
+            frame = bytearray(pack_log(peer.session, kept.shared_header, BLOCK) + kept.payload)
             struct.pack_into("<I", frame, 16 + 8, 1000)  # blocks
             peer.send(bytes(frame))
 
@@ -397,7 +391,7 @@ class TestMirroring:
     def test_whole_blocks_that_nobody_asked_for(self, folder: Path) -> None:
         def say(w: World, peer: Scripted) -> None:
             none = np.zeros(0, np.uint64)
-            peer.say(Type.WHOLE, pack_whole(5, none, none))
+            peer.say(Type.BLOCKS, pack_blocks(5, none, none))
 
         self.spoilt(folder, "nobody asked for", say)
 
@@ -407,11 +401,10 @@ class TestMirroring:
             w.log.write(0, os.urandom(BLOCK))
             await peer.begin(w)
             asked = await w.origin.pin_base(MirrorRecord())
-            assert w.secondary.ask_whole is not None
-            asking = asyncio.ensure_future(w.secondary.ask_whole(asked, [1, 2]))
-            assert (await peer.frame())[0] == Type.NEED
+            asking = asyncio.ensure_future(w.secondary.source.fetch_blocks(asked, [1, 2]))
+            assert (await peer.frame())[0] == Type.REQUEST_BLOCKS
             zeroes = np.zeros(len(blocks), np.uint64)
-            peer.say(Type.WHOLE, pack_whole(point, np.array(blocks, np.uint64), zeroes))
+            peer.say(Type.BLOCKS, pack_blocks(point, np.array(blocks, np.uint64), zeroes))
             await broken_off(w, peer, "hole blocks")
             with pytest.raises(ConnectionError):
                 await asking
@@ -463,6 +456,33 @@ class TestMirroring:
 
 
 class TestBase:
+    @pytest.mark.parametrize(
+        "named", [[(1 << 40, REIGN)], [(1, b"o" * 16)], [(0, REIGN)], [(1, REIGN), (1, REIGN)]],
+        ids=["newer", "rival", "none", "twice"],
+    )  # fmt: skip
+    def test_openings_that_it_can_not_know(self, named: list[tuple[int, bytes]], folder: Path) -> None:
+        """They would keep the true source away for ever, and be what a promotion goes on above."""
+
+        async def scenario(w: World, peer: Scripted) -> None:
+            await peer.greet(w)
+            end = dataclasses.replace(w.log.last, epoch=1, reign=REIGN)
+            openings = tuple(EpochEntry(number, reign, 0, 0) for number, reign in named)
+            start = BaseStart(end, 7, 0, 0, w.origin.size, (0, 0), openings)
+            peer.say(Type.BEGIN, pack_begin(Begin(Rule.BASE, None, None, start)))
+            await broken_off(w, peer, "names openings that are newer than its own")
+
+        against_target(scenario, folder, empty=True)
+
+    def test_an_opening_without_number_behind_it(self, folder: Path) -> None:
+        async def scenario(w: World, peer: Scripted) -> None:
+            await peer.greet(w, epoch=(1 << 64) - 1)
+            end = dataclasses.replace(w.log.last, epoch=1, reign=REIGN)
+            start = BaseStart(end, 7, 0, 0, w.origin.size, (0, 0), ())
+            peer.say(Type.BEGIN, pack_begin(Begin(Rule.BASE, None, None, start)))
+            await broken_off(w, peer, "names openings that are newer than its own")
+
+        against_target(scenario, folder, empty=True)
+
     def spoilt(self, folder: Path, sentence: str, say: Callable[[World, Scripted], None]) -> None:
         async def scenario(w: World, peer: Scripted) -> None:
             await peer.begin_base(w)
@@ -496,6 +516,26 @@ class TestBase:
                 self.piece(peer, [at], at + 1)
 
         self.spoilt(folder, "runs ahead", say)
+
+    def moment(self, peer: Scripted) -> None:
+        nothing = np.zeros(0, np.uint64)
+        rows = BlockRows(nothing, nothing, memoryview(b""))
+        peer.say(Type.MOMENT, pack_moment(PinnedMoment(1, 2, 3, 4, BLOCK, (0, 0), bytes(16)), rows, True))
+
+    def test_earlier_moments_that_run_ahead(self, folder: Path) -> None:
+        def say(w: World, peer: Scripted) -> None:
+            w.secondary.slow = 5.0
+            for _ in range(MOMENT_FRAMES_AHEAD + 1):
+                self.moment(peer)
+
+        self.spoilt(folder, "moments run ahead", say)
+
+    def test_an_earlier_moment_behind_the_begin_of_the_base(self, folder: Path) -> None:
+        def say(w: World, peer: Scripted) -> None:
+            self.piece(peer, [1], 5)
+            self.moment(peer)
+
+        self.spoilt(folder, "behind the begin of the base", say)
 
     def test_the_end_of_another_base(self, folder: Path) -> None:
         self.spoilt(
@@ -614,7 +654,7 @@ class TestSource:
         [
             b"\xff" * 100,
             FRAME.pack(8, Type.HELLO, 0, 0, 77) + bytes(8),
-            FRAME.pack(0xFFFFFFFF, Type.NEED, 0, 0, 77),
+            FRAME.pack(0xFFFFFFFF, Type.REQUEST_BLOCKS, 0, 0, 77),
         ],
     )
     def test_noise(self, noise: bytes, folder: Path) -> None:
@@ -630,7 +670,7 @@ class TestSource:
         async def scenario(w: World, trap: Trap) -> None:
             peer = await trap.begun()
             for _ in range(40):
-                peer.say(Type.NEED, pack_need(1, [1, 2, 3]))
+                peer.say(Type.REQUEST_BLOCKS, pack_block_request(1, [1, 2, 3]))
             await peer.ended.wait()
             await until(lambda: any("asks for more blocks" in text for text in trap.told))
 
@@ -663,12 +703,12 @@ class TestSource:
         async def scenario(w: World, trap: Trap) -> None:
             peer = await trap.peers.get()
             await peer.frame()
-            from revolume.mirror.messages import Refusal, pack_refusal
+            from revolume.mirror.wire.session_messages import Refusal, pack_refusal
 
             peer.say(Type.REFUSED, pack_refusal(Refusal("no", "Not\x1b[2J today.", "Come\nback.")))
             await peer.ended.wait()
             await until(lambda: trap.source.status().state == MirrorState.REFUSED)
-            assert "Not [2J today. Come back." in trap.source.status().sentence
+            assert "Not [2J today. Come back." in trap.source.status().reason
             await asyncio.sleep(0.5)
             assert trap.peers.empty()
             assert len(trap.told) == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from revolume.mirror import reporter
-from revolume.mirror.status import MirrorState
+from revolume.mirror.mirror_status import MirrorState
+from revolume.mirror.target import reporter
 from tests.mirror.harness import TRANSPORTS, run, until, world
 from tests.mirror.storage import MirrorRecord
 
@@ -162,9 +162,10 @@ def test_what_a_client_waits_for_is_asked_again_when_the_link_is_back(
     async def scenario() -> None:
         async with world(folder) as w:
             position = w.log.write(0, os.urandom(BLOCK))
-            w.origin.waited_for = position  # asked of nobody: there was no link
+            waiting = asyncio.ensure_future(w.mirror.wait_durable(position))  # asked of nobody: there is no link
             w.source.start()
-            await until(lambda: w.mirror.durable >= position)
+            await waiting
+            assert w.mirror.durable >= position
 
     run(scenario, 10)
 
@@ -228,8 +229,9 @@ def test_a_slow_target_costs_the_source_no_memory(folder: Path) -> None:
             session = w.source._session
             assert session is not None
             assert session.link.backlog <= 4 << 20 | 2 << 20
-            assert session.pump is not None
-            assert session.pump.sent < w.log.end
+            log = w.source.progress.log
+            assert log is not None
+            assert log.sent < w.log.end
             assert w.source.status().lag_bytes > 20 << 20
             w.secondary.room_for = 1 << 60
             await w.arrived()
@@ -262,9 +264,7 @@ class TestBase:
         return {block: os.urandom(BLOCK) for block in chance.sample(range(16000), count)}
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_an_empty_target_gets_the_base_and_then_the_log(
-        self, transport: str, folder: Path
-    ) -> None:
+    def test_an_empty_target_gets_the_base_and_then_the_log(self, transport: str, folder: Path) -> None:
         async def scenario() -> None:
             async with world(folder, transport, empty=True) as w:
                 fill(w.log, 1, 30)
@@ -356,8 +356,7 @@ class TestWhole:
                 w.source.start()
                 await w.arrived()
                 point = await w.origin.pin_base(MirrorRecord())
-                assert w.secondary.ask_whole is not None
-                found = await w.secondary.ask_whole(point, list(range(1000)))
+                found = await w.secondary.source.fetch_blocks(point, list(range(1000)))
                 assert found == {block: w.origin.content.get(block) for block in range(1000)}
                 assert w.source.status().whole_bytes > 500 * BLOCK
 
@@ -373,9 +372,8 @@ class TestWhole:
                 await w.arrived()
                 point = await w.origin.pin_base(MirrorRecord())
                 w.origin.points.clear()
-                assert w.secondary.ask_whole is not None
                 with pytest.raises(NotFound):
-                    await w.secondary.ask_whole(point, [1])
+                    await w.secondary.source.fetch_blocks(point, [1])
                 fill(w.log, 2, 3)
                 await w.arrived()
 

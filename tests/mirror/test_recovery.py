@@ -15,13 +15,13 @@ import pytest
 
 from revolume.errors import Refused
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE
-from revolume.mirror import recovery
-from revolume.mirror.recovery import Elsewhere, fetch_longer_tail
-from revolume.mirror.shelf import DirectoryShelf
-from revolume.mirror.target import Target
-from revolume.volume.manifest import MirrorMode
-from revolume.volume.opening import open_secondary
+from revolume.log.write.operations import OP_WRITE
+from revolume.mirror.recovery import recover_from_mirrors as recovery
+from revolume.mirror.recovery.recover_from_mirrors import MirrorAddress, fetch_longer_tail
+from revolume.mirror.target.copy_directory import RealCopyDirectory
+from revolume.mirror.target.target import Target
+from revolume.volume.metadata.manifest_state import MirrorMode
+from revolume.volume.open.open import open_secondary
 from tests.mirror.scripted import MEMORY, content
 from tests.volume import mirrored as mirrored_module
 from tests.volume.driver import BLOCK, SMALL, abandon
@@ -50,7 +50,7 @@ class Lost(Mirrored):
         await self.settle()
         await self.acknowledge()
         await self.change([(OP_WRITE, 20 * BLOCK, content(2, 4))])
-        await self.volume.core.commit.synced()
+        await self.volume.log.commit.synced()
         for seed in range(5):
             await self.change([(OP_WRITE, (30 + seed) * BLOCK, content(10 + seed, 3))])
         await self.ship()
@@ -59,18 +59,18 @@ class Lost(Mirrored):
 
     async def power_is_lost(self) -> None:
         places = self._places()
-        durable = self.volume.core.commit.durable
+        durable = self.volume.log.commit.durable
         assert self.secondary is not None and self.secondary.received == durable + 5
         await abandon(self.volume)
         self._lose(behind=durable, places=places)
 
     async def serve(self) -> None:
-        shelf = DirectoryShelf(self.host, str(self.there), THERE, self.secondary)
+        shelf = RealCopyDirectory(self.host, str(self.there), THERE, self.secondary)
         self.target = Target(self.host, shelf, None, lambda sentence: None)
         await self.target.listen(self.address)
 
     async def fetch(self, *, alone: bool = False, named: bool = True) -> None:
-        places = [Elsewhere("m", self.address)] if named else []
+        places = [MirrorAddress("m", self.address)] if named else []
         await fetch_longer_tail(self.host, str(self.path), self.options, places, None, alone, self.told.append)
 
     async def opens(self, whole: bool) -> None:
@@ -199,13 +199,13 @@ def test_a_mirror_that_holds_less_than_it_acknowledged_proves_nothing(mode: Mirr
         assert there is not None
         shutil.copytree(made.there, made.there.with_name("old"), ignore=shutil.ignore_patterns("*.sock"))
         await made.change([(OP_WRITE, 50 * BLOCK, content(50, 3))])
-        await made.volume.cutter.cut()
+        await made.volume.point_maker.cut()
         await made.ship()
         await made.settle()
         await there.make_durable(there.received)
         await made.acknowledge()
-        places, durable = made._places(), made.volume.core.commit.durable
-        known = made.volume.core.manifest.state.mirrors[0].durable
+        places, durable = made._places(), made.volume.log.commit.durable
+        known = made.volume.manifest.state.mirrors[0].durable
         await abandon(made.volume)
         made._lose(behind=durable, places=places)
         await abandon_secondary(there)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from revolume.host import real_host
-from revolume.mirror.fetch import fetch_tail
-from revolume.mirror.messages import Fetch
-from revolume.volume.end import End
+from revolume.mirror.recovery.tail_fetcher import fetch_tail
+from revolume.mirror.wire.tail_messages import Fetch
+from revolume.volume.open.log_identity import End
 from tests.mirror.harness import run
 
 
-class Keeper:
+class TransferStore:
     """Is never given anything."""
 
     received = 0
@@ -32,7 +32,7 @@ def test_nothing_is_logged_for_a_mirror_that_did_not_answer_in_time(tmp_path: Pa
         host = real_host()
         fetch = Fetch(bytes(16), bytes(16), End(1, 1, bytes(16), bytes(16), 0, 0))
         with pytest.raises(TimeoutError):
-            keeper: Any = Keeper()
+            keeper: Any = TransferStore()
             await fetch_tail(host, f"unix:{tmp_path}/link", None, fetch, keeper, 16, 0.1)
         gc.collect()
         await asyncio.sleep(0)

@@ -13,20 +13,21 @@ from typing import Any
 import pytest
 
 from revolume.errors import RevolumeError
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.host import real_host
-from revolume.log.carried import Carried
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.mirror.fetch import fetch_tail
-from revolume.mirror.messages import Fetch
-from revolume.mirror.origin import VolumeOrigin
-from revolume.mirror.shelf import DirectoryShelf
-from revolume.mirror.source import MirrorSource
-from revolume.mirror.status import MirrorState
-from revolume.mirror.target import Target
-from revolume.volume.end import End
-from revolume.volume.manifest import MirrorMode
-from revolume.volume.opening import open_secondary
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.mirror.mirror_status import MirrorState
+from revolume.mirror.recovery.tail_fetcher import fetch_tail
+from revolume.mirror.source.mirror_source import MirrorSource
+from revolume.mirror.source.volume_source import VolumeSource
+from revolume.mirror.target.copy_directory import RealCopyDirectory
+from revolume.mirror.target.target import Target
+from revolume.mirror.wire.tail_messages import Fetch
+from revolume.volume.metadata.manifest_state import MirrorMode
+from revolume.volume.open.log_identity import End
+from revolume.volume.open.open import open_secondary
+from revolume.volume.secondary import Secondary
 from tests.mirror.harness import run, until
 from tests.volume.driver import BLOCK, SEGMENT, SMALL, abandon
 from tests.volume.mirrored import Mirrored
@@ -46,16 +47,20 @@ class Linked(Mirrored):
         super().__init__(real_host(), folder / "vol", SIZE)
         self.folder = folder
         self.told: list[str] = []
-        self.shelf: DirectoryShelf | None = None
+        self.shelf: RealCopyDirectory | None = None
         self.target: Target | None = None
         self.source: MirrorSource | None = None
         self.address = f"unix:{folder}/m.sock"
         self.chance = random.Random(7)
 
+    def tell(self, event: str) -> None:
+        print(event)  # shown with a failing test
+        self.told.append(event)
+
     async def serve_mirror(self) -> None:
         secondary = await open_secondary(self.host, str(self.there), THERE) if self.there.exists() else None
-        self.shelf = DirectoryShelf(self.host, str(self.there), THERE, secondary)
-        self.target = Target(self.host, self.shelf, None, self.told.append)
+        self.shelf = RealCopyDirectory(self.host, str(self.there), THERE, secondary)
+        self.target = Target(self.host, self.shelf, None, self.tell)
         await self.target.listen(self.address)
 
     async def stop_mirror(self) -> None:
@@ -68,9 +73,9 @@ class Linked(Mirrored):
 
     async def feed_mirror(self) -> None:
         mirror = await self.volume.mirrors.register("m", self.mode)
-        origin = VolumeOrigin(self.volume)
-        node = self.volume.core.manifest.state.node
-        self.source = MirrorSource(self.host, origin, mirror, self.address, node, None, self.told.append)
+        origin = VolumeSource(self.volume)
+        node = self.volume.manifest.state.node
+        self.source = MirrorSource(self.host, origin, mirror, self.address, node, None, self.tell)
         self.source.start()
 
     async def stop_feeding(self) -> None:
@@ -106,6 +111,8 @@ class Linked(Mirrored):
         source = self.source
         await until(lambda: source.status().state == MirrorState.IN_SYNC)
         await until(lambda: self.volume.released(self.volume.position))
+        await until(lambda: len(self.volume.manifest.state.resync_points) > 0)  # the log has said where it stands
+        assert await self.volume.membership.all_stated()
 
     async def agreed(self) -> None:
         """A point is made, and reached there."""
@@ -242,7 +249,7 @@ def test_a_primary_fetches_the_tail_that_only_its_mirror_has(folder: Path) -> No
         behind = End(position, *here, 0, 0)
         taken: list[int] = []
 
-        class Keeper:
+        class TransferStore:
             received = position
 
             def keep(self, carried):
@@ -254,17 +261,21 @@ def test_a_primary_fetches_the_tail_that_only_its_mirror_has(folder: Path) -> No
 
             async def room(self, blocks): ...
 
+            def check_end(self, end): ...
+
         volume = linked.volume.volume_id
-        node = linked.volume.core.manifest.state.node
+        node = linked.volume.manifest.state.node
         await linked.stop_feeding()
         fetched = await fetch_tail(
-            linked.host, linked.address, None, Fetch(volume, node, behind), Keeper(), 16, 5.0
+            linked.host, linked.address, None, Fetch(volume, node, behind), TransferStore(), 16, 5.0
         )
         assert taken == list(range(position + 1, feed.end + 1))
         assert fetched.mirror.position == feed.end
         with pytest.raises(RevolumeError, match="not the one"):
             other = replace(behind, chain=b"x" * 16)
-            await fetch_tail(linked.host, linked.address, None, Fetch(volume, node, other), Keeper(), 16, 5.0)
+            await fetch_tail(
+                linked.host, linked.address, None, Fetch(volume, node, other), TransferStore(), 16, 5.0
+            )
         await linked.stop()
         await linked.host.work.close()
 
@@ -283,7 +294,7 @@ def test_views_of_a_mirror_are_of_its_points(folder: Path) -> None:
         await linked.in_sync()
         await linked.agreed()
         assert linked.secondary is not None
-        view = await open_view(linked.secondary, Spot(linked.secondary.agreed.write, 0), "test")
+        view = await open_view(linked.secondary, ResolvedMoment(linked.secondary.agreed.write, 0), "test")
         view.close()
         await linked.stop()
         await linked.host.work.close()
@@ -312,7 +323,7 @@ def test_a_write_that_left_before_it_failed_here_is_in_the_mirrors_log_and_is_fe
         await linked.feed_mirror()
         await linked.churn(10)
         await linked.in_sync()
-        volume, appender = linked.volume, linked.volume.core.appender
+        volume, appender = linked.volume, linked.volume.log.appender
         behind = volume.feed.end
         found = await volume.feed.identity_at(behind)
         assert found is not None
@@ -325,27 +336,90 @@ def test_a_write_that_left_before_it_failed_here_is_in_the_mirrors_log_and_is_fe
         assert volume.position == behind, "it is not in this log, so it was not answered"
         with pytest.raises(RevolumeError, match="Writing the log failed"):
             await linked.append([(OP_WRITE, BLOCK, BLOCK, memoryview(b"u" * BLOCK))])
-        taken: list[Carried] = []
+        taken: list[ReceivedTransfer] = []
 
-        class Keeper:
+        class TransferStore:
             received = behind
 
-            def keep(self, carried: Sequence[Carried]) -> int:
+            def keep(self, carried: Sequence[ReceivedTransfer]) -> int:
                 taken.extend(replace(one, payload=bytes(one.payload)) for one in carried)
                 return taken[-1].transfer.position
 
-            def need(self, carried: Sequence[Carried]) -> int:
+            def need(self, carried: Sequence[ReceivedTransfer]) -> int:
                 return 1
 
             async def room(self, blocks: int) -> None: ...
 
+            def check_end(self, end: End) -> None: ...
+
         await linked.stop_feeding()
         end = End(behind, *found, volume.write, appender.time_ns)
-        fetch = Fetch(volume.volume_id, volume.core.manifest.state.node, end)
-        await fetch_tail(linked.host, linked.address, None, fetch, Keeper(), 16, 5.0)
+        fetch = Fetch(volume.volume_id, volume.manifest.state.node, end)
+        await fetch_tail(linked.host, linked.address, None, fetch, TransferStore(), 16, 5.0)
         assert [one.payload for one in taken] == [b"t" * BLOCK]
         await linked.stop_mirror()
         await abandon(volume)
         await linked.host.work.close()
 
     run(scenario, 60)
+
+
+async def losing_its_link_at_the_end_of_the_base(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Linked, asyncio.Event]:
+    """The link is gone while the base is being completed, which goes on when the event is set."""
+    begun, released, finish = asyncio.Event(), asyncio.Event(), Secondary.finish_base
+
+    async def slow(self: Secondary) -> None:
+        begun.set()
+        await released.wait()
+        await finish(self)
+
+    monkeypatch.setattr(Secondary, "finish_base", slow)
+    linked = Linked(folder)
+    await linked.open()
+    await linked.churn(20)
+    await linked.serve_mirror()
+    await linked.feed_mirror()
+    await begun.wait()
+    await linked.stop_feeding()
+    return linked, released
+
+
+def test_a_base_that_is_being_completed_when_the_link_breaks_is_complete_for_the_next_session(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a session has begun to store is stored before the next one is told what is there."""
+
+    async def scenario() -> None:
+        linked, released = await losing_its_link_at_the_end_of_the_base(folder, monkeypatch)
+        await linked.feed_mirror()
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        released.set()
+        await linked.in_sync()
+        await linked.agreed()
+        await linked.check_mirror(10)
+        assert not any("where none is expected" in told or "rule resume-base" in told for told in linked.told)
+        await linked.stop()
+
+    run(scenario)
+
+
+def test_a_mirror_that_stops_has_stored_what_was_begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        linked, released = await losing_its_link_at_the_end_of_the_base(folder, monkeypatch)
+        await until(lambda: linked.target is not None and linked.target.current is None)
+        stopping = asyncio.get_running_loop().create_task(linked.stop_mirror())
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        assert not stopping.done()
+        released.set()
+        await stopping
+        await linked.serve_mirror()
+        assert linked.shelf is not None
+        assert linked.shelf.secondary is not None
+        assert linked.shelf.secondary.base is None, "it is whole"
+        await linked.stop()
+
+    run(scenario)

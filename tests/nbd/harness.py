@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from revolume.host import Host, real_host
+from revolume.nbd.bounds.limits import Limits
 from revolume.nbd.client import Client
-from revolume.nbd.handshake import Dialect
-from revolume.nbd.limits import Limits
-from revolume.nbd.server import Server
+from revolume.nbd.server.server import Server
+from revolume.nbd.wire.constants import Dialect
 from tests.nbd.memory import Memory, MemoryExports
 
 MiB = 1 << 20
@@ -56,7 +56,7 @@ async def serving(
         await host.work.close()
 
 
-def run(scenario: Callable[[], Awaitable[None]], seconds: float = 30) -> None:
+def run(scenario: Callable[[], Awaitable[None]], seconds: float = 100) -> None:
     """Run a scenario in a loop of its own; hanging is failing."""
 
     async def bounded() -> None:

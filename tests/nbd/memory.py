@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from revolume.errors import NotFound
 from revolume.host.network import Peer
-from revolume.log.ops import OP_WRITE, NoRoomNow, Op
-from revolume.nbd.constants import DIRTY, Errno, State
-from revolume.nbd.errors import ExportError
+from revolume.log.write.operations import OP_WRITE, Op, WouldBlock
+from revolume.nbd.wire.constants import DIRTY, Errno, State
+from revolume.nbd.wire.errors import ExportError
 
 BLOCK = 4096
 
@@ -77,7 +77,7 @@ class MemoryExport:
         if memory.append_error is not None:
             raise memory.append_error
         if memory.roomless:
-            raise NoRoomNow
+            raise WouldBlock
         for kind, offset, length, payload in ops:
             first, last = offset // BLOCK, (offset + length - 1) // BLOCK
             if kind == OP_WRITE:

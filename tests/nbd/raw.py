@@ -6,8 +6,8 @@ import asyncio
 import struct
 from collections.abc import Iterable
 
-from revolume.nbd import options
-from revolume.nbd.constants import Info, Option, Reply
+from revolume.nbd.wire import options
+from revolume.nbd.wire.constants import Info, Option, Reply
 
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZERO, STATUS = range(8)
 
@@ -42,12 +42,12 @@ class Raw:
         self.writer.write(b"".join(data))
 
     async def take(self, count: int) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.reader.readexactly(count)
 
     async def rest(self) -> bytes:
         """All until the server closes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             try:
                 return await self.reader.read(-1)
             except ConnectionError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from revolume.nbd.budget import Account, Budget
+from revolume.nbd.bounds.budget import Account, Budget
 from tests.nbd.harness import run
 
 
@@ -34,7 +34,7 @@ def test_one_at_its_own_limit_does_not_hold_up_the_others():
         assert one.try_take(30)
         waiting = asyncio.ensure_future(one.take(10))
         await asyncio.sleep(0)
-        await asyncio.wait_for(two.take(20), 1)
+        await asyncio.wait_for(two.take(20), 60)
         assert not waiting.done()
         one.give(30)
         await waiting

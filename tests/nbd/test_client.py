@@ -10,10 +10,9 @@ import pytest
 
 from revolume.errors import UsageError
 from revolume.nbd.client import Client
-from revolume.nbd.constants import Errno, TransmissionFlag
-from revolume.nbd.errors import Disconnected, ExportError
-from revolume.nbd.handshake import Dialect
-from revolume.nbd.uri import Place, parse_uri, uri
+from revolume.nbd.wire.constants import Dialect, Errno, TransmissionFlag
+from revolume.nbd.wire.errors import Disconnected, ExportError
+from revolume.nbd.wire.uri import Place, parse_uri, uri
 from tests.nbd.harness import MiB, run, serving
 
 every_dialect = pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)

@@ -17,8 +17,8 @@ import pytest
 
 from revolume.host import real_host
 from revolume.host.tls import server_context
-from revolume.nbd.limits import Limits
-from revolume.nbd.server import Server
+from revolume.nbd.bounds.limits import Limits
+from revolume.nbd.server.server import Server
 from tests.nbd.memory import Memory, MemoryExports
 from tests.support.programs import libnbd_python, need, run
 
@@ -56,13 +56,13 @@ def running(folder: Path, pki: Path | None = None, size: int = 64 * MiB) -> Iter
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     loop, stop, place = ready[0]
     try:
         yield place
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(60)
     assert not thread.is_alive()
     assert place.memory.open == 0
 

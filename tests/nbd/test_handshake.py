@@ -10,38 +10,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revolume.nbd import options
-from revolume.nbd.constants import (
+from revolume.nbd.bounds.limits import OptionLimits
+from revolume.nbd.server.handshake import TRANSITIONS, Handshake, State
+from revolume.nbd.server.handshake_events import Leave, StartTls, WantContexts, WantExport, WantList
+from revolume.nbd.server.option_handlers import Tls
+from revolume.nbd.wire import options
+from revolume.nbd.wire.constants import (
     GREETING_MAGIC,
     OPTION_MAGIC,
     OPTION_REPLY_MAGIC,
+    Dialect,
     Info,
     Option,
     Reply,
     TransmissionFlag,
 )
-from revolume.nbd.errors import ProtocolError
-from revolume.nbd.handshake import (
-    TRANSITIONS,
-    Bounds,
-    Dialect,
-    Handshake,
-    Leave,
-    StartTls,
-    State,
-    Tls,
-    WantContexts,
-    WantExport,
-    WantList,
-)
-from revolume.nbd.options import ExportFacts
+from revolume.nbd.wire.errors import ProtocolError
+from revolume.nbd.wire.options import ExportFacts
 
 FLAGS = struct.pack(">I", 3)
 FACTS = ExportFacts("vol1", "a volume", 1 << 20, int(TransmissionFlag.HAS_FLAGS), 1, 4096, 64 << 20)
 
 
-def begun(tls: Tls = Tls.NONE, bounds: Bounds | None = None, flags: int = 3) -> Handshake:
-    machine = Handshake(tls, bounds or Bounds())
+def begun(tls: Tls = Tls.NONE, bounds: OptionLimits | None = None, flags: int = 3) -> Handshake:
+    machine = Handshake(tls, bounds or OptionLimits())
     assert machine.take_answers() == struct.pack(">QQH", GREETING_MAGIC, OPTION_MAGIC, 3)
     machine.receive(struct.pack(">I", flags))
     assert machine.next_event() is None
@@ -90,7 +82,7 @@ def test_go_tells_what_was_asked_for_and_ends_the_option_phase():
     assert found[2][2] == b"\0\2a volume"
     assert found[3][2] == struct.pack(">HIII", 3, 1, 4096, 64 << 20)
     assert machine.state is State.TRANSMISSION
-    assert machine.take_rest() == b"first request"
+    assert machine.take_first_requests() == b"first request"
 
 
 def test_info_leaves_the_options_open():
@@ -127,7 +119,7 @@ def test_a_refused_go_may_be_tried_again():
 
 @pytest.mark.parametrize("flags", [4, 7, 0x80000001])
 def test_unknown_client_flags_end_the_connection(flags: int):
-    machine = Handshake(Tls.NONE, Bounds())
+    machine = Handshake(Tls.NONE, OptionLimits())
     machine.receive(struct.pack(">I", flags))
     with pytest.raises(ProtocolError):
         machine.next_event()
@@ -135,12 +127,12 @@ def test_unknown_client_flags_end_the_connection(flags: int):
 
 @pytest.mark.parametrize("flags", [0, 2])
 def test_a_client_of_the_unfixed_protocol_has_export_name_and_nothing_else(flags: int):
-    machine = Handshake(Tls.NONE, Bounds())
+    machine = Handshake(Tls.NONE, OptionLimits())
     machine.receive(struct.pack(">I", flags))
     assert isinstance(
         ask(machine, options.OPTION_HEADER.pack(OPTION_MAGIC, Option.EXPORT_NAME, 3) + b"vol"), WantExport
     )
-    machine = Handshake(Tls.NONE, Bounds())
+    machine = Handshake(Tls.NONE, OptionLimits())
     machine.receive(struct.pack(">I", flags))
     with pytest.raises(ProtocolError):
         ask(machine, options.OPTION_HEADER.pack(OPTION_MAGIC, Option.LIST, 0))
@@ -153,7 +145,7 @@ def test_an_unknown_option_is_consumed_and_answered():
 
 
 def test_an_option_that_is_too_long_is_passed_over_without_being_kept():
-    machine = begun(bounds=Bounds(option_bytes_max=100))
+    machine = begun(bounds=OptionLimits(option_bytes_max=100))
     assert ask(machine, options.OPTION_HEADER.pack(OPTION_MAGIC, Option.GO, 1_000_000)) is None
     for _ in range(100):
         assert ask(machine, bytes(10_000)) is None
@@ -163,7 +155,7 @@ def test_an_option_that_is_too_long_is_passed_over_without_being_kept():
 
 
 def test_too_many_options_end_the_connection():
-    machine = begun(bounds=Bounds(options_max=32))
+    machine = begun(bounds=OptionLimits(options_max=32))
     machine.receive(options.request(99) * 32)
     assert machine.next_event() is None
     assert kinds(machine) == [Reply.ERR_UNSUP] * 32
@@ -219,7 +211,7 @@ def test_abort_is_acknowledged():
     assert machine.state is State.ENDED
 
 
-def structured(tls: Tls = Tls.NONE, bounds: Bounds | None = None) -> Handshake:
+def structured(tls: Tls = Tls.NONE, bounds: OptionLimits | None = None) -> Handshake:
     machine = begun(tls, bounds)
     assert ask(machine, options.request(Option.STRUCTURED_REPLY)) is None
     assert kinds(machine) == [Reply.ACK]
@@ -236,31 +228,31 @@ def test_selected_contexts_get_ids_and_hold_for_their_export_only():
         b"\0\0\0\1qemu:dirty-bitmap:a",
         b"",
     ]
-    assert machine.contexts == ("base:allocation", "qemu:dirty-bitmap:a")
+    assert machine.agreed.contexts == ("base:allocation", "qemu:dirty-bitmap:a")
     ask(machine, go("other"))
     machine.accept_export(FACTS)
-    assert machine.contexts == ()
+    assert machine.agreed.contexts == ()
 
 
 def test_listed_contexts_select_nothing_and_a_failed_selection_clears():
-    machine = structured(bounds=Bounds(queries_max=2))
+    machine = structured(bounds=OptionLimits(queries_max=2))
     ask(machine, options.context_request(Option.SET_META_CONTEXT, "v", ["base:allocation"]))
     machine.answer_contexts(["base:allocation"])
     ask(machine, options.context_request(Option.LIST_META_CONTEXT, "v", []))
     machine.answer_contexts(["base:allocation"])
-    assert machine.contexts == ("base:allocation",)
+    assert machine.agreed.contexts == ("base:allocation",)
     replies(machine)
     ask(machine, options.context_request(Option.SET_META_CONTEXT, "v", ["a:", "b:", "c:"]))
     assert kinds(machine) == [Reply.ERR_TOO_BIG]
-    assert machine.contexts == ()
+    assert machine.agreed.contexts == ()
 
 
 def test_too_many_contexts_are_refused():
-    machine = structured(bounds=Bounds(contexts_max=2))
+    machine = structured(bounds=OptionLimits(contexts_max=2))
     ask(machine, options.context_request(Option.SET_META_CONTEXT, "v", ["x-a:"]))
     machine.answer_contexts(["x-a:1", "x-a:2", "x-a:3"])
     assert kinds(machine) == [Reply.ERR_TOO_BIG]
-    assert machine.contexts == ()
+    assert machine.agreed.contexts == ()
 
 
 def test_a_query_needs_its_namespace():
@@ -274,7 +266,7 @@ def test_structured_replies_after_extended_headers_are_refused_and_export_name_i
     ask(machine, options.request(Option.EXTENDED_HEADERS))
     ask(machine, options.request(Option.STRUCTURED_REPLY))
     assert kinds(machine) == [Reply.ACK, Reply.ERR_EXT_HEADER_REQD]
-    assert machine.dialect is Dialect.EXTENDED
+    assert machine.agreed.dialect is Dialect.EXTENDED
     machine.receive(options.request(Option.EXPORT_NAME, b"v"))
     with pytest.raises(ProtocolError):
         machine.next_event()
@@ -292,8 +284,8 @@ def test_starttls_forgets_what_was_agreed_and_what_came_behind_it_in_plaintext()
     machine.tls_started()
     assert machine.next_event() is None
     assert machine.take_answers() == b""
-    assert machine.dialect is Dialect.SIMPLE
-    assert machine.contexts == ()
+    assert machine.agreed.dialect is Dialect.SIMPLE
+    assert machine.agreed.contexts == ()
     assert ask(machine, options.request(Option.STARTTLS)) is None
     assert kinds(machine) == [Reply.ERR_INVALID]
 
@@ -354,8 +346,8 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 10_000), max_size=40))
 def test_how_the_bytes_are_cut_makes_no_difference(cuts: list[int]):
-    whole = hold(Handshake(Tls.NONE, Bounds()), [CONVERSATION])
-    assert hold(Handshake(Tls.NONE, Bounds()), pieces(CONVERSATION, cuts)) == whole
+    whole = hold(Handshake(Tls.NONE, OptionLimits()), [CONVERSATION])
+    assert hold(Handshake(Tls.NONE, OptionLimits()), pieces(CONVERSATION, cuts)) == whole
     assert len(whole[0]) == 4
 
 
@@ -368,7 +360,7 @@ _option = st.builds(
 
 
 def garbage(data: bytes, tls: Tls) -> None:
-    machine = Handshake(tls, Bounds(options_max=4))
+    machine = Handshake(tls, OptionLimits(options_max=4))
     try:
         hold(machine, [FLAGS, data, data])
     except ProtocolError:

@@ -7,8 +7,8 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revolume.nbd.constants import Errno
-from revolume.nbd.replies import ExtendedEncoder, SimpleEncoder, StructuredEncoder, clip
+from revolume.nbd.wire.constants import Errno
+from revolume.nbd.wire.replies import ExtendedEncoder, SimpleEncoder, StructuredEncoder, clip
 
 COOKIES = [struct.pack(">Q", number) for number in (1, 2, 3)]
 PLACES = [struct.pack(">QQ", number, number << 12) for number in (1, 2, 3)]

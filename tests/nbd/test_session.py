@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Poisoned
-from revolume.nbd import options
-from revolume.nbd.constants import Errno, Info, Option, Reply
-from revolume.nbd.errors import ExportError
+from revolume.nbd.wire import options
+from revolume.nbd.wire.constants import Errno, Info, Option, Reply
+from revolume.nbd.wire.errors import ExportError
 from tests.nbd.harness import MiB, run, serving, until
 from tests.nbd.raw import CACHE, DISC, FLUSH, READ, STATUS, TRIM, WRITE, ZERO, Raw, request, write
 
@@ -289,7 +289,7 @@ def test_without_room_everything_waits_in_order(folder: Path):
             await asyncio.sleep(0.05)
             assert world.memory.appends == []
             session = next(iter(world.server._sessions))
-            assert session._paused
+            assert session._transmission.paused
             world.memory.roomless = False
             world.memory.room.set()
             cookies = set()
@@ -330,7 +330,7 @@ def test_a_dead_clients_waiting_writes_are_never_done(folder: Path):
             old = await Raw.open(world.socket)
             world.memory.roomless = True
             old.say(write(1, 0, b"old"))
-            await until(lambda: next(iter(world.server._sessions))._paused)
+            await until(lambda: next(iter(world.server._sessions))._transmission.paused)
             old.close()
             await old.writer.wait_closed()
             new = await Raw.open(world.socket)
@@ -341,6 +341,33 @@ def test_a_dead_clients_waiting_writes_are_never_done(folder: Path):
             await asyncio.sleep(0.02)
             assert world.memory.data[:3] == b"new"
             assert len(world.server._sessions) == 1
+            new.close()
+
+    run(scenario)
+
+
+def test_a_waiting_write_is_never_done_once_its_client_has_gone(folder: Path):
+    """Its other connection was open already; nobody has opened one since, to whom the end would have shown."""
+
+    async def scenario():
+        async with serving(folder) as world:
+            old = await Raw.open(world.socket)
+            session = next(iter(world.server._sessions))
+            new = await Raw.open(world.socket)
+            world.memory.roomless = True
+            old.say(write(1, 0, b"old"), write(2, 4096, b"old"))
+            await until(lambda: session._transmission.paused)
+            old.close()
+            await old.writer.wait_closed()
+            world.memory.roomless = False
+            new.say(write(1, 0, b"new"))
+            assert await new.simple() == (1, 0, b"")
+            world.memory.room.set()
+            await until(lambda: len(world.server._sessions) == 1)
+            assert world.memory.data[:3] == b"new" and world.memory.data[4096:4099] == bytes(3)
+            assert world.memory.appends == [1] and world.memory.open == 1
+            new.say(write(3, 0, b"two"))
+            assert await new.simple() == (3, 0, b"")
             new.close()
 
     run(scenario)
@@ -358,7 +385,7 @@ def test_what_a_dead_client_had_sent_takes_effect_before_the_next_is_let_in(fold
             await old.writer.wait_closed()
             new.say(options.export_request(Option.GO, "vol", []))
             assert await new.answers() == [Reply.INFO, Reply.ACK]
-            assert session._closed
+            assert session._outlet.closed
             assert world.memory.data[:3] == b"old"
             new.close()
 

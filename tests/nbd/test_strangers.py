@@ -6,9 +6,9 @@ import asyncio
 import struct
 from pathlib import Path
 
-from revolume.nbd import options
-from revolume.nbd.constants import Option, Reply
-from revolume.nbd.limits import Limits
+from revolume.nbd.bounds.limits import Limits
+from revolume.nbd.wire import options
+from revolume.nbd.wire.constants import Option, Reply
 from tests.nbd.harness import World, run, serving, until
 from tests.nbd.raw import FLUSH, Raw, request
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revolume.nbd.constants import Command, CommandFlag, Errno
-from revolume.nbd.transmission import (
+from revolume.nbd.wire.constants import Command, CommandFlag, Errno
+from revolume.nbd.wire.requests import (
     COMPACT_HEADER,
     EXTENDED_HEADER,
     LEGAL,

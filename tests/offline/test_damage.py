@@ -23,14 +23,13 @@ import pytest
 import xxhash
 
 from revolume.host import Host, real_host
-from revolume.log.ops import OP_WRITE
-from revolume.log.segment import segment_name
-from revolume.offline.check import check
-from revolume.volume.manifest import load
-
-from .driver import BLOCK, Driver, abandon
-from .regions import IDLE, TOLD, Region, regions
-from .store import (
+from revolume.log.format.segment import segment_name
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
+from revolume.volume.metadata.manifest import load
+from tests.volume.driver import BLOCK, Driver, abandon
+from tests.volume.regions import IDLE, TOLD, Region, regions
+from tests.volume.store import (
     TINY,
     Store,
     Verdict,
@@ -236,19 +235,23 @@ def any_number(*_: object) -> AnyNumber:
 
 
 LEFT_OUT = {
-    "of blocks that are read": ("volume.reader.block_digests", any_number, ["whole block", "image block"]),
-    "of blocks that are checked": ("offline.walked.payload_holds", lambda _: True, ["whole block", "fragments"]),
-    "of the image when checked": ("offline.reading.block_digests", any_number, ["image block"]),
+    "of blocks that are read": ("volume.livemap.reader.block_digests", any_number, ["whole block", "image block"]),
+    "of blocks that are checked": (
+        "offline.walk.log_walk.payload_holds", lambda _: True, ["whole block", "fragments"],
+    ),
+    "of the image when checked": ("offline.walk.tolerant_read.block_digests", any_number, ["image block"]),
     "of fragments in a view": ("history.views.fragment_digest", any_number, ["fragments"]),
-    "of a transfer's local part": ("log.scan.local_holds", lambda *_: True, ["local part"]),
-    "of a transfer's header": ("log.transfer.xxhash", NoHash(), ["header", "columns", "fact", "point record"]),
-    "of a footer": ("log.segment.xxhash", NoHash(), ["footer columns", "trailer"]),
-    "of manifests": ("volume.manifest.xxhash", NoHash(), ["manifest header", "manifest edit"]),
+    "of a transfer's node header": ("log.read.scan.node_header_holds", lambda *_: True, ["node header"]),
+    "of a transfer's header": (
+        "log.format.transfer.xxhash", NoHash(), ["header", "columns", "fact", "point record"],
+    ),
+    "of a footer": ("log.format.segment.xxhash", NoHash(), ["footer columns", "trailer"]),
+    "of manifests": ("volume.metadata.manifest.xxhash", NoHash(), ["manifest header", "manifest edit"]),
     "of pages": (
-        "chain.pages.checksums", lambda table, *_: table[:, 0],
+        "chain.page_cache.checksums", lambda table, *_: table[:, 0],
         ["map header", "map page", "map ranges", "map fences", "sums header", "sums page"],
     ),
-    "of tags": ("volume.pagetags._tags_checksum", any_number, ["tags header"]),
+    "of tags": ("volume.image.digest_pages._tags_checksum", any_number, ["tags header"]),
 }  # fmt: skip
 
 
@@ -354,7 +357,7 @@ def test_an_older_state_of_a_file_among_newer_ones(bench: Bench) -> None:
         driver.model = copy.deepcopy(bench.store.model)
         await driver.open()
         await driver.change([(OP_WRITE, at * BLOCK, payload(60 + at, BLOCK)) for at in range(0, 40, 3)])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.volume.folder.step(True)
         await driver.change([(OP_WRITE, 5 * BLOCK + 1, payload(90, BLOCK))])
         await driver.volume.close()
@@ -393,18 +396,18 @@ class Served:
         await driver.change([
             (OP_WRITE, 110 * BLOCK, payload(100, BLOCK * 3)), (OP_WRITE, 11 * BLOCK + 9, payload(101, 100)),
         ])  # fmt: skip
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         for at in (111, 112):
             await driver.change([(OP_WRITE, at * BLOCK, payload(at, BLOCK))])
             self.moments.append(driver.volume.write)
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.change([(OP_WRITE, 113 * BLOCK + 7, payload(104, BLOCK))])
         self.moments.append(driver.volume.write)
         await driver.volume.durable(driver.volume.position)
 
     def place(self, chance: random.Random) -> tuple[Path, int]:
         """Mostly in the open segment: of it there is no footer yet."""
-        appender = self.driver.volume.core.appender
+        appender = self.driver.volume.log.appender
         assert appender.segment is not None
         name = self.driver.path / "log" / segment_name(appender.segment.index)
         blocks = appender.next_block
@@ -415,7 +418,7 @@ class Served:
         return name, min(at, name.stat().st_size - 1)
 
     async def live(self) -> None:
-        self.driver.volume.core.live.overlay.sweep(1 << 30)
+        self.driver.volume.live.overlay.sweep(1 << 30)
         await read_live(self.driver.volume, self.driver.model, self.verdict)
 
     async def everything(self) -> None:
@@ -432,7 +435,7 @@ class Served:
         with verdict.watching("rebase"):
             await driver.change([(OP_WRITE, 115 * BLOCK, payload(105, BLOCK))])
             await volume.cut()
-            await volume.folder.rebase(force=True)
+            await volume.base_maps.renew(force=True)
         await self.live()
         with verdict.watching("close"):
             await volume.close()
@@ -494,7 +497,7 @@ def test_the_real_helper_tells_damage_in_our_words(bench: Bench) -> None:
         served.driver.host = host
         try:
             await served.go_on()
-            appender = served.driver.volume.core.appender
+            appender = served.driver.volume.log.appender
             assert appender.segment is not None
             name = path / "log" / segment_name(appender.segment.index)
             with open(name, "r+b") as file:

@@ -17,21 +17,20 @@ import numpy as np
 import pytest
 
 from revolume.host import real_host
-from revolume.host.real_disk import RealFile
-from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.log.pool import SegmentPool
-from revolume.log.scan import Found
-from revolume.log.segment import Segment, segment_name
-from revolume.log.tail import TailCopy
-from revolume.log.transfer import Kind, Local, pack_proper, unpack_proper
-from revolume.offline.lineage import lineage
-from revolume.offline.records import search
-from revolume.offline.report import SalvageReport
-from revolume.offline.salvage import salvage
-from revolume.volume.pagetags import PER_PAGE
-
-from .driver import BLOCK, SMALL, Driver, Model, abandon, assert_equal
-from .store import Store, inline_host, make_store, payload
+from revolume.host.real.disk import RealFile
+from revolume.log.format.segment import Segment, segment_name
+from revolume.log.format.transfer import Kind, NodeHeader, pack_shared_header, unpack_shared_header
+from revolume.log.read.recovery import TailCopy
+from revolume.log.read.scan import FoundTransfer
+from revolume.log.write.operations import OP_WRITE, OP_ZERO
+from revolume.log.write.segment_pool import SegmentPool
+from revolume.offline.salvage.salvage import salvage
+from revolume.offline.salvage.transfer_search import search
+from revolume.offline.walk.lineage import lineage
+from revolume.offline.walk.report import SalvageReport
+from revolume.volume.image.digest_pages import PER_PAGE
+from tests.volume.driver import BLOCK, SMALL, Driver, Model, abandon, assert_equal
+from tests.volume.store import Store, inline_host, make_store, payload
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +69,13 @@ class Copy:
             (self.path / name).unlink()
         shutil.rmtree(self.path / "maps")
 
-    def in_the_log(self, block: int) -> list[tuple[str, int]]:
-        """(file, offset) of every copy of a block's content in the log's files."""
-        data, found = self.store.model.blocks[block], []
+    def in_the_log(self, block: int, most: int = 1 << 20) -> list[tuple[str, int]]:
+        """(file, offset) of every copy of a block's content in the log's files, or of so many: zeroes are
+        everywhere."""
+        data, found = self.store.model.blocks[block], list[tuple[str, int]]()
         for path in sorted((self.path / "log").iterdir()):
             raw, at = path.read_bytes(), -1
-            while (at := raw.find(data, at + 1)) >= 0:
+            while len(found) < most and (at := raw.find(data, at + 1)) >= 0:
                 found.append((f"log/{path.name}", at))
         return found
 
@@ -100,7 +100,7 @@ def in_the_image(copy: Copy) -> int:
     """A block that reads of now take from the image, and that has a copy in the log too."""
     image = (copy.path / "image").read_bytes()
     for block, data in copy.store.model.blocks.items():
-        if image[block * BLOCK : (block + 1) * BLOCK] == data and copy.in_the_log(block):
+        if image[block * BLOCK : (block + 1) * BLOCK] == data and copy.in_the_log(block, 1):
             return block
     raise AssertionError("the store has no such block")
 
@@ -160,7 +160,7 @@ def test_a_transfer_that_is_missing_is_said(copy: Copy) -> None:
 
 
 @contextmanager
-def records_of(path: Path) -> Iterator[list[Found]]:
+def records_of(path: Path) -> Iterator[list[FoundTransfer]]:
     """What the log's files hold, in order of place; they are open meanwhile."""
     with ExitStack() as held, closing(real_host().disk.open(str(path / "log"))) as log:
         found = search(log, bytes(16), 0, held, lambda *_: None).found
@@ -170,7 +170,7 @@ def records_of(path: Path) -> Iterator[list[Found]]:
 def test_what_was_never_promised_ends_the_log(copy: Copy) -> None:
     """Of the transfers at the end one is not there: those behind it are not taken, unless they were durable."""
     with records_of(copy.path) as found:
-        last = [one for one in found if one.transfer.kind != Kind.FIXUP][-4:]
+        last = [one for one in found if one.transfer.kind != Kind.LOCAL_BLOCKS][-4:]
         holed = [one for one in found if one is not last[1]]
         position = last[0].transfer.position
         assert lineage(holed, position, {})[-1] is last[0]
@@ -178,18 +178,20 @@ def test_what_was_never_promised_ends_the_log(copy: Copy) -> None:
         assert lineage(found, position, {})[-1] is last[3]
 
 
-def record(position: int, epoch: int, previous: bytes) -> Found:
+def record(position: int, epoch: int, previous: bytes) -> FoundTransfer:
     """A transfer without payload; each epoch has a segment of its own."""
     identity = (b"v" * 16, b"r" * 16, epoch)
-    packed, _ = pack_proper(Kind.WRITES, 0, 0, 0, identity, position, position, position, previous, b"", (0, 0, 0))
-    transfer = unpack_proper(memoryview(packed))
+    packed, _ = pack_shared_header(
+        Kind.WRITES, 0, 0, 0, identity, position, position, position, previous, b"", (0, 0, 0)
+    )
+    transfer = unpack_shared_header(memoryview(packed))
     assert transfer is not None
     segment = Segment(epoch, epoch, 100, None)  # type: ignore[arg-type]
-    return Found(segment, position, Local(epoch, position, 0, 0, 0, 0), transfer)
+    return FoundTransfer(segment, position, NodeHeader(epoch, position, 0, 0, 0, 0), transfer)
 
 
-def chained(first: int, end: int, epoch: int, previous: bytes) -> list[Found]:
-    found: list[Found] = []
+def chained(first: int, end: int, epoch: int, previous: bytes) -> list[FoundTransfer]:
+    found: list[FoundTransfer] = []
     for position in range(first, end):
         found.append(record(position, epoch, found[-1].transfer.chain if found else previous))
     return found
@@ -236,7 +238,7 @@ def test_a_recovery_that_the_power_cut_short_takes_nothing(tmp_path: Path) -> No
     assert_equal(content, copy.want, "salvaged")
 
 
-def by_position(found: Found) -> int:
+def by_position(found: FoundTransfer) -> int:
     return found.transfer.position
 
 
@@ -252,7 +254,7 @@ def test_digests_of_an_older_fold_are_not_believed(tmp_path: Path) -> None:
             await driver.change(
                 [(OP_WRITE, at * BLOCK, payload(seed * 100 + at, BLOCK)) for at in range(0, 40, 2)]
             )
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
             assert await driver.fold()
             older.append((path / "image.pages").read_bytes())
         await driver.change([(OP_WRITE, 3 * BLOCK, payload(900, BLOCK))])
@@ -276,7 +278,7 @@ def test_an_image_that_is_gone_is_found_in_the_log_or_named(copy: Copy) -> None:
     assert [problem.where for problem in report.problems] == ["image"]
     assert_equal(content, copy.want, "salvaged")
     for block in copy.store.model.blocks:
-        for name, offset in copy.in_the_log(block)[:20]:
+        for name, offset in copy.in_the_log(block, 20):
             copy.flip(name, offset + 9)
     report, content = copy.salvaged()
     named = {b for first, count in report.lost for b in range(first, first + count)}
@@ -294,7 +296,7 @@ def test_a_size_that_is_no_multiple_of_a_block(tmp_path: Path) -> None:
         await driver.change([(OP_WRITE, 10 * BLOCK, payload(1, 512))])
         await driver.grow(20 * BLOCK + 1024)
         await driver.change([(OP_WRITE, 20 * BLOCK + 512, payload(2, 512)), (OP_ZERO, 5 * BLOCK + 7, 6 * BLOCK)])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         assert await driver.fold()
         await driver.change([(OP_WRITE, 20 * BLOCK + 100, payload(3, 300))])
         await driver.volume.close()

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from revolume.host import Host
-from revolume.log.ops import OP_WRITE
-from revolume.log.scan import SegmentReader
-from revolume.log.segment import segment_name
-from revolume.offline.report import SalvageReport
-from revolume.offline.salvage import salvage
-
-from .driver import BLOCK, Driver, Model, assert_equal
-from .store import TINY, inline_host, payload
+from revolume.log.format.segment import segment_name
+from revolume.log.read.scan import SegmentReader
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.salvage.salvage import salvage
+from revolume.offline.walk.report import SalvageReport
+from tests.volume.driver import BLOCK, Driver, Model, assert_equal
+from tests.volume.store import TINY, inline_host, payload
 
 SIZE = 1 << 20
 pytestmark = pytest.mark.timeout(60)
@@ -35,7 +34,7 @@ class Stopped:
         await driver.open()
         for number in range(4):
             await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(number, 6 * BLOCK))])
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
         while await driver.fold():
             pass
         if parts:
@@ -43,10 +42,10 @@ class Stopped:
             await driver.change([(OP_WRITE, 9 * BLOCK + 100, payload(20, 600))])
         for number in range(3):
             await driver.change([(OP_WRITE, (30 + number) * BLOCK, payload(40 + number, BLOCK))])
-        await driver.volume.core.footers_written()
+        await driver.volume.log.footers.written()
         await driver.volume.close()
         log = driver.path / "log"
-        for segment in driver.volume.core.pool.segments():
+        for segment in driver.volume.log.pool.segments():
             path = log / segment_name(segment.index)
             with path.open("rb") as file:
                 segment.file = RawFile(file)  # type: ignore[assignment]

@@ -12,9 +12,9 @@ import pytest
 
 from revolume.blocks.digest import fragment_digest
 from revolume.host import real_host
-from revolume.offline.report import SalvageReport
-from revolume.offline.salvage import salvage
-from revolume.volume.manifest import NAMES
+from revolume.offline.salvage.salvage import salvage
+from revolume.offline.walk.report import SalvageReport
+from revolume.volume.metadata.manifest import NAMES
 from tests.mirror.scripted import SIZE, Stage, content
 from tests.mirror.test_claims_d_lies import history, omitted
 from tests.volume.driver import Model, assert_equal

@@ -73,6 +73,8 @@ def test_btrfs_filled_to_the_last_byte(made: str, folder: Path, tmp_path: Path) 
             shutil.copytree(tmp_path / "vol", there.place / "vol", ignore=lambda *_: ["control.sock", "nbd.sock"])
         server.start()
         ends.callback(lambda: server.kill() if server.process is not None else None)
+        if made == "elsewhere":
+            server.until_said("copies on write")
         told = [line for line in server.log if "copies on write" in line]
         content: dict[int, bytes] = {}
         with Wire(server.uri()) as wire:

@@ -151,6 +151,7 @@ def given(**changes: np.ndarray) -> bytes:  # type: ignore[type-arg]
 
 def test_the_judge_sees_what_it_must() -> None:
     """Lost, stale, torn and misplaced writes each show; the unanswered one may be there or not."""
+
     def told(**changes: np.ndarray) -> int:  # type: ignore[type-arg]
         return len(a_book().problems(given(**changes)))
 
@@ -166,6 +167,7 @@ def test_the_judge_sees_what_it_must() -> None:
 
 def test_the_judge_of_power_cuts_sees_what_it_must() -> None:
     """What was flushed stays; what was not may go back as far as it was flushed, and no further."""
+
     def told(**changes: np.ndarray) -> int:  # type: ignore[type-arg]
         return len(a_book().problems_after_power_cut(given(**changes)))
 

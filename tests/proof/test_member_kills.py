@@ -18,7 +18,7 @@ import pytest
 
 from tests.proof.conftest import Tallied
 from tests.support.load import Load, content
-from tests.support.mirrors import Node, revolume, until
+from tests.support.mirrors import Node, promote, revolume, until
 from tests.support.sectors import SECTOR, Book
 from tests.support.servers import revolume_only
 from tests.support.tally import SEED, Tally, rounds
@@ -140,18 +140,18 @@ class Members:
         self.counted.add(replaced_mirrors=1)
 
     def _takeover(self) -> None:
-        """The primary is paused, its mirror promoted; the old one goes on, with an empty mirror at the address
-        that it knows, and must answer nothing."""
+        """The primary is paused, its mirror promoted; the old one goes on, and must answer nothing: at the address
+        that it knows it meets the promoted copy, which goes on listening, or an empty mirror."""
         old, new = self.primary, self.mirror
         old.freeze()
         self.kill(new)  # instead of waiting until it takes its source as lost
-        new = self._listen(new.directory)
-        revolume("promote", new.directory)
-        stranger = self._listen(self.folder / f"stranger{len(self.nodes)}")
+        met = self._promoted_in_place(new) if self.chance.random() < 0.5 else self._promoted_elsewhere(new)
+        new = met[0]
         old.thaw()
         time.sleep(self.chance.uniform(0.2, 1.2))
         self.kill(old)
-        self.kill(stranger)
+        for stranger in met[1:]:
+            self.kill(stranger)
         shutil.rmtree(old.directory)
         self.judge(new, "the promoted mirror")
         new.stop()
@@ -159,6 +159,18 @@ class Members:
         self.primary = self._serve(new.directory, *self._to())
         self.primary.until_joined()
         self.counted.add(promotions=1, pauses=1)
+
+    def _promoted_in_place(self, mirror: Node) -> list[Node]:
+        new = self._listen(mirror.directory)
+        promote(new.directory)
+        return [new]
+
+    def _promoted_elsewhere(self, mirror: Node) -> list[Node]:
+        """And an empty mirror at the address that it had."""
+        listen = f"unix:{self.folder}/promoted{self.made}"
+        new = self._serve(mirror.directory, "--mirror-listen", listen)
+        promote(new.directory)
+        return [new, self._listen(self.folder / f"stranger{len(self.nodes)}")]
 
     # Afterwards
 

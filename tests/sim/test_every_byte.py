@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from revolume.sim.every_byte import PAYLOAD, Case, EveryByte, chosen
-from revolume.sim.judge import Verdict, judged
-from revolume.sim.regions import IDLE, TOLD
+from revolume.sim.campaigns.every_byte import PAYLOAD, EveryByte, chosen
+from revolume.sim.campaigns.every_byte_result import Case
+from revolume.sim.oracle.corruption_oracle import Verdict, judged
+from revolume.sim.oracle.regions import IDLE, TOLD
 
-EVERY = 131
+EVERY = 263
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_the_store_has_everything_in_it_and_the_judge_lets_it_pass(campaign: Eve
     assert {region.kind for region in store.regions} == TOLD | IDLE
     for name, content in store.files.items():
         assert sum(r.end - r.start for r in store.regions if r.name == name) == len(content)
-    segments = {r.name for r in store.regions if r.kind == "local part"}
+    segments = {r.name for r in store.regions if r.kind == "node header"}
     assert len(segments) >= 2 and len(store.contents) >= 5
     assert judged(store, store.platter) == Verdict()
 
@@ -53,7 +54,7 @@ def test_a_slice_of_all_cases(campaign: EveryByte) -> None:
     wrong, outcomes = [], Counter[str]()
     for case in chosen(campaign, int(os.environ.get("REVOLUME_EVERY", EVERY)), None):
         found = campaign.judge(case)
-        wrong += [f"python -m revolume.sim.every_byte --case '{case}'  # {one}" for one in found.wrong]
+        wrong += [f"python -m revolume.sim.campaigns.every_byte --case '{case}'  # {one}" for one in found.wrong]
         for (_, _, outcome), count in found.counts.items():
             outcomes[outcome] += count
     assert not wrong, "\n".join(wrong[:20])
@@ -74,12 +75,12 @@ def anything(*_: object) -> Any:
 
 
 LEFT_OUT = {
-    "volume.reader.block_digests": (anything, ["image block"], "payload"),
-    "offline.walked.payload_holds": (lambda found: True, ["whole block", "fragments"], "payloads"),
-    "offline.reading.block_digests": (anything, ["image block"], "payloads"),
-    "chain.pages.checksums": (lambda table, *_: table[:, 0], ["map page", "map ranges", "sums page"], "meta"),
-    "volume.pagetags._tags_checksum": (anything, ["tags header"], "meta"),
-    "log.scan.local_holds": (lambda *_: True, ["local part"], "meta"),
+    "volume.livemap.reader.block_digests": (anything, ["image block"], "payload"),
+    "offline.walk.log_walk.payload_holds": (lambda found: True, ["whole block", "fragments"], "payloads"),
+    "offline.walk.tolerant_read.block_digests": (anything, ["image block"], "payloads"),
+    "chain.page_cache.checksums": (lambda table, *_: table[:, 0], ["map page", "map ranges", "sums page"], "meta"),
+    "volume.image.digest_pages._tags_checksum": (anything, ["tags header"], "meta"),
+    "log.read.scan.node_header_holds": (lambda *_: True, ["node header"], "meta"),
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
-from revolume.sim.faults import io_error
-from revolume.sim.little import OPTIONS, PATH, SIZE, Life, append, payload
-from revolume.sim.model import BLOCK, Model
-from revolume.sim.platter import NOTHING, Platter
-from revolume.volume.opening import open_volume
+from revolume.blocks.geometry import BLOCK
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
+from revolume.sim.kernel.disk_faults import io_error
+from revolume.sim.kernel.simulated_fs import NOTHING, Platter
+from revolume.sim.oracle.model import Model
+from revolume.sim.oracle.sample_volume import OPTIONS, PATH, SIZE, SimProcess, append, payload
+from revolume.volume.open.open import open_volume
 
 
 class NamesNotSynced:
@@ -32,11 +33,11 @@ class NamesNotSynced:
 def test_two_folds_whose_names_were_not_synced_and_a_power_cut() -> None:
     model, watch = Model(SIZE), NamesNotSynced()
 
-    async def folded(life: Life) -> None:
+    async def folded(life: SimProcess) -> None:
         volume = await open_volume(life.host, PATH, replace(OPTIONS, size=SIZE, name="folded"))
         for number in range(4):
             await append(volume, model, (OP_WRITE, number * 20 * BLOCK, payload(number, 20 * BLOCK)))
-            await volume.cutter.cut()
+            await volume.point_maker.cut()
             if number == 1:
                 assert await volume.folder.step(True), "the old digests are of something"
         await volume.durable(volume.position)
@@ -45,12 +46,12 @@ def test_two_folds_whose_names_were_not_synced_and_a_power_cut() -> None:
             assert not await volume.folder.step(True)
         assert watch.failed == 2
 
-    with Life(Platter(64 << 20), 1) as life:
+    with SimProcess(Platter(64 << 20), 1) as life:
         life.run(folded(life))
-    with Life(life.platter.after(NOTHING), 1) as looker:
+    with SimProcess(life.platter.after(NOTHING), 1) as looker:
         assert check(looker.host, PATH).problems == ()
 
-    async def opened(life: Life) -> None:
+    async def opened(life: SimProcess) -> None:
         volume = await open_volume(life.host, PATH, OPTIONS)
         content = bytearray(SIZE)
         await volume.read(0, memoryview(content))
@@ -58,6 +59,6 @@ def test_two_folds_whose_names_were_not_synced_and_a_power_cut() -> None:
         assert await volume.folder.step(True)
         await volume.close()
 
-    with Life(life.platter.after(NOTHING), 1) as life:
+    with SimProcess(life.platter.after(NOTHING), 1) as life:
         life.run(opened(life))
-        assert check(Life(life.platter.copy(), 1).host, PATH).problems == ()
+        assert check(SimProcess(life.platter.copy(), 1).host, PATH).problems == ()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from revolume.sim.campaign import CUTS, one
-from revolume.sim.part import Part, read
-from revolume.sim.planted import PLANTED, caught
-from revolume.sim.report import joined
+from revolume.sim.campaigns.campaign import CUTS, one
+from revolume.sim.campaigns.mutations import PLANTED
+from revolume.sim.campaigns.planting import caught
+from revolume.sim.campaigns.report import joined
+from revolume.sim.campaigns.report_section import ReportSection, read
 from revolume.sim.worlds import WORLDS
 
-SEEDS = {"primary": 3, "pair": 3, "rot": 6, CUTS: 2}
+SEEDS = {
+    "primary": 2, "pair": 2, "away": 1, "trio": 1, "cluster": 2, "lease": 1, "rot": 6, "heal": 2, "restore": 2,
+    "fetch": 1, CUTS: 2,
+}  # fmt: skip
 QUICK = (
     "names-not-synced", "manifest-not-synced", "image-not-synced", "footers-not-synced", "last-segment-forgotten",
-    "overwritten-fragments-live", "transfers-again", "epoch-not-compared",
+    "overwritten-fragments-live", "transfers-again", "aged-by-the-wall-clock",
+    "base-begins-now", "pin-not-kept", "root-not-compared", "everything-sent", "jump-not-synced",
+    "restore-by-log-alone", "fetched-without-a-block",
 )  # fmt: skip
 
 
@@ -45,7 +51,7 @@ def test_a_report_fails_for_what_failed_what_is_missing_and_what_is_too_little(t
         "simulated seconds a real one": 11.0,
     }  # fmt: skip
     for name in ("planted", "every-byte", "nth", "campaign"):
-        Part(name, name, 10, counts=dict(counts) if name == "campaign" else {}).write(folder)
+        ReportSection(name, name, 10, counts=dict(counts) if name == "campaign" else {}).write(folder)
     text, sound = joined(read(folder))
     assert sound and text.splitlines()[-1] == "VERDICT: PASSED"
     for part in ("campaign", "nth"):
@@ -53,8 +59,9 @@ def test_a_report_fails_for_what_failed_what_is_missing_and_what_is_too_little(t
         assert joined(fewer)[0].splitlines()[-1] == "VERDICT: FAILED"
     for name in counts:
         if name != "minutes":
-            Part("campaign", "campaign", 10, counts={**counts, name: counts[name] * 0.9 - 2}).write(folder)
+            fewer_of_it = {**counts, name: counts[name] * 0.9 - 2}
+            ReportSection("campaign", "campaign", 10, counts=fewer_of_it).write(folder)
             assert not joined(read(folder))[1], name
-    Part("campaign", "campaign", 10, counts=counts, failures=["seed 3"]).write(folder)
+    ReportSection("campaign", "campaign", 10, counts=counts, failures=["seed 3"]).write(folder)
     text, sound = joined(read(folder))
     assert not sound and "- seed 3" in text

@@ -85,7 +85,7 @@ class Ground:
         assert self._unmount(), f"{self.place} stays busy"
         self._mount()
 
-    def _unmount(self, seconds: float = 20) -> bool:
+    def _unmount(self, seconds: float = 60) -> bool:
         deadline = time.monotonic() + seconds
         while (told := run("umount", self.place, check=False)).returncode:
             if "not mounted" in told.stderr or "no mount point" in told.stderr:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 from revolume.errors import NotFound, Refused
 from revolume.history.moments import AtPoint, AtSnapshot, AtTime, AtWrite, Moment
-from revolume.history.timeline import Spot
-from revolume.volume.events import Event, EventKind, Level
-from revolume.volume.status import Snapshot, VolumeStatus
+from revolume.history.resolved_moment import ResolvedMoment
+from revolume.host import real_host
+from revolume.jobs.jobs import Jobs
+from revolume.volume.state.events import Event, EventKind, Level
+from revolume.volume.state.status import Snapshot, VolumeStatus
+from revolume.volume.suspect.periods import SuspectPeriods
 
 START_NS = 1_800_000_000 * 10**9
 
@@ -29,8 +34,9 @@ class MemoryVolume:
     name: str = "vm1"
     size: int = 1 << 20
     writes: int = 0
-    kept: list[Point] = field(default_factory=list)
+    made: list[Point] = field(default_factory=list)
     named: dict[str, Snapshot] = field(default_factory=dict)
+    jobs: Jobs = field(default_factory=lambda: Jobs(real_host()))
 
     def write(self, count: int = 1) -> None:
         self.writes += count
@@ -47,19 +53,30 @@ class MemoryVolume:
         opened = Event(EventKind.NOTE, Level.INFO, "opened", START_NS, START_NS)
         lists = {
             "holders": (), "snapshots": tuple(self.named.values()), "events": (opened,), "damaged": (),
-            "forecast": None,
+            "branches": (), "suspect": (), "unhealed": (), "damaged_tables": (),
+            "forecast": None, "scrub": None,
         }  # fmt: skip
-        counts = {"size": self.size, "write": self.writes, "points": len(self.kept), "time_ns": START_NS}
+        counts = {"size": self.size, "write": self.writes, "points": len(self.made), "time_ns": START_NS}
         return VolumeStatus(**{**values, **words, **lists, **counts})  # type: ignore[arg-type]
 
     async def cut(self) -> Point:
-        if not self.kept or self.kept[-1].write != self.writes:
-            number = len(self.kept) + 1
+        if not self.made or self.made[-1].write != self.writes:
+            number = len(self.made) + 1
             time_ns = START_NS + self.writes * 10**9
-            self.kept.append(Point(number, self.writes, time_ns, 1, number, (number, 2**64 - 1), 1))
-        return self.kept[-1]
+            self.made.append(Point(number, self.writes, time_ns, 1, number, (number, 2**64 - 1), 1))
+        return self.made[-1]
 
-    async def snapshot(self, name: str) -> Snapshot:
+    def kept(self) -> NoReturn:
+        raise NotFound("no-policy", "What is in memory is kept by no policy.")
+
+    async def snapshot_room(self) -> dict[str, int]:
+        return {}
+
+    async def hold_snapshot(self, name: str, held: bool) -> None:
+        if name not in self.named:
+            raise NotFound("no-such-snapshot", f"There is no snapshot {name}.")
+
+    async def snapshot(self, name: str, expires_s: float = 0.0) -> Snapshot:
         if name in self.named:
             raise Refused("name-taken", f"There is a snapshot {name} already.", "Choose another name.")
         point = await self.cut()
@@ -75,21 +92,31 @@ class MemoryVolume:
             raise Refused("would-shrink", "A volume only grows.")
         self.size = size
 
+    @property
+    def suspect_periods(self) -> SuspectPeriods:
+        return SuspectPeriods()
+
+    elsewhere = ""
+
     def points(self) -> list[Point]:
-        return list(self.kept)
+        return list(self.made)
+
+    def exports_now(self) -> Any:
+        """Nothing is served, and no command has looked at any moment."""
+        return SimpleNamespace(proofs=lambda: ())
 
     def snapshots(self) -> list[Snapshot]:
         return list(self.named.values())
 
-    def resolve(self, moment: Moment) -> Spot:
+    def resolve(self, moment: Moment) -> ResolvedMoment:
         match moment:
             case AtWrite(number) if number <= self.writes:
-                return Spot(number, START_NS + number * 10**9)
+                return ResolvedMoment(number, START_NS + number * 10**9)
             case AtTime(time_ns) if time_ns >= START_NS:
                 write = min((time_ns - START_NS) // 10**9, self.writes)
-                return Spot(write, START_NS + write * 10**9)
-            case AtPoint(number) if 0 < number <= len(self.kept):
-                return Spot(self.kept[number - 1].write, self.kept[number - 1].time_ns)
+                return ResolvedMoment(write, START_NS + write * 10**9)
+            case AtPoint(number) if 0 < number <= len(self.made):
+                return ResolvedMoment(self.made[number - 1].write, self.made[number - 1].time_ns)
             case AtSnapshot(name) if name in self.named:
-                return Spot(self.named[name].write, self.named[name].time_ns)
+                return ResolvedMoment(self.named[name].write, self.named[name].time_ns)
         raise NotFound("not-retained", f"{moment} is not retained.", "The oldest retained moment is w0.")

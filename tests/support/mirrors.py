@@ -7,30 +7,27 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from revolume.api.client import ControlClient, connect
 from revolume.host import real_host
 from revolume.nbd.client import Client
+from tests.support import processes
+from tests.support.processes import run_revolume, start_program
+from tests.support.until import until
 
-REVOLUME = str(Path(sys.executable).with_name("revolume"))
+REVOLUME = str(processes.REVOLUME)
 MiB = 1 << 20
 SMALL = ("--segment-size", "1M", "--budget", "64M", "--spare", "4M")
-SECONDS = 60
 
 
 def revolume(
     *words: str | Path, status: int = 0, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end; ``environment`` is added to this process's."""
-    command, env = [REVOLUME, *map(str, words)], {**os.environ, **(environment or {})}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
+    ended = run_revolume([str(word) for word in words], environment or {}, 120)
     assert ended.returncode == status, f"{ended.returncode}: {words}\n{ended.stdout}\n{ended.stderr}"
     return ended
 
@@ -45,14 +42,24 @@ def told(*words: str | Path) -> Any:
     return json.loads(revolume(*words, "--json").stdout)
 
 
-def until(what: str, happened: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What ``happened`` says at last."""
-    deadline = time.monotonic() + seconds
-    while not (found := happened()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.1)
-    return found
+def promote(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Promote a mirror whose source is gone, as soon as it misses it."""
+    until_source_is_missed(directory)
+    return revolume("promote", directory, *words)
+
+
+def until_source_is_missed(directory: Path) -> None:
+    """A mirror, if it is served, has noticed that its source is gone: one that was just killed may still be taken
+    as connected and alive."""
+    until("it misses its source", lambda: not _has_source(directory))
+
+
+def _has_source(directory: Path) -> bool:
+    client = connect(str(directory))
+    if client is None:
+        return False
+    with client:
+        return bool((client.status().get("source") or {}).get("connected"))
 
 
 class Node:
@@ -62,13 +69,8 @@ class Node:
         self.directory = directory
         self.log = directory.with_suffix(".log")
         with self.log.open("a") as said:
-            self.process = subprocess.Popen(
-                [REVOLUME, "serve", str(directory), *map(str, words)],
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                env={**os.environ, **(environment or {})},
-            )
+            command = [REVOLUME, "serve", str(directory), *map(str, words)]
+            self.process = start_program(command, environment or {}, stderr=said)
         self.ready: list[str] = []
         mirror = "--mirror-listen" in words
         for _ in range(1 + mirror):
@@ -84,8 +86,12 @@ class Node:
 
     @property
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = told("status", self.directory)
-        return found
+        """Of the running node, asked over its control socket; else of its directory."""
+        client = connect(str(self.directory))
+        if client is None:
+            return dict(told("status", self.directory))
+        with client:
+            return client.status()
 
     @property
     def mirror(self) -> dict[str, Any]:
@@ -115,10 +121,15 @@ class Node:
 
         def agreed() -> bool:
             with self.control as control:
-                status, write = control.status(), control.points()["points"][-1]["write"]
+                write = control.points()["points"][-1]["write"]  # first: another point may be made in between
+                status = control.status()
             return status["mirrors"][0]["agreed_point"] == status["point"] and write == status["write"]
 
         until("the mirror agrees", agreed)
+
+    def until_logged(self, words: str) -> None:
+        """What it logs is written by a thread of its own, which may come later than what is logged."""
+        until(f"it logs {words!r}", lambda: words in self.log.read_text())
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -21,7 +21,7 @@ import pytest
 from tests.support.programs import SYSTEM_PATH, run
 
 
-def _try_until(what: str, *command: str, seconds: float = 20) -> bool:
+def _try_until(what: str, *command: str, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while run(*command, check=False).returncode != 0:
         if time.monotonic() > deadline:
@@ -51,7 +51,7 @@ def export_as_file(uri: str, folder: Path) -> Iterator[Path]:
         if process.poll() is not None or not _try_until("unmount fuse", "fusermount3", "-u", str(place)):
             run("fusermount3", "-uz", str(place), check=False)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from revolume.api.client import connect
+from tests.support.mirrors import promote
 from tests.support.servers import LITTLE, REVOLUME, Server, revolume
+from tests.support.until import until
 
 MiB = 1 << 20
 
@@ -256,18 +258,14 @@ class Pair:
         whole = here["position"] == mirror["durable"]
         return bool(whole and mirror["agreed_point"] == here["point"] == last["number"])
 
-    def wait(self, what: str, happened: Any, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not happened():
-            if time.monotonic() > deadline:
-                pytest.fail(f"{what}: not within {seconds:.0f} s\n{self.said()}")
-            time.sleep(0.05)
+    def wait(self, what: str, happened: Callable[[], Any], seconds: float = 60) -> None:
+        until(what, happened, seconds, self.said)
 
     def said(self) -> str:
         return f"primary:\n{self.primary.said()}\nmirror:\n{self.mirror.said()}"
 
     def promote(self, *words: str) -> None:
-        revolume("promote", self.mirror.directory, *words)
+        promote(self.mirror.directory, *words)
 
     def lose_primary(self) -> None:
         """The machine is gone, and its disk."""

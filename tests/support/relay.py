@@ -23,25 +23,20 @@ from pathlib import Path
 import numpy as np
 
 from revolume.blocks import root as roots
+from revolume.blocks.block_set import BlockSet
+from revolume.blocks.delta_map import stated_digest
 from revolume.blocks.digest import fragment_digest
+from revolume.blocks.geometry import BLOCK
 from revolume.chain.point import Part, References, Totals, pack_part, unpack_part
-from revolume.log.carried import Carried
-from revolume.log.transfer import BLOCK, KIND_SHIFT, EntryKind, Flag, Kind, Transfer, pack_proper
-from revolume.mirror.compact import Unpacker, pack_log
-from revolume.mirror.frames import FRAME, FRAME_SIZE, Type, body_of, control
-from revolume.mirror.messages import (
-    Welcome,
-    pack_begin,
-    pack_hello,
-    pack_welcome,
-    unpack_begin,
-    unpack_epoch,
-    unpack_hello,
-    unpack_welcome,
-)
-from revolume.mirror.rows import unpack_need
-from revolume.volume.compose import delta_digest
-from revolume.volume.end import End
+from revolume.log.format.received_transfer import ReceivedTransfer
+from revolume.log.format.transfer import KIND_SHIFT, EntryKind, Flag, Kind, Transfer, pack_shared_header
+from revolume.mirror.wire.begin_messages import pack_begin, unpack_begin
+from revolume.mirror.wire.block_messages import unpack_block_request
+from revolume.mirror.wire.frames import FRAME, FRAME_SIZE, Type, body_of, control
+from revolume.mirror.wire.greeting_messages import Welcome, pack_hello, pack_welcome, unpack_hello, unpack_welcome
+from revolume.mirror.wire.log_frame import LogUnpacker, pack_log
+from revolume.mirror.wire.session_messages import unpack_epoch
+from revolume.volume.open.log_identity import End
 
 U64 = np.uint64
 Place = tuple[int, int, int]
@@ -73,7 +68,7 @@ class Record:
         """The interval digest, of what the record says now."""
         named = sorted([*self.rows, *self.partials])
         digests = [self.digest_of(block) for block in named]
-        self.digest = delta_digest(np.array(named, U64), np.array(digests, U64), columns(self.zeroes))
+        self.digest = stated_digest(np.array(named, U64), np.array(digests, U64), stated(self.zeroes))
 
     def restate_root(self, block: int, before: int) -> None:
         """The root, now that a block has another digest than it had."""
@@ -87,6 +82,12 @@ class Record:
 
 Lie = Callable[[Record], None]
 Meddle = Callable[[bytes], list[bytes]]
+
+
+def stated(runs: list[tuple[int, int]]) -> BlockSet:
+    """Zero runs as a record states them, also where they are not what a set is."""
+    firsts, counts = columns(runs)
+    return BlockSet(firsts, firsts + counts)
 
 
 def columns(runs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +127,8 @@ class Told:
 
 class Relay(threading.Thread):
     """See the module's text. ``asked``: what the mirror asked for whole, by point; ``lied``: a lie was told;
-    ``sent``: every frame of a log that was sent on, with its session."""
+    ``sent``: every frame of a log that was sent on, with its session; ``record`` is called with each frame as the
+    mirror's side of the link has it: number of the connection, b">" towards the mirror or b"<", the frame."""
 
     def __init__(self, near: Path, far: Path) -> None:
         super().__init__(daemon=True)
@@ -136,6 +138,8 @@ class Relay(threading.Thread):
         self.asked: list[tuple[int, list[int]]] = []
         self.lied = threading.Event()
         self.sent: list[bytes] = []
+        self.record: Callable[[int, bytes, bytes], None] = lambda connection, direction, frame: None
+        self.connections = 0
         self.told = Told()
         self.transfers: dict[int, Transfer] = {}
         self.faults: list[BaseException] = []
@@ -196,7 +200,7 @@ class Relay(threading.Thread):
         self.asked.clear()
 
     def hang_up_after(self, last_words: bytes) -> None:
-        """The connection that carries the log now is lost behind these bytes."""
+        """The connection that carries the log now ends behind these bytes."""
         self.last_words = last_words
 
     def hang_up(self) -> None:
@@ -239,21 +243,26 @@ class Passage:
 
     def __init__(self, relay: Relay, source: socket.socket, target: socket.socket) -> None:
         self.relay, self.source, self.target = relay, source, target
+        self.number = relay.connections
+        relay.connections += 1
         self.session = 0
+        self.over = False  # nothing more goes to the target
         self.volume = b""
         self.welcome: Welcome
-        self.log: Unpacker  # as the source sends it
+        self.log: LogUnpacker  # as the source sends it
         self.chain = b""  # of the last transfer, as the target has it
 
     def forth(self) -> None:
         for frame in frames_of(self.source):
+            if self.over:
+                continue
             match frame[4]:
                 case Type.HELLO:
                     self._send(self._hello(frame))
                 case Type.BEGIN:
                     self._send(self._begin(frame))
                 case Type.EPOCH:
-                    self.log.turn(*unpack_epoch(body_of(memoryview(frame))))
+                    self.log.begin_epoch(*unpack_epoch(body_of(memoryview(frame))))
                     self._send(frame)
                 case Type.LOG | Type.LOG_WIDE:
                     self._send_log(frame)
@@ -268,18 +277,25 @@ class Passage:
         if relay.last_words:
             last, relay.last_words = relay.last_words, b""
             self._send(last)
-            relay.hang_up()
-            raise ConnectionAbortedError
+            self._say_no_more()
+
+    def _say_no_more(self) -> None:
+        """What the target says meanwhile is still carried, until it ends too: a socket that is closed while it has
+        something unread would reset the connection, and what was sent last might never be seen."""
+        self.over = True
+        self.target.shutdown(socket.SHUT_WR)
 
     def _send(self, frame: bytes) -> None:
+        self.relay.record(self.number, b">", frame)
         self.target.sendall(frame)
 
     def back(self) -> None:
         for frame in frames_of(self.target):
+            self.relay.record(self.number, b"<", frame)
             if frame[4] == Type.WELCOME:
                 frame = self._welcome(frame)
-            elif frame[4] == Type.NEED:
-                self.relay.asked.append(unpack_need(body_of(memoryview(frame))))
+            elif frame[4] == Type.REQUEST_BLOCKS:
+                self.relay.asked.append(unpack_block_request(body_of(memoryview(frame))))
             self.source.sendall(frame)
 
     # What both ends say of their logs
@@ -300,7 +316,7 @@ class Passage:
     def _begin(self, frame: bytes) -> bytes:
         begin = unpack_begin(body_of(memoryview(frame)))
         end = self.welcome.end if begin.start is None else begin.start.end
-        self.log = Unpacker(self.volume, end)
+        self.log = LogUnpacker(self.volume, end)
         if begin.start is not None:
             self.chain = end.chain
         found = begin.at_target_end
@@ -323,21 +339,21 @@ class Passage:
         bent = carried
         if transfer.kind == Kind.POINT:
             bent = self._record(carried)
-        proper, self.chain = self._packed(bent.transfer, self.chain)
-        assert self.chain != transfer.chain or proper == carried.proper
+        shared_header, self.chain = self._packed(bent.transfer, self.chain)
+        assert self.chain != transfer.chain or shared_header == carried.shared_header
         relay.told.note(transfer.position, transfer.chain, self.chain)
         payload = bytes(bent.payload)
-        return pack_log(self.session, proper, len(payload)) + payload
+        return pack_log(self.session, shared_header, len(payload)) + payload
 
     @staticmethod
     def _packed(t: Transfer, previous: bytes) -> tuple[bytes, bytes]:
         packed = b"".join(c.astype("<u8").tobytes() for c in (t.offsets, t.lengths, t.digests)) + t.body
-        return pack_proper(
+        return pack_shared_header(
             t.kind, t.flags, t.blocks, t.fragment_bytes, (t.volume, t.reign, t.epoch), t.position, t.write,
             t.time_ns, previous, packed, (len(t.offsets), len(t.digests), len(t.body)),
         )  # fmt: skip
 
-    def _record(self, carried: Carried) -> Carried:
+    def _record(self, carried: ReceivedTransfer) -> ReceivedTransfer:
         """Bent, if a lie waits; in any case it names the cut by the chain that the target knows."""
         part, relay = unpack_part(carried.transfer.body), self.relay
         assert part is not None
@@ -352,9 +368,11 @@ class Passage:
             return carried
         body = bytearray(carried.transfer.body)
         struct.pack_into("16s", body, 96, said)
-        return Carried(replace(carried.transfer, body=bytes(body)), carried.proper, carried.payload)
+        return ReceivedTransfer(
+            replace(carried.transfer, body=bytes(body)), carried.shared_header, carried.payload
+        )
 
-    def _decoded(self, part: Part, carried: Carried) -> Record:
+    def _decoded(self, part: Part, carried: ReceivedTransfer) -> Record:
         relay, rows, payload = self.relay, {}, memoryview(carried.payload)
         for epoch, position, first, run in zip(
             *(getattr(part.references, name).tolist() for name in ("epochs", "positions", "blocks", "runs")),
@@ -376,7 +394,7 @@ class Passage:
         )  # fmt: skip
 
 
-def encoded(record: Record, part: Part, carried: Carried) -> Carried:
+def encoded(record: Record, part: Part, carried: ReceivedTransfer) -> ReceivedTransfer:
     """A transfer that says what the record says now."""
     table = np.array([(*place, record.runs) for _, place in sorted(record.rows.items())], U64).reshape(-1, 4)
     totals = Totals(
@@ -391,4 +409,4 @@ def encoded(record: Record, part: Part, carried: Carried) -> Carried:
         lengths=np.full(len(blocks), BLOCK | EntryKind.WRITE << KIND_SHIFT, U64),
         digests=np.array([fragment_digest(record.partials[block]) for block in blocks], U64),
     )  # fmt: skip
-    return Carried(transfer, b"", b"".join(record.partials[block] for block in blocks))
+    return ReceivedTransfer(transfer, b"", b"".join(record.partials[block] for block in blocks))

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,12 +25,14 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.processes import REVOLUME, Process, run_revolume, start_program
 from tests.support.programs import SYSTEM_PATH, need
+from tests.support.until import until
 
 KIND = os.environ.get("REVOLUME_TEST_SERVER", "revolume")
 TRANSPORTS = ("tcp", "unix", "tls-tcp", "tls-unix")
-REVOLUME = Path(sys.executable).with_name("revolume")
 READY_SECONDS = 60
+OUTPUT_SECONDS = 5
 LITTLE = {"--segment-size": "8MiB", "--spare": "32MiB"}
 """Many ends of segments. What is written ahead by default takes longer than most tests do."""
 
@@ -56,14 +57,9 @@ def without_folder(text: str) -> str:
 
 def revolume(*arguments: str | os.PathLike[str], ok: tuple[int, ...] = (0,), timeout: float = 120) -> str:
     """Run one verb; its standard output."""
-    done = subprocess.run(
-        [os.fspath(REVOLUME), *map(os.fspath, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"},
-    )
-    line = " ".join(map(str, arguments))
+    words = [os.fspath(each) for each in arguments]
+    done = run_revolume(words, {"NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"}, timeout)
+    line = " ".join(words)
     assert done.returncode in ok, f"exit {done.returncode}: revolume {line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -80,11 +76,12 @@ class Server:
     kind: str = KIND
     name: str = "vol"
     persistent: bool = False  # a killed server comes back with its data (nbdkit: file instead of memory)
-    process: subprocess.Popen[str] | None = None
+    process: Process | None = None
     address: str = ""  # unix: the socket's path; tcp: host:port
     log: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)  # besides the tests' own
     wrapper: tuple[str, ...] = ()  # a program that runs the server
+    _listener: threading.Thread | None = field(default=None, init=False)
 
     # -- where it is
 
@@ -132,16 +129,12 @@ class Server:
 
     def start(self, ready_seconds: float = READY_SECONDS) -> Server:
         assert self.process is None, "it runs already"
-        self.process = subprocess.Popen(
-            [*self.wrapper, *getattr(self, f"_command_{self.kind.replace('-', '_')}")()],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PATH": SYSTEM_PATH, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"} | self.environment,
-        )
+        command = [*self.wrapper, *getattr(self, f"_command_{self.kind.replace('-', '_')}")()]
+        environment = {"PATH": SYSTEM_PATH, "NO_COLOR": "1", "REVOLUME_TRACEBACK": "1"} | self.environment
+        self.process = start_program(command, environment)
         lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._listen, args=(self.process, lines), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self.process, lines), daemon=True)
+        self._listener.start()
         if self.kind == "revolume":
             self._wait_ready(lines, ready_seconds)
         else:
@@ -162,16 +155,23 @@ class Server:
         assert process is not None, "it does not run"
         process.send_signal(signum)
         try:
-            return process.wait(timeout)
+            status = process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             pytest.fail(f"{self.kind} did not stop within {timeout:.0f} s\n" + self.said())
+        if self._listener is not None:
+            self._listener.join(OUTPUT_SECONDS)  # what it said last counts too; a program that it runs may say on
+        return status
+
+    def until_said(self, words: str) -> None:
+        """What it says is written, and read, by threads: later than what it tells of."""
+        until(f"it says {words!r}", lambda: any(words in line for line in self.log), said=self.said)
 
     def said(self) -> str:
         return "\n".join(self.log[-200:])
 
-    def _listen(self, process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    def _listen(self, process: Process, lines: queue.Queue[str | None]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.log.append(line.rstrip("\n"))

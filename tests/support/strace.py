@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.programs import kernel_lacks, need, run
@@ -34,6 +35,23 @@ def wrapper(told: Path, calls: str, what: str, when: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
+def reads_counted(pid: int, told: Path, paths: Sequence[Path]) -> Iterator[Callable[[], int]]:
+    """What a running process and its threads read of these files; the bytes may be asked for afterwards."""
+    command = ["strace", "-f", "-qq", "-o", str(told), "-e", "trace=pread64,preadv,preadv2"]
+    for path in paths:
+        command += ["-P", str(path)]
+    tracer = subprocess.Popen([*command, "-p", str(pid)])
+    try:
+        while not told.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)  # until it is attached to each thread
+        yield lambda: sum(int(found) for found in re.findall(r"= (\d+)$", told.read_text(), re.MULTILINE))
+    finally:
+        tracer.terminate()
+        tracer.wait()
+
+
+@contextlib.contextmanager
 def attached(pid: int, told: Path, calls: str, what: str, when: str = "1+") -> Iterator[None]:
     """A running process and its threads have the fault until the end of the context."""
     tracer = subprocess.Popen(["strace", *_injection(told, calls, what, when), "-p", str(pid)])
@@ -45,7 +63,7 @@ def attached(pid: int, told: Path, calls: str, what: str, when: str = "1+") -> I
         yield
     finally:
         tracer.terminate()
-        tracer.wait(20)
+        tracer.wait(60)
 
 
 def _all_traced(pid: int) -> bool:

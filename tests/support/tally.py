@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from revolume.sim.part import commit
+from revolume.sim.campaigns.report_section import commit
 
 SOAK = bool(os.environ.get("REVOLUME_SOAK"))
 SEED = int(os.environ.get("REVOLUME_SEED", "0")) or random.randrange(1, 1 << 20)

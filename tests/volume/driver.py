@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from revolume.history.exports import VolumeExports
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
 from revolume.host import Host
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.volume import Volume
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.volume.metadata.rung import Rung
+from revolume.volume.open.open import open_volume
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.primary import Volume
+from revolume.volume.volume_base import OpenVolume
 
 BLOCK = 4096
 SEGMENT = 64 << 10
 
 SMALL = OpenOptions(
     cp_interval_s=3600, keep_s=3600, budget_bytes=1 << 30, map_memory_bytes=16 << 20, segment_bytes=SEGMENT,
-    spare_bytes=4 * SEGMENT, reserve_bytes=0,
+    spare_bytes=4 * SEGMENT, reserve_bytes=0, rung_versions=16,
 )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ class Driver:
 
     async def check_moment(self, number: int) -> None:
         size, blocks = self.model.moments[number]
-        view = await open_view(self.volume, Spot(number, 0), "test")
+        view = await open_view(self.volume, ResolvedMoment(number, 0), "test")
         try:
             assert view.size == size, f"w{number}: size"
             buffer = bytearray(size)
@@ -150,7 +152,7 @@ class Driver:
 
     async def check_moments(self, at_most: int = 1000) -> None:
         exports = VolumeExports(self.volume, self.volume)
-        oldest = exports.timeline.oldest.write
+        oldest = exports.resolver.oldest.write
         numbers = [n for n in sorted(self.model.moments) if n >= oldest]
         assert numbers, "nothing is retained"
         step = max(1, len(numbers) // at_most)
@@ -158,13 +160,20 @@ class Driver:
             await self.check_moment(number)
 
 
+async def climb(volume: OpenVolume) -> tuple[Rung, ...]:
+    """Make every rung that can be made."""
+    while await volume.ladder.step() or volume.ladder._not_before_ns:
+        volume.ladder._not_before_ns = 0  # one that can't be made is not tried again at once
+    return volume.rungs.usable()
+
+
 async def append(volume: Volume, ops: list[Op]) -> None:
     while True:
         try:
             volume.append(ops)
             return
-        except NoRoomNow:
-            await asyncio.wait_for(volume.room(ops), 20)
+        except WouldBlock:
+            await asyncio.wait_for(volume.room(ops), 60)
 
 
 def assert_equal(have: bytes | bytearray, want: bytes | bytearray, what: str) -> None:
@@ -180,13 +189,12 @@ def assert_equal(have: bytes | bytearray, want: bytes | bytearray, what: str) ->
 async def abandon(volume: Volume) -> None:
     """Let go of a volume as kill -9 would: no last point, no sync, no manifest edit."""
     volume._closing = True
-    for task in volume._tasks:
+    for task in volume.upkeep.tasks:
         task.cancel()
-    await asyncio.gather(*volume._tasks, return_exceptions=True)
-    core = volume.core
-    core.pool._stopping = True
-    await core.pool.stop()
-    await core.maintenance.settled()
-    await core.commit.settle()
-    await core.footers_written()
-    core.close_files()
+    await asyncio.gather(*volume.upkeep.tasks, return_exceptions=True)
+    volume.log.pool._stopping = True
+    await volume.log.pool.stop()
+    await volume.tasks.settled()
+    await volume.log.commit.wait_idle()
+    await volume.log.footers.written()
+    volume.close_files()

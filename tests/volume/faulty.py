@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from revolume.host.real_disk import RealDisk
+from revolume.host.real.disk import RealDisk
 
 
 def io_error(number: int = errno.EIO) -> OSError:

@@ -15,41 +15,45 @@ import pytest
 from revolume.blocks.digest import digest_array
 from revolume.chain.point import Point
 from revolume.errors import Refused
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
 from revolume.host import Host
 from revolume.host.network import Peer
-from revolume.log.carried import Carried, Shipment
-from revolume.log.ops import OP_WRITE, NoRoomNow
-from revolume.log.segment import segment_name
-from revolume.log.transfer import unpack_proper
-from revolume.mirror.decide import Decision, Rule, Source, decide
-from revolume.mirror.messages import Hello, Identity, Pin
-from revolume.mirror.origin import VolumeOrigin
-from revolume.mirror.shelf import DirectoryShelf
-from revolume.mirror.target import Target
-from revolume.mirror.target_session import TargetSession
-from revolume.volume.creating import Birth
-from revolume.volume.longer_tail import LongerTail, open_longer_tail
-from revolume.volume.manifest import MirrorMode
-from revolume.volume.opening import open_secondary, open_volume
-from revolume.volume.options import OpenOptions
+from revolume.log.format.received_transfer import OutgoingTransfer, ReceivedTransfer
+from revolume.log.format.segment import segment_name
+from revolume.log.format.transfer import unpack_shared_header
+from revolume.log.write.operations import OP_WRITE, WouldBlock
+from revolume.mirror.catch_up_plan import CatchUpPlan, Rule, SourceFacts, plan_catch_up
+from revolume.mirror.source.volume_source import VolumeSource
+from revolume.mirror.target.copy_description import describe_copy
+from revolume.mirror.target.copy_directory import RealCopyDirectory
+from revolume.mirror.target.target import Target
+from revolume.mirror.target.target_session import TargetSession
+from revolume.mirror.wire.codec import Identity, Pin
+from revolume.mirror.wire.greeting_messages import Hello
+from revolume.volume.members.positions import Positions
+from revolume.volume.metadata.manifest_state import MirrorMode
+from revolume.volume.open.create import Birth
+from revolume.volume.open.open import open_secondary, open_volume
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.open.tail_catch_up import TailCatchUp, open_tail_catch_up
+from revolume.volume.primary import Volume
 from revolume.volume.secondary import Secondary
-from revolume.volume.volume import Volume
+from tests.support.source_links import Asked
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, Model, abandon, append, assert_equal
 
 THERE = replace(SMALL, segment_bytes=2 * SEGMENT)
-Meddle = Callable[[Carried], Carried]
+Meddle = Callable[[ReceivedTransfer], ReceivedTransfer]
 
 
-def carried(shipment: Shipment) -> Carried:
+def carried(shipment: OutgoingTransfer) -> ReceivedTransfer:
     """As it comes out of a link."""
     payload = bytearray(shipment.length)
     assert shipment.file.preadv([payload], shipment.offset) == shipment.length
-    transfer = unpack_proper(memoryview(shipment.proper))
+    transfer = unpack_shared_header(memoryview(shipment.shared_header))
     assert transfer is not None and transfer.position == shipment.position
-    return Carried(transfer, shipment.proper, memoryview(payload))
+    return ReceivedTransfer(transfer, shipment.shared_header, memoryview(payload))
 
 
 class Nobody:
@@ -74,10 +78,10 @@ class Mirrored(Driver):
         point = await self.volume.mirrors.pin_base(mirror)
         horizon = replace(
             self.volume.folder.horizon, point=point.number, write=point.write, position=point.position,
-            time_ns=point.time_ns, size=self.volume.core.size_at(point.write), root_low=point.root[0],
+            time_ns=point.time_ns, size=self.volume.sizes.at(point.write), root_low=point.root[0],
             root_high=point.root[1], chain=point.chain,
         )  # fmt: skip
-        state = self.volume.core.manifest.state
+        state = self.volume.manifest.state
         epochs = tuple(e for e in state.epochs if e.position < point.position)
         birth = Birth(self.volume.volume_id, self.volume.name, b"m" * 16, horizon, epochs)
         self.secondary = await open_secondary(self.host, str(self.there), there or THERE, birth)
@@ -86,11 +90,11 @@ class Mirrored(Driver):
 
     def _set_up(self) -> None:
         assert self.secondary is not None
-        self.secondary.ask_whole = self.whole
+        self.secondary.attach(Asked(self.whole))
 
     async def whole(self, point: Point, blocks: list[int]) -> dict[int, bytes | None]:
         self.asked.append(blocks)
-        view = await open_view(self.volume, Spot(point.write, 0), "asked whole")
+        view = await open_view(self.volume, ResolvedMoment(point.write, 0), "asked whole")
         try:
             found: dict[int, bytes | None] = {}
             for block in blocks:
@@ -106,7 +110,7 @@ class Mirrored(Driver):
         """The blocks of the pinned point, from where the mirror stands; ``stop_at``: the link breaks there."""
         there = self.secondary
         assert there is not None and there.base is not None
-        view = await open_view(self.volume, Spot(there.base.write, 0), "base")
+        view = await open_view(self.volume, ResolvedMoment(there.base.write, 0), "base")
         try:
             blocks = -(-view.size // BLOCK)
             for first in range(there.base.next_block, blocks, 64):
@@ -140,8 +144,8 @@ class Mirrored(Driver):
                 try:
                     there.keep(arrived)
                     break
-                except NoRoomNow:
-                    await asyncio.wait_for(there.room(there.need(arrived)), 20)
+                except WouldBlock:
+                    await asyncio.wait_for(there.room(there.need(arrived)), 60)
 
     async def settle(self) -> None:
         """Every record that has arrived is dealt with."""
@@ -150,7 +154,7 @@ class Mirrored(Driver):
         for _ in range(4000):
             if there.failure is not None:
                 raise there.failure
-            if there.base is not None or not there._queue:
+            if there.base is not None or not len(there.records):
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("records are not being dealt with")
@@ -159,11 +163,12 @@ class Mirrored(Driver):
         """The source learns how far the mirror is; what lies below is no longer held for it."""
         there, mirrors = self.secondary, self.volume.mirrors
         assert there is not None
-        mirror, agreed = mirrors.get("m"), there.core.manifest.state.agreed
+        mirror, agreed = mirrors.get("m"), there.manifest.state.agreed
         if there.base is None and not mirror.joined and mirror.state.point:
-            await mirrors.joined(mirror, there.core.manifest.state.node)
-        mirrors.acknowledged(mirror, there.received, there.durable, agreed.point, agreed.position)
-        await mirrors.passed(mirror)
+            await mirrors.joined(mirror, there.manifest.state.node)
+        mirrors.acknowledged(mirror, Positions(there.received, there.durable, agreed.point, agreed.position))
+        await mirrors.advance_hold(mirror)
+        await self.volume.tasks.settled()  # what is to be stated of it is
 
     async def lose_hold(self) -> None:
         """The source needs the room, and folds what the mirror lacks: from then on the log does not reach back to
@@ -171,7 +176,7 @@ class Mirrored(Driver):
         there = self.secondary
         assert there is not None
         await self.volume.mirrors.drop_hold()
-        await self.volume.cutter.cut()
+        await self.volume.point_maker.cut()
         while await self.volume.folder.step(True):
             pass
         feed, position = self.volume.feed, there.end.position
@@ -199,12 +204,12 @@ class Mirrored(Driver):
 
     # How they find together again
 
-    async def rule(self, source: Volume, shelf: DirectoryShelf) -> Decision:
+    async def rule(self, source: Volume, shelf: RealCopyDirectory) -> CatchUpPlan:
         """By which rule a source would bring a mirror up to date, from what the two say of themselves when it
         comes to the mirror's door."""
-        origin = VolumeOrigin(source)
+        origin = VolumeSource(source)
         hello = Hello(
-            2, origin.segment_blocks, origin.segment_blocks, origin.volume_id, source.core.manifest.state.node,
+            2, *origin.log_blocks, origin.volume_id, source.manifest.state.node,
             origin.reign, origin.epoch, origin.size, origin.feed.oldest, origin.end(), origin.name, "m",
         )  # fmt: skip
         target = Target(self.host, shelf, None, print)
@@ -212,13 +217,13 @@ class Mirrored(Driver):
             session = TargetSession(self.host, Nobody(), shelf, target)  # type: ignore[arg-type]
             welcome = await target.admit(session, hello)
         except Refused:
-            welcome = await target._describe(hello)
+            welcome = await describe_copy(shelf, hello)
         found = await origin.feed.identity_at(welcome.end.position)
         pinned = None
         if any(m.name == "m" for m in source.mirrors):
             pinned = origin.base_point(source.mirrors.get("m"))
         pin = Pin(pinned.number, pinned.position, pinned.chain) if pinned else None
-        return decide(Source(hello, Identity(*found) if found else None, pin), welcome)
+        return plan_catch_up(SourceFacts(hello, Identity(*found) if found else None, pin), welcome)
 
     async def power_cut(self, number: int, alone: bool) -> None:
         """The source loses some of what was not on its disk yet. It gets back what the mirror has of it; *alone*
@@ -227,10 +232,10 @@ class Mirrored(Driver):
         assert there is not None
         end = self.volume.feed.end
         await abandon(self.volume)
-        durable = self.volume.core.commit.durable
+        durable = self.volume.log.commit.durable
         kept = durable + number % (end - durable + 1)
         self._lose(behind=kept, places=places)
-        tail = await open_longer_tail(self.host, str(self.path), self.options)
+        tail = await open_tail_catch_up(self.host, str(self.path), self.options)
         assert durable <= tail.received <= kept
         if not alone and tail.received < there.received:
             await self._fetch(tail, there)
@@ -239,17 +244,17 @@ class Mirrored(Driver):
         await self.open()
         self.model.seal(self.volume.write)
         await self.check_live()
-        await self._together(ahead=there.end.position >= self.volume.core.appender.position - 1 and alone)
+        await self._together(ahead=there.end.position >= self.volume.log.appender.position - 1 and alone)
 
-    def _on_shelf(self, third: Secondary) -> DirectoryShelf:
-        return DirectoryShelf(self.host, f"{self.there}-third", THERE, third)
+    def _on_shelf(self, third: Secondary) -> RealCopyDirectory:
+        return RealCopyDirectory(self.host, f"{self.there}-third", THERE, third)
 
     def _places(self) -> list[tuple[int, Path, int]]:
         """Of every transfer: its position, its segment's file, the block where it begins."""
         log = self.path / "log"
         return [
             (found.transfer.position, log / segment_name(segment.index), found.block)
-            for segment in self.volume.core.pool.segments()
+            for segment in self.volume.log.pool.segments()
             for found in self.volume.feed.transfers(segment)
         ]
 
@@ -267,20 +272,20 @@ class Mirrored(Driver):
                 file.write(bytes(size - block * BLOCK))
 
     @staticmethod
-    async def _fetch(tail: LongerTail, there: Secondary) -> None:
+    async def _fetch(tail: TailCatchUp, there: Secondary) -> None:
         at = tail.end
         assert await there.feed.identity_at(at.position) == (at.epoch, at.reign, at.chain)
         while tail.received < there.received:
             for shipment in await there.feed.older(tail.end.position, 1 << 20):
                 arrived = [carried(shipment)]
-                await asyncio.wait_for(tail.room(tail.need(arrived)), 20)
+                await asyncio.wait_for(tail.room(tail.need(arrived)), 60)
                 tail.keep(arrived)
 
     async def _together(self, ahead: bool) -> None:
         """After the source was opened again: the log goes on, or the mirror has what the source has not."""
         there = self.secondary
         assert there is not None
-        shelf = DirectoryShelf(self.host, str(self.there), THERE, there)
+        shelf = RealCopyDirectory(self.host, str(self.there), THERE, there)
         decision = await self.rule(self.volume, shelf)
         there = self.secondary = shelf.secondary
         assert there is not None
@@ -298,7 +303,7 @@ class Mirrored(Driver):
         await abandon_secondary(self.secondary)
         shutil.rmtree(self.there)
         await self.volume.mirrors.detach("m")
-        if await self.volume.cutter.cut() is None and not self.volume.core.points:
+        if await self.volume.point_maker.cut() is None and not self.volume.retained.points:
             self.secondary = None
         else:
             await self.begin()
@@ -309,12 +314,12 @@ class Mirrored(Driver):
         third = await open_secondary(self.host, str(self.there) + "-third", THERE)
         promoted = await open_volume(self.host, str(self.there), THERE)
         await append(promoted, [(OP_WRITE, 0, BLOCK, memoryview(b"promoted" * 512))])
-        await promoted.cutter.cut()
+        await promoted.point_maker.cut()
         held = bytearray(promoted.size)
         await promoted.read(0, memoryview(held))
         while third.end.position < promoted.feed.end:
             for shipment in await promoted.feed.older(third.end.position, 1 << 20):
-                await asyncio.wait_for(third.room(third.need([carried(shipment)])), 20)
+                await asyncio.wait_for(third.room(third.need([carried(shipment)])), 60)
                 third.keep([carried(shipment)])
         assert not (await self.rule(promoted, self._on_shelf(third))).rule.refuses
         await promoted.close()
@@ -343,7 +348,7 @@ class Mirrored(Driver):
         there = self.secondary
         assert there is not None
         size, blocks = self.model.moments[number]
-        view = await open_view(there, Spot(number, 0), "test")
+        view = await open_view(there, ResolvedMoment(number, 0), "test")
         try:
             assert view.size == size, f"mirror w{number}: size"
             buffer = bytearray(size)
@@ -362,7 +367,7 @@ class Mirrored(Driver):
         """The mirror is at the source's last point, with its root, and its moments equal the model's."""
         there = self.secondary
         assert there is not None
-        here = self.volume.core.points[-1]
+        here = self.volume.retained.points[-1]
         assert (there.agreed.number, there.agreed.root) == (here.number, here.root)
         numbers = self.mirror_moments()
         step = max(1, len(numbers) // at_most)
@@ -389,15 +394,15 @@ async def read_all(volume: Volume) -> bytearray:
 async def abandon_secondary(there: Secondary) -> None:
     """Let go of a mirror as kill -9 would."""
     there._closing = True
-    for task in there._tasks:
+    for task in there.upkeep.tasks:
         task.cancel()
-    await asyncio.gather(*there._tasks, return_exceptions=True)
-    core = there.core
-    core.pool._stopping = True
-    await core.pool.stop()
-    await core.maintenance.settled()
-    await core.commit.settle()
-    await core.footers_written()
+    await asyncio.gather(*there.upkeep.tasks, return_exceptions=True)
+    there.log.pool._stopping = True
+    await there.log.pool.stop()
+    await there.tasks.settled()
+    await there.log.commit.wait_idle()
+    await there.log.footers.written()
     if there._fill is not None:
         await there._fill.close()
-    core.close_files()
+    await there._jumping.close()
+    there.close_files()

@@ -1,4 +1,4 @@
-"""The regions of a store on a real file system (``sim/regions.py`` has the theory)."""
+"""The regions of a store on a real file system (``sim/oracle/regions.py`` has the theory)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from revolume.host import Host
-from revolume.sim import regions as of_a_store
-from revolume.sim.regions import IDLE, TOLD
+from revolume.sim.oracle import regions as of_a_store
+from revolume.sim.oracle.regions import IDLE, TOLD
 
 
 @dataclass(frozen=True, slots=True)

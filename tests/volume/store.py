@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from revolume.errors import RevolumeError
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
 from revolume.host import Host, real_host
-from revolume.host.real_disk import RealDisk
-from revolume.log.columns import RANGE_BLOCKS
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.offline.check import check
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.volume import Volume
+from revolume.host.real.disk import RealDisk
+from revolume.log.format.columns import RANGE_BLOCKS
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
+from revolume.volume.open.open import open_volume
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.primary import Volume
 
-from .driver import BLOCK, SMALL, Driver, Model, abandon
+from .driver import BLOCK, SMALL, Driver, Model, abandon, climb
 
 FAR = RANGE_BLOCKS + 20
 SIZE = (FAR + 100) * BLOCK
@@ -36,7 +36,7 @@ PIECE = 64 * BLOCK
 
 
 class Inline:
-    """Work done on the spot, jobs too: opening costs milliseconds and nothing runs beside it."""
+    """Work done at once in this process, jobs too: opening costs milliseconds and nothing runs beside it."""
 
     async def call(self, fn: Callable[..., Any], *args: Any) -> Any:
         return fn(*args)
@@ -73,8 +73,8 @@ def payload(seed: int, length: int) -> bytes:
 
 
 async def make_store(host: Host, path: Path) -> Store:
-    """Several segments, whole and partial blocks, zero ranges, a folded image, a base map, a snapshot, a clean
-    stop, which leaves two manifests."""
+    """Several segments, whole and partial blocks, zero ranges, a folded image, a base map, rungs, a snapshot, a
+    clean stop, which leaves two manifests."""
     driver = Driver(host, path, SIZE, TINY)
     await driver.open()
     volume = driver.volume
@@ -84,12 +84,12 @@ async def make_store(host: Host, path: Path) -> Store:
         (OP_WRITE, 50 * BLOCK + 100, payload(10, 5000)), (OP_ZERO, 3 * BLOCK + 5, 5000),
         (OP_WRITE, (FAR + 10) * BLOCK, payload(11, BLOCK)),
     ])  # fmt: skip
-    await volume.cutter.cut()
+    await volume.point_maker.cut()
     await driver.change([(OP_ZERO, 40 * BLOCK, FAR * BLOCK)])
     await driver.change([(OP_WRITE, 60 * BLOCK + 1, payload(12, 3000)), (OP_WRITE, 90 * BLOCK, payload(13, 8192))])
     for at in range(6):
         await driver.change([(OP_WRITE, (at * 5 + 2) * BLOCK, payload(20 + at, 3 * BLOCK))])
-    await volume.cutter.cut()
+    await volume.point_maker.cut()
     assert await driver.fold()
     await driver.change([
         (OP_WRITE, (FAR + 60) * BLOCK + 512, payload(30, 512)), (OP_WRITE, 9 * BLOCK, payload(31, 8192)),
@@ -99,8 +99,9 @@ async def make_store(host: Host, path: Path) -> Store:
     await driver.change([(OP_TRIM, 50 * BLOCK, FAR * BLOCK), (OP_WRITE, 51 * BLOCK + 7, payload(33, 1000))])
     for at in range(4):
         await driver.change([(OP_WRITE, (at * 3 + 80) * BLOCK, payload(40 + at, 3 * BLOCK))])
-    await volume.cutter.cut()
-    await volume.folder.rebase(force=True)
+    await volume.point_maker.cut()
+    await volume.base_maps.renew(force=True)
+    assert await climb(volume)
     await driver.change([(OP_WRITE, 11 * BLOCK + 7, payload(50, 1000)), (OP_WRITE, 85 * BLOCK, payload(51, 8192))])
     between = volume.write  # a moment with a block written only in part
     await driver.change([(OP_WRITE, 11 * BLOCK + 500, payload(52, 1000)), (OP_ZERO, 80 * BLOCK, 2 * BLOCK)])
@@ -162,7 +163,7 @@ async def read_live(volume: Volume, model: Model, verdict: Verdict) -> None:
 async def read_moment(volume: Volume, model: Model, number: int, verdict: Verdict) -> None:
     size, blocks = model.moments[number]
     with verdict.watching(f"view w{number}"):
-        view = await open_view(volume, Spot(number, 0), "test")
+        view = await open_view(volume, ResolvedMoment(number, 0), "test")
         try:
             if view.size != size:
                 verdict.wrong.append(f"w{number}: {view.size} bytes")
@@ -193,4 +194,3 @@ def judge(loop: asyncio.AbstractEventLoop, host: Host, store: Store, spoilt: Pat
     if reading.told and not verdict.told:
         verdict.wrong.append(f"check saw nothing, but {reading.told[0]}")
     return Verdict(verdict.told + reading.told, verdict.wrong + reading.wrong)
-

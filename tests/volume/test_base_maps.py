@@ -13,8 +13,8 @@ import pytest
 
 from revolume.errors import UsageError
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, SMALL, Driver, abandon
 from .store import payload
@@ -55,9 +55,9 @@ def test_a_base_that_names_the_record_of_the_horizons_point_is_right(driver: Dri
         await driver.volume.snapshot("first")
         await driver.change([(OP_WRITE, 90 * BLOCK, payload(3, 8 * BLOCK))])
         await driver.volume.cut()
-        await driver.volume.folder.rebase(force=True)
+        await driver.volume.base_maps.renew(force=True)
         assert await driver.fold()
-        horizon, base = driver.volume.folder.horizon, driver.volume.core.live.base
+        horizon, base = driver.volume.folder.horizon, driver.volume.live.base
         assert horizon.point == 1 and base is not None and base.meta.point == 2
         await driver.check_live()
         await driver.volume.close()
@@ -115,11 +115,11 @@ def test_less_memory_than_before(wide: Driver, ending: str) -> None:
         sample = await spread(driver, 0, ROUNDS)
         await driver.volume.cut()
         sample |= await spread(driver, ROUNDS, 40)
-        assert len(driver.volume.core.live.overlay) > ROUNDS * WIDE and driver.volume.core.live.base is None
+        assert len(driver.volume.live.overlay) > ROUNDS * WIDE and driver.volume.live.base is None
         await (driver.volume.close() if ending == "stopped" else abandon(driver.volume))
         driver.options = LITTLE
         await driver.open()
-        assert driver.volume.core.live.base is not None
+        assert driver.volume.live.base is not None
         await holds(driver, sample)
         sample |= await spread(driver, 200, 900)  # and it works on in little memory
         await holds(driver, sample)
@@ -139,7 +139,7 @@ def test_a_tail_that_does_not_fit_is_refused_with_the_memory_it_needs(
     wide: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = wide
-    monkeypatch.setattr("revolume.volume.volume.CUT_BLOCKS", 1 << 40)  # no point comes before the crash
+    monkeypatch.setattr("revolume.volume.primary.CUT_BLOCKS", 1 << 40)  # no point comes before the crash
 
     async def play() -> None:
         await driver.open()
@@ -183,7 +183,7 @@ def test_no_memory_at_all_is_refused_before_anything_is_made(driver: Driver) -> 
 
 def test_many_large_trims_make_a_point_due(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a range in memory, copied whole at the next: they are not let grow for the whole interval."""
-    monkeypatch.setattr("revolume.volume.volume.CUT_RANGES", 20)
+    monkeypatch.setattr("revolume.volume.primary.CUT_RANGES", 20)
 
     async def play() -> None:
         await driver.open()
@@ -192,7 +192,7 @@ def test_many_large_trims_make_a_point_due(driver: Driver, monkeypatch: pytest.M
             await driver.change([(OP_ZERO, block * BLOCK, 299 * BLOCK)])
             await asyncio.sleep(0.01)
         assert len(driver.volume.points()) >= 2
-        assert len(driver.volume.core.live.ranges) <= 12, "what is covered is gone"
+        assert len(driver.volume.live.ranges) <= 12, "what is covered is gone"
         await driver.volume.close()
 
     run(driver, play)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from revolume.history.stopped import look
+from revolume.history.offline_volume import open_offline
 from revolume.host import Host
-from revolume.volume import manifest
-from revolume.volume.manifest import EditKind, load
-from revolume.volume.options import OpenOptions
+from revolume.volume.metadata import manifest
+from revolume.volume.metadata.manifest import load
+from revolume.volume.metadata.manifest_edits import EditKind
+from revolume.volume.open.options import OpenOptions
 
 from .driver import SEGMENT, SMALL, abandon
 from .store import inline_host, opened
@@ -47,7 +48,7 @@ def test_the_default_is_decided_once(place: Path) -> None:
     host = inline_host()
     decided = budget_of(host, place, CREATED)
     assert decided > 4 * SEGMENT
-    assert look(host, str(place)).status().log_budget_bytes == decided
+    assert open_offline(host, str(place)).status().log_budget_bytes == decided
     other = place.parent / "other"
     other.write_bytes(bytes(8 << 20))  # less is free now
     for stop in (True, False, True):
@@ -61,14 +62,14 @@ def test_who_gives_another_changes_it_for_good(place: Path, stop: bool) -> None:
     assert budget_of(host, place, UNASKED) == 40 * SEGMENT
     assert budget_of(host, place, replace(UNASKED, budget_bytes=50 * SEGMENT), stop) == 50 * SEGMENT
     assert budget_of(host, place, UNASKED) == 50 * SEGMENT
-    assert look(host, str(place)).status().log_budget_bytes == 50 * SEGMENT
+    assert open_offline(host, str(place)).status().log_budget_bytes == 50 * SEGMENT
 
 
 def test_for_one_opening_only(place: Path) -> None:
     host = inline_host()
     lent = replace(CREATED, budget_bytes=1 << 60, budget_once=True)
     assert budget_of(host, place, lent) == 1 << 60
-    kept = look(host, str(place)).status().log_budget_bytes
+    kept = open_offline(host, str(place)).status().log_budget_bytes
     assert 4 * SEGMENT < kept < 1 << 60
     assert budget_of(host, place, replace(lent, size=None)) == 1 << 60
     assert budget_of(host, place, UNASKED) == kept
@@ -81,7 +82,7 @@ def test_a_volume_made_before_budgets_were_kept(place: Path, monkeypatch: pytest
     without = lambda state: [edit for edit in real(state) if edit[0] != EditKind.BUDGET]  # noqa: E731
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "state_edits", without)
-        patched.setattr("revolume.volume.ground.Ground.budget_edits", lambda self: [])
+        patched.setattr("revolume.volume.open.open_context.Ground.retention_edits", lambda self: [])
         budget_of(host, place, replace(CREATED, budget_bytes=40 * SEGMENT))
     directory = host.disk.open(str(place))
     assert load(directory).state.budget == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from revolume.volume.condition import Condition, state_of
-from revolume.volume.damage import range_words, ranges
-from revolume.volume.events import KEPT_MAX, KEPT_OF_A_KIND_MAX, Event, EventKind, Events, Level
-from revolume.volume.forecast import Rate, forecast, near
+from revolume.volume.space.forecast import Rate, forecast, near
+from revolume.volume.state.condition import Condition, state_of
+from revolume.volume.state.damage import range_words, ranges
+from revolume.volume.state.events import KEPT_MAX, KEPT_OF_A_KIND_MAX, Event, EventKind, Events, Level
 
 WORST_FIRST = [
     (Condition(poisoned="Syncing the log failed."), "poisoned", "Syncing the log failed."),
@@ -15,7 +15,7 @@ WORST_FIRST = [
     (Condition(incomplete=True), "incomplete", "The base is being received."),
     (Condition(full=True, keeper="snapshot x keeps everything from w3 on"), "full",
      "Writes are refused: no room for the log: snapshot x keeps everything from w3 on."),
-    (Condition(log_waits="m1"), "full", "Writes wait: the log is full until mirror m1 has come on."),
+    (Condition(log_waits="m1"), "full", "Writes wait: the log is full until mirror m1 has caught up."),
     (Condition(replies_wait="Replies wait for mirror m1, lost for 9 s."), "waiting",
      "Replies wait for mirror m1, lost for 9 s."),
     (Condition(damaged_past="reads of block 7 of v@w4 fail"), "degraded", "Reads of block 7 of v@w4 fail."),

@@ -13,8 +13,8 @@ import pytest
 
 from revolume.errors import NoSpace, RevolumeError
 from revolume.host import Host
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, Driver, abandon
 from .store import TINY, Inline, inline_host, payload
@@ -52,7 +52,7 @@ class Gated(Driver):
         """A point that waits for its sync until ``meanwhile`` is over; the write at which it was cut."""
         write = self.volume.write
         self.work.gate.clear()
-        cutting = asyncio.ensure_future(self.volume.cutter.cut())
+        cutting = asyncio.ensure_future(self.volume.point_maker.cut())
         while not self.work.waiting:
             await asyncio.sleep(0)
         await meanwhile()
@@ -83,7 +83,7 @@ def play(scenario: Callable[[Gated], Awaitable[None]], path: Path) -> None:
         driver = Gated(path / "v")
         await driver.open()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await scenario(driver)
         finally:
             driver.work.gate.set()
@@ -100,12 +100,12 @@ def test_a_block_written_in_part_then_whole_then_in_part(tmp_path: Path) -> None
         await driver.change([(OP_WRITE, 5 * BLOCK, payload(1, 2 * BLOCK))])
         await driver.change([(OP_WRITE, 5 * BLOCK + 100, b"first part" * 20)])
         await driver.change([(OP_WRITE, 4 * BLOCK, payload(2, 4 * BLOCK)), (OP_WRITE, 9 * BLOCK, bytes(BLOCK))])
-        assert not driver.volume.core.partials.blocks
+        assert not driver.volume.partials.blocks
         await driver.check_live()
         await driver.change([(OP_WRITE, 5 * BLOCK + 3000, b"second part" * 20)])
         await driver.check_live()
         cut = driver.volume.write
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.proved(cut, cut - 1, cut - 3, cut - 4)
 
     play(scenario, tmp_path)
@@ -118,11 +118,11 @@ def test_the_same_with_zeroes_between(kind: int, blocks: int, tmp_path: Path) ->
         await driver.change([(OP_WRITE, 5 * BLOCK, payload(1, 2 * BLOCK))])
         await driver.change([(OP_WRITE, 5 * BLOCK + 100, b"first part" * 20)])
         await driver.change([(kind, 5 * BLOCK, blocks * BLOCK)])
-        assert not driver.volume.core.partials.blocks
+        assert not driver.volume.partials.blocks
         await driver.change([(OP_WRITE, 5 * BLOCK + 3000, b"second part" * 20)])
         await driver.check_live()
         cut = driver.volume.write
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.proved(cut, cut - 1, cut - 2)
 
     play(scenario, tmp_path)
@@ -145,11 +145,11 @@ def test_writes_go_on_while_a_point_waits_for_its_sync(tmp_path: Path) -> None:
             await driver.change([(OP_WRITE, 15 * BLOCK + 9, b"a new one")])
 
         cut = await driver.cut_while(meanwhile)
-        assert sorted(driver.volume.core.partials.blocks) == [12, 15]
+        assert sorted(driver.volume.partials.blocks) == [12, 15]
         await driver.check_live()
         await driver.check_moment(cut)
         await driver.change([(OP_WRITE, 12 * BLOCK + 1000, b"and on it goes")])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.proved(cut, cut + 1, cut + 2, cut + 5, driver.volume.write)
 
     play(scenario, tmp_path)
@@ -167,7 +167,7 @@ def test_large_zeroes_while_a_point_waits_win_over_its_record(tmp_path: Path) ->
         cut = await driver.cut_while(meanwhile)
         await driver.check_live()
         await driver.change([(OP_WRITE, 21 * BLOCK + 100, b"again")])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.proved(cut, cut + 1, cut + 2, driver.volume.write)
 
     play(scenario, tmp_path)
@@ -183,7 +183,7 @@ def test_a_point_that_fails_once_is_made_of_both_intervals(
     async def scenario(driver: Gated) -> None:
         await driver.change([(OP_WRITE, 30 * BLOCK, payload(1, 8 * BLOCK)), (OP_ZERO, 400 * BLOCK, 300 * BLOCK)])
         await driver.change([(OP_WRITE, 350 * BLOCK, payload(6, 2 * BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await driver.change([(OP_WRITE, 30 * BLOCK, payload(2, 4 * BLOCK)), (OP_WRITE, 37 * BLOCK + 5, b"part")])
         await driver.change([(OP_ZERO, 300 * BLOCK, 300 * BLOCK), (OP_WRITE, 310 * BLOCK, payload(9, BLOCK))])
 
@@ -193,14 +193,14 @@ def test_a_point_that_fails_once_is_made_of_both_intervals(
             await driver.change([(OP_ZERO, 500 * BLOCK, 300 * BLOCK), (OP_WRITE, 36 * BLOCK, payload(5, BLOCK))])
             raise NoSpace("no-space", "There is no room.")
 
-        cutter, core = driver.volume.cutter, driver.volume.core
-        failing = {"composing": (cutter, "_composed"), "room": (core.admission, "wait")}
-        monkeypatch.setattr(*failing.get(fails, (core.commit, "wait_durable")), fail)
+        point_maker, volume = driver.volume.point_maker, driver.volume
+        failing = {"composing": (point_maker, "_composed"), "room": (volume.admission, "wait")}
+        monkeypatch.setattr(*failing.get(fails, (volume.log.commit, "wait_durable")), fail)
         with pytest.raises(RevolumeError):
-            await cutter.cut()
+            await point_maker.cut()
         await driver.check_live()
         await driver.change([(OP_WRITE, 32 * BLOCK, payload(3, 4 * BLOCK)), (OP_WRITE, 37 * BLOCK + 90, b"more")])
-        point = await cutter.cut()
+        point = await point_maker.cut()
         assert point is not None and (point.number, point.changed_blocks) == (2, 7 + 1 + 1 + 500)
         await driver.proved(point.write, point.write - 2)
 
@@ -209,11 +209,11 @@ def test_a_point_that_fails_once_is_made_of_both_intervals(
 
 def test_the_transfer_table_holds_no_more_than_the_open_interval(tmp_path: Path) -> None:
     async def scenario(driver: Gated) -> None:
-        table = driver.volume.core.writer.table
+        table = driver.volume.log.writer.table
         for number in range(100):
             for at in range(3):
                 await driver.change([(OP_WRITE, (number + at) * BLOCK, payload(number, BLOCK))])
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
             assert len(table) <= 2, f"after point {number + 1}"  # its record, and what came with it
         await driver.change([(OP_WRITE, BLOCK, payload(7, BLOCK))])
         assert len(table) <= 3
@@ -236,16 +236,16 @@ def test_durability_is_that_of_a_position(tmp_path: Path) -> None:
         await driver.change([(OP_WRITE, BLOCK, payload(2, BLOCK))])
         later = asyncio.ensure_future(volume.durable(volume.position))
         released: list[tuple[int, int]] = []
-        volume.core.commit.on_durable = lambda position: released.append((position, volume.core.commit.durable))
-        syncs = volume.core.commit.syncs
+        volume.log.commit.follow(lambda position: released.append((position, volume.log.commit.durable)))
+        syncs = volume.log.commit.syncs
         work.gate.set()
         await earlier
         assert released[0] == (first, first)
         await later
         last = volume.position
-        assert released == [(first, first), (last, last)] and volume.core.commit.syncs == syncs + 2
+        assert released == [(first, first), (last, last)] and volume.log.commit.syncs == syncs + 2
         await volume.durable(first)
-        assert volume.core.commit.syncs == syncs + 2, "it was durable already"
+        assert volume.log.commit.syncs == syncs + 2, "it was durable already"
         await driver.proved()
 
     play(scenario, tmp_path)

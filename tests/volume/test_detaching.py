@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Damaged, NotFound, Refused, TimedOut
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
-from revolume.volume.detaching import detach_stopped
-from revolume.volume.manifest import MirrorMode, load
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
+from revolume.volume.members.offline_orders import detach_stopped
+from revolume.volume.metadata.manifest import load
+from revolume.volume.metadata.manifest_state import MirrorMode
 
 from .driver import BLOCK, Driver, abandon
 from .store import TINY, inline_host, payload
@@ -118,7 +119,7 @@ def test_a_manifest_that_has_lost_its_end_is_not_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log states a later edit than the manifest holds: written anew, it would look whole."""
-    monkeypatch.setattr("revolume.volume.volume.CONFIRMED_SECONDS", 0.01)
+    monkeypatch.setattr("revolume.volume.primary.CONFIRMED_SECONDS", 0.01)
 
     async def scenario(driver: Mirrors) -> None:
         older = {name: (driver.path / name).read_bytes() for name in ("manifest.a", "manifest.b")
@@ -126,7 +127,7 @@ def test_a_manifest_that_has_lost_its_end_is_not_written_anew(
         with pytest.raises(TimedOut):  # the mirrors are away
             await driver.volume.snapshot("later")
         await driver.change([(OP_WRITE, 0, payload(9, BLOCK))])  # its header states the edit
-        await driver.volume.core.commit.synced()
+        await driver.volume.log.commit.synced()
         await abandon(driver.volume)
         for path in driver.path.glob("manifest.*"):
             path.unlink()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Damaged
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, Driver
 from .faulty import Faults, FaultyDisk
@@ -36,7 +36,7 @@ def driver_on(place: Path) -> tuple[Driver, Faults]:
 async def written(driver: Driver) -> None:
     for at in range(4):
         await driver.change([(OP_WRITE, at * 7 * BLOCK, payload(at, 3 * BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
 
 
 async def whole(driver: Driver) -> None:
@@ -64,7 +64,7 @@ def test_a_fold_that_cannot_read_its_digests_back(place: Path, call: tuple[str, 
         await driver.check_live()
         await driver.check_moments()
         await driver.change([(OP_WRITE, 90 * BLOCK, payload(9, BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         assert await driver.fold()
         await whole(driver)
 
@@ -78,14 +78,14 @@ def test_a_base_map_that_cannot_be_removed(place: Path) -> None:
         driver, _ = driver_on(place)
         await driver.open()
         await written(driver)
-        await driver.volume.folder.rebase(force=True)
+        await driver.volume.base_maps.renew(force=True)
         maps = place / "maps"
         for name in maps.iterdir():
             name.unlink()
         for seed in range(9, 29):
             await driver.change([(OP_WRITE, 90 * BLOCK, payload(seed, 4 * BLOCK))])
-            await driver.volume.cutter.cut()
-        while driver.volume.core.base_name:  # until the horizon has passed the base
+            await driver.volume.point_maker.cut()
+        while driver.volume.maps.base_name:  # until the horizon has passed the base
             assert await driver.fold()
         await whole(driver)
 
@@ -102,7 +102,7 @@ def test_a_fragment_whose_base_cannot_be_looked_up_at_once(place: Path, ending: 
         await driver.open()
         await written(driver)
         if ending == ".map":
-            await driver.volume.folder.rebase(force=True)
+            await driver.volume.base_maps.renew(force=True)
         else:
             assert await driver.fold()
         await driver.reopen()
@@ -111,7 +111,7 @@ def test_a_fragment_whose_base_cannot_be_looked_up_at_once(place: Path, ending: 
         assert faults.fail("preadv_nowait", ending) is None, "it has failed"
         faults.never()
         await driver.check_live()
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         await whole(driver)
 
     asyncio.run(run())
@@ -124,7 +124,7 @@ def test_a_base_map_with_a_flipped_bit_is_made_anew_from_the_log(place: Path) ->
         driver, _ = driver_on(place)
         await driver.open()
         await written(driver)
-        await driver.volume.folder.rebase(force=True)
+        await driver.volume.base_maps.renew(force=True)
         await driver.reopen()
         await driver.volume.close()
         (name,) = (place / "maps").glob("base-*.map")
@@ -138,7 +138,7 @@ def test_a_base_map_with_a_flipped_bit_is_made_anew_from_the_log(place: Path) ->
         await asyncio.sleep(1.5)
         await driver.check_live()
         await driver.change([(OP_WRITE, 7 * BLOCK + 9, payload(8, 100))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         assert not name.exists()
         await whole(driver)
 
@@ -152,16 +152,16 @@ def test_a_base_map_found_damaged_while_the_next_one_is_made(place: Path) -> Non
         driver, _ = driver_on(place)
         await driver.open()
         await written(driver)
-        await driver.volume.folder.rebase(force=True)
+        await driver.volume.base_maps.renew(force=True)
         await driver.change([(OP_WRITE, 90 * BLOCK, payload(9, BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         (name,) = (place / "maps").glob("base-*.map")
         content = bytearray(name.read_bytes())
         content[BLOCK + 100] ^= 4
         name.write_bytes(content)
         with pytest.raises(Damaged):
-            await driver.volume.folder.rebase(force=True)
-        await driver.volume.folder.rebase(force=True)
+            await driver.volume.base_maps.renew(force=True)
+        await driver.volume.base_maps.renew(force=True)
         assert not name.exists()
         await whole(driver)
 

@@ -17,8 +17,8 @@ import pytest
 
 from revolume.errors import Poisoned, RevolumeError
 from revolume.host import Host
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, Driver, Model
 from .faulty import Faults, FaultyDisk
@@ -38,7 +38,7 @@ class Failing:
 
     async def begin(self) -> None:
         await self.driver.open()
-        self.driver.volume._tasks.pop(1).cancel()  # no sync but those that are asked for
+        self.driver.volume.upkeep.tasks.pop(1).cancel()  # no sync but those that are asked for
         await self.write(1)
         await self.driver.volume.durable(self.driver.volume.position)
         self.promised = self.driver.volume.write
@@ -58,7 +58,7 @@ class Failing:
         for change in (lambda: volume.snapshot("no"), lambda: volume.grow(volume.size + 4096)):
             with pytest.raises(Poisoned):
                 await change()
-        if not volume.core.live.interval.empty:
+        if not volume.live.interval.empty:
             with pytest.raises(Poisoned):
                 await volume.cut()
         assert volume.status().state == "poisoned"
@@ -95,12 +95,12 @@ def test_a_failed_sync_of_the_log_poisons_and_is_never_repeated(failing: Failing
     async def play() -> None:
         await failing.begin()
         volume, faults = failing.driver.volume, failing.faults
-        position, durable = volume.position, volume.core.commit.durable
+        position, durable = volume.position, volume.log.commit.durable
         faults.once("datasync", ".seg")
         waiting = [asyncio.ensure_future(volume.durable(position)) for _ in range(3)]
         answers = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(answer) for answer in answers] == [Poisoned] * 3, "all who waited for that sync"
-        assert volume.core.commit.durable == durable
+        assert volume.log.commit.durable == durable
         syncs = faults.count("datasync", ".seg")
         await failing.refuses_everything()
         await asyncio.sleep(0.05)
@@ -126,8 +126,8 @@ def test_a_failed_write_of_the_log_poisons(failing: Failing) -> None:
 def test_a_failed_sync_of_the_manifest_poisons(failing: Failing, name: str) -> None:
     async def play() -> None:
         await failing.begin()
-        if failing.driver.volume.core.manifest._file.name != name:  # type: ignore[union-attr]
-            failing.driver.volume.core.manifest.renew()
+        if failing.driver.volume.manifest.manifest._file.name != name:  # type: ignore[union-attr]
+            failing.driver.volume.manifest.manifest.renew()
         failing.faults.once("datasync", name)
         with pytest.raises(RevolumeError):
             await failing.driver.volume.snapshot("not-promised")
@@ -148,7 +148,7 @@ def test_a_manifest_that_cannot_be_renewed(
 
     async def play() -> None:
         await failing.begin()
-        monkeypatch.setattr("revolume.volume.manifest.RENEW_BYTES", 0)
+        monkeypatch.setattr("revolume.volume.metadata.manifest.RENEW_BYTES", 0)
         failing.faults.once(operation, "v" if operation in ("rename", "sync") else ".new")
         promised = await failing.driver.volume.snapshot("first")
         if operation in ("rename", "sync"):

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE
-from revolume.log.pool import SegmentPool
-from revolume.log.scan import Found, SegmentReader
-from revolume.log.segment import Segment
-from revolume.volume.feed import Feed
+from revolume.log.format.segment import Segment
+from revolume.log.read.scan import FoundTransfer, SegmentReader
+from revolume.log.write.operations import OP_WRITE
+from revolume.log.write.segment_pool import SegmentPool
+from revolume.volume.members.feed import Feed
 
 from .driver import BLOCK, SMALL, Driver
 from .test_model import MEMORY, payload
@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
 
 async def ready(pool: SegmentPool, count: int) -> None:
     pool.demand(count)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(pool.ready) < count:
             await pool.wait_ready(0.1)
 
@@ -47,11 +47,11 @@ def test_every_transfer_is_found_and_no_segment_stays_behind_unused() -> None:
             for number in range(12):
                 await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(seed * 100 + number, 7 * BLOCK))])
                 written += 1
-            await ready(driver.volume.core.pool, 40)  # for somebody who then does not come
+            await ready(driver.volume.log.pool, 40)  # for somebody who then does not come
             await driver.crash()
         await driver.change([(OP_WRITE, 0, payload(9, BLOCK))])
         await driver.reopen()
-        pool, feed = driver.volume.core.pool, driver.volume.feed
+        pool, feed = driver.volume.log.pool, driver.volume.feed
         found: list[int] = []
         while not found or found[-1] < feed.end:
             shipments = await feed.older(found[-1] if found else 0, 1 << 20)
@@ -84,8 +84,8 @@ def test_a_segment_in_which_nothing_lies_is_passed_over() -> None:
         await driver.open()
         for number in range(60):
             await driver.change([(OP_WRITE, number * 8 * BLOCK, payload(number, 7 * BLOCK))])
-        pool, feed = driver.volume.core.pool, driver.volume.feed
-        await driver.volume.core.footers_written()
+        pool, feed = driver.volume.log.pool, driver.volume.feed
+        await driver.volume.log.footers.written()
         standing = {segment.use for segment in pool.ready}
         used = [segment for segment in pool.segments() if segment.use not in standing]
         firsts = [feed._first_position(segment) for segment in used]
@@ -126,7 +126,7 @@ def test_catching_up_reads_each_header_once(folder: Path, monkeypatch: pytest.Mo
     headers = 0
     at = SegmentReader.at
 
-    def counted(self: SegmentReader, block: int) -> Found | None:
+    def counted(self: SegmentReader, block: int) -> FoundTransfer | None:
         nonlocal headers
         headers += 1
         return at(self, block)

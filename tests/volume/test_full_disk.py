@@ -13,10 +13,15 @@ import pytest
 
 from revolume.errors import NoSpace
 from revolume.host import real_host
-from revolume.log.ops import OP_TRIM, OP_WRITE
-from revolume.volume import layout
-from revolume.volume.cover import Cover
-from revolume.volume.reserve import reserve_size
+from revolume.host.disk import Disk
+from revolume.log.write.operations import OP_TRIM, OP_WRITE
+from revolume.volume.image.fold_job import Folded, FoldSpec, fold
+from revolume.volume.members.kept_points import kept_word
+from revolume.volume.metadata import layout
+from revolume.volume.metadata.manifest_state import MirrorMode
+from revolume.volume.space import folder
+from revolume.volume.space.copy_on_write import Cover
+from revolume.volume.space.reserve import reserve_size
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
 from .store import payload
@@ -82,8 +87,8 @@ def test_somebody_else_takes_the_last_byte(small_disk: Path) -> None:
         driver = filling.driver
         await driver.open()
         await rewrite(driver, 1)
-        await driver.volume.folder.tend_reserve()
-        assert not driver.volume.core.reserve.missing and not driver.volume.folder.folds
+        await driver.volume.disk_room.tend_reserve()
+        assert not driver.volume.reserve.missing and not driver.volume.folder.folds
         filler = fill(small_disk)
         for seed in range(2, 8):
             await rewrite(driver, seed)
@@ -136,9 +141,10 @@ def test_a_volume_larger_than_the_disk(small_disk: Path) -> None:
     run(filling, play)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("operation", ["pwritev", "rename"])
-def test_the_manifest_takes_of_the_reserve(place: Path, operation: str) -> None:
-    from .faulty import Faults, FaultyDisk
+def test_the_manifest_takes_of_the_reserve(place: Path, operation: str, number: int) -> None:
+    from .faulty import Faults, FaultyDisk, io_error
     from .store import inline_host
 
     faults = Faults()
@@ -148,21 +154,50 @@ def test_the_manifest_takes_of_the_reserve(place: Path, operation: str) -> None:
         driver = filling.driver
         await driver.open()
         await filling.write()
-        await driver.volume.folder.tend_reserve()
-        reserve = driver.volume.core.reserve
+        await driver.volume.disk_room.tend_reserve()
+        reserve = driver.volume.reserve
         assert reserve.held == MiB
 
         def no_room(called: str, name: str) -> OSError | None:
             if called == operation and name.startswith("manifest") and reserve.held:
-                return OSError(errno.ENOSPC, "No space left on device")
+                return io_error(number)
             return None
 
         faults.fail = no_room
         await driver.volume.snapshot("kept")
         assert (reserve.held == 0) == (operation == "pwritev")
-        await driver.volume.folder.tend_reserve()
+        await driver.volume.disk_room.tend_reserve()
         assert reserve.held == MiB
         faults.never()
+        await filling.ends_well()
+
+    run(filling, play)
+
+
+def test_a_fold_that_meets_a_quota_takes_of_the_reserve(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk seems to have room, and what we may take of it is used up."""
+    from .faulty import io_error
+    from .store import inline_host
+
+    filling = Filling(inline_host(), place / "v", replace(OPTIONS, reserve_bytes=MiB))
+
+    async def play() -> None:
+        driver = filling.driver
+        await driver.open()
+        await filling.write()
+        volume = driver.volume
+        await volume.point_maker.cut()
+        await volume.disk_room.tend_reserve()
+
+        def limited(disk: Disk, spec: FoldSpec) -> Folded:
+            if volume.reserve.held:
+                raise io_error(errno.EDQUOT)
+            return fold(disk, spec)
+
+        monkeypatch.setattr(folder, "fold", limited)
+        assert await volume.folder.step(True) and volume.folder.folds == 1
+        monkeypatch.undo()
+        assert volume.reserve.held == MiB
         await filling.ends_well()
 
     run(filling, play)
@@ -184,11 +219,12 @@ def test_how_large_segments_are() -> None:
     ]  # fmt: skip
 
 
-def test_a_segment_that_had_no_room_after_all(place: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_segment_that_had_no_room_after_all(place: Path, number: int) -> None:
     """A file system that copies on write may break the promise of a ready segment: the reserve is emptied
     and the same bytes are written once more. Without a reserve it is the end, and then nothing is told to a mirror
     that is not in the log."""
-    from .faulty import Faults, FaultyDisk
+    from .faulty import Faults, FaultyDisk, io_error
     from .store import inline_host
 
     faults = Faults()
@@ -198,20 +234,20 @@ def test_a_segment_that_had_no_room_after_all(place: Path) -> None:
         driver = filling.driver
         await driver.open()
         await filling.write()
-        await driver.volume.folder.tend_reserve()
-        core, told = driver.volume.core, []
-        core.appender.on_packed = lambda draft, position, proper: told.append(position)
+        await driver.volume.disk_room.tend_reserve()
+        volume, told = driver.volume, []
+        volume.feed.listen(lambda: None, lambda position, shared_header, buffers: told.append(position))
 
         def no_room(called: str, name: str) -> OSError | None:
-            short = called == "pwritev" and name.endswith(".seg") and core.reserve.held
-            return OSError(errno.ENOSPC, "No space left on device") if short else None
+            short = called == "pwritev" and name.endswith(".seg") and volume.reserve.held
+            return io_error(number) if short else None
 
         faults.fail = no_room
         before = driver.volume.position
         await filling.write()
-        assert core.commit.failure is None and core.reserve.held == 0
+        assert volume.log.commit.failure is None and volume.reserve.held == 0
         assert told == [before + 1], "what a mirror is told is told once"
-        await driver.volume.folder.tend_reserve()
+        await driver.volume.disk_room.tend_reserve()
         faults.never()
         await driver.reopen()
         await filling.everything_is_there()
@@ -229,3 +265,34 @@ def test_what_is_looked_at_where_ready_segments_promise_nothing(urgent: bool) ->
     blocks = (12 if urgent else 6) * 256
     assert cover.covers(blocks, urgent) and not cover.covers(blocks + 1, urgent)
     assert Cover(directory, reserve, commit, copies=False).covers(1 << 40, urgent)  # type: ignore[arg-type]
+
+
+def test_what_is_pinned_for_a_mirror_goes_before_a_write_is_refused(small_disk: Path) -> None:
+    """Everything is overwritten: the image, what was rescued for the mirror, and the log do not fit the disk."""
+    filling = Filling(real_host(), small_disk / "v", OPTIONS)
+
+    async def play() -> None:
+        driver = filling.driver
+        (small_disk / "filler").write_bytes(bytes(3 * MiB))
+        await driver.open()
+        for seed in range(1, 6):
+            await rewrite(driver, seed)
+        mirrors = driver.volume.mirrors
+        mirror = await mirrors.register("m", MirrorMode.ASYNC)
+        await mirrors.pin_base(mirror)
+        await mirrors.based(mirror)
+        await mirrors.joined(mirror, b"n" * 16)
+        told = set[str]()
+        for seed in range(6, 12):
+            fill(small_disk)
+            await rewrite(driver, seed)
+            told.add(kept_word(mirror.state))
+        assert "nothing" in told and not driver.volume.admission.refused
+        assert not driver.volume.manifest.state.rescues or driver.volume.rescued.users
+        await driver.check_live()
+        await driver.crash()
+        assert driver.volume.mirrors.get("m").lost
+        (small_disk / "filler").unlink()
+        await filling.ends_well()
+
+    run(filling, play)

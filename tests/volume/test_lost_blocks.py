@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from revolume.errors import Damaged
-from revolume.history.timeline import Spot
+from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import open_view
 from revolume.host import real_host
-from revolume.log.ops import OP_WRITE, OP_ZERO
-from revolume.log.segment import segment_name
-from revolume.offline.check import check
+from revolume.log.format.segment import segment_name
+from revolume.log.write.operations import OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, SMALL, Driver, Model, abandon, assert_equal
 from .store import payload
@@ -59,21 +59,21 @@ def flip(path: Path, offset: int) -> None:
 async def fill(driver: Driver) -> None:
     await driver.open()
     await driver.change([(OP_WRITE, at * 10 * BLOCK, payload(at, 10 * BLOCK)) for at in range(8)])
-    await driver.volume.cutter.cut()
+    await driver.volume.point_maker.cut()
 
 
 async def in_the_image(driver: Driver) -> Callable[[], None]:
     """Block LOST lies in the image; returns what damages it, and called again repairs it."""
     await driver.change([(OP_WRITE, (100 + at) * BLOCK, payload(at, BLOCK)) for at in range(40)])
-    await driver.volume.cutter.cut()
+    await driver.volume.point_maker.cut()
     assert await driver.fold()
     return lambda: flip(driver.path / "image", LOST * BLOCK + 1000)
 
 
 async def in_the_log(driver: Driver) -> Callable[[], None]:
-    words, _ = driver.volume.core.live.lookup(np.array([LOST], np.uint64))
+    words, _ = driver.volume.live.lookup(np.array([LOST], np.uint64))
     address = int(words[0]) & (1 << 62) - 1
-    segment = driver.volume.core.pool.segment_at(address)
+    segment = driver.volume.log.pool.segment_at(address)
     name = driver.path / "log" / segment_name(segment.index)
     return lambda: flip(name, (address - segment.base) * BLOCK + 1000)
 
@@ -82,8 +82,8 @@ async def others_are_right(driver: Driver, number: int | None = None) -> None:
     """Block LOST is an error, all others are what they were (at a moment, or now)."""
     volume, model = driver.volume, driver.model
     size, blocks = (model.size, model.blocks) if number is None else model.moments[number]
-    view = None if number is None else await open_view(volume, Spot(number, 0), "test")
-    reader = volume.core.reader if view is None else view.reader
+    view = None if number is None else await open_view(volume, ResolvedMoment(number, 0), "test")
+    reader = volume.reader if view is None else view.reader
     try:
         want = Model.content(size, blocks)
         for start, end in ((0, LOST), (LOST + 1, size // BLOCK)):
@@ -106,7 +106,7 @@ async def change_around(driver: Driver, seed: int) -> int:
         (OP_WRITE, (20 + seed) * BLOCK, payload(seed, BLOCK)),
         (OP_WRITE, 60 * BLOCK + 10 * seed, payload(seed, 99)),
     ])  # fmt: skip
-    before = driver.volume.core.last.number
+    before = driver.volume.retained.last.number
     point = await driver.volume.cut()
     assert point.number == before + 1 and point.write == driver.volume.write
     return point.write
@@ -132,7 +132,7 @@ def test_points_go_on(
         assert len(driver.volume.points()) == points, "nothing has changed: no point"
 
         later = await change_around(driver, 2)
-        await driver.volume.folder.rebase(force=True)
+        await driver.volume.base_maps.renew(force=True)
         await others_are_right(driver)
         await others_are_right(driver, later)
         await driver.reopen()

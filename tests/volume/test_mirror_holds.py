@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Refused
-from revolume.log.ops import OP_WRITE
-from revolume.mirror.origin import VolumeOrigin
-from revolume.volume.manifest import MirrorMode
-from revolume.volume.mirrors import Mirror
+from revolume.log.write.operations import OP_WRITE
+from revolume.mirror.source.volume_source import VolumeSource
+from revolume.volume.members.mirror import Mirror
+from revolume.volume.members.positions import Positions
+from revolume.volume.metadata.manifest_state import MirrorMode
 
 from .driver import BLOCK, Driver, abandon
 from .store import TINY, inline_host, payload
@@ -52,8 +53,9 @@ def test_for_a_whole_copy_that_another_source_fed_the_log_is_kept_from_where_it_
     """After a failover the new primary knows nothing of the other mirrors. They may lack much of its log."""
 
     async def scenario(driver: Fed, mirror: Mirror) -> None:
-        mirrors, first = driver.volume.mirrors, driver.volume.core.points[0]
-        mirrors.connected(mirror, first.position + 1, first.position + 1, first.number, first.position + 1)
+        mirrors, first = driver.volume.mirrors, driver.volume.retained.points[0]
+        there = Positions(first.position + 1, first.position + 1, first.number, first.position + 1)
+        mirrors.connected(mirror, there)
         await mirrors.based(mirror)
         assert (mirror.state.kept, mirror.state.point, mirror.state.write) == (True, first.number, first.write)
         await mirrors.joined(mirror, b"n" * 16)
@@ -94,7 +96,7 @@ def test_a_base_that_begins_where_a_whole_copy_is_gone_can_give_way(tmp_path: Pa
     """Its base was complete; before it had joined an empty directory appeared in its place."""
 
     async def scenario(driver: Fed, mirror: Mirror) -> None:
-        mirrors, origin = driver.volume.mirrors, VolumeOrigin(driver.volume)
+        mirrors, origin = driver.volume.mirrors, VolumeSource(driver.volume)
         await origin.plan_base(mirror)
         await mirrors.based(mirror)
         assert mirror.firm

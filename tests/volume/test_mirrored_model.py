@@ -15,19 +15,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from revolume.errors import Damaged
 from revolume.host import Host
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_WRITE
+from revolume.mirror.catch_up_plan import Rule
+from revolume.mirror.target.copy_directory import RealCopyDirectory
+from revolume.offline.check.check import check
+from revolume.volume.metadata.manifest_edits import EditKind
+from revolume.volume.metadata.manifest_state import Epoch
+from revolume.volume.metadata.moment_edits import pack_epoch
 
-from .driver import BLOCK, abandon
-from .mirrored import Mirrored, abandon_secondary
+from .driver import BLOCK, abandon, climb
+from .mirrored import THERE, Mirrored, abandon_secondary
 from .test_model import MEMORY, SIZE, act, batch, loop_host, other, payload
 
 __all__ = ["loop_host"]
 
 mirroring = st.sampled_from(
     ["ship", "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment",
-     "base", "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone"]
+     "base", "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone", "climb",
+     "mirror-climb"]
 )  # fmt: skip
 step = st.one_of(
     batch, batch, st.tuples(other, st.integers(0, 1000)), st.tuples(mirroring, st.integers(0, 1 << 20))
@@ -48,7 +55,7 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
             await mirror_act(driver, name, int(what))  # type: ignore[call-overload]
         else:
             await act(driver, name, int(what))  # type: ignore[call-overload]
-    if await driver.volume.cutter.cut() is not None:
+    if await driver.volume.point_maker.cut() is not None:
         await finish(driver, 1 + seed % 3)
     else:
         await driver.volume.close()
@@ -56,14 +63,14 @@ async def play(driver: Mirrored, steps: list[tuple[str, object]]) -> None:
 
 OURS = {
     "ship", "settle", "mirror-reopen", "mirror-crash", "mirror-fold", "mirror-rebase", "mirror-moment", "base",
-    "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone",
+    "begin", "acknowledge", "lose-hold", "drop-snapshot", "power-cut", "power-cut-alone", "climb", "mirror-climb",
 }  # fmt: skip
 
 
 async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
     there = driver.secondary
     if there is None:
-        if name == "begin" and await driver.volume.cutter.cut() is not None:
+        if name == "begin" and await driver.volume.point_maker.cut() is not None:
             await driver.begin()
         return
     match name:
@@ -77,6 +84,11 @@ async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
                 await driver.volume.drop_snapshot(taken[number % len(taken)].name)
         case "power-cut" | "power-cut-alone":
             await driver.power_cut(number, name == "power-cut-alone")
+        case "climb":
+            await climb(driver.volume)
+        case "mirror-climb":
+            if there.base is None:
+                await climb(there)
         case "ship":
             await driver.ship(number)
         case "settle":
@@ -93,7 +105,7 @@ async def mirror_act(driver: Mirrored, name: str, number: int) -> None:
                 await there.folder.step(True)
         case "mirror-rebase":
             if there.base is None:
-                await there.folder.rebase(force=True)
+                await there.base_maps.renew(force=True)
         case "mirror-moment":
             kept = driver.mirror_moments()
             if there.base is None and kept:
@@ -104,7 +116,7 @@ async def finish(driver: Mirrored, openings: int) -> None:
     """Everything gets over; both sides are what they should be, and so is the mirror once promoted; the source
     that comes back then is refused."""
     there = driver.secondary or await driver.begin()
-    await driver.volume.cutter.cut()
+    await driver.volume.point_maker.cut()
     if there.base is not None:
         await driver.send_base()
     await driver.ship()
@@ -177,7 +189,12 @@ def test_a_source_that_lost_its_logs_end(
     for number in range(5):
         steps += [("flush", 0), changes(), changes(), ("cut", 0), ("snapshot", number), changes()]
         steps += [("ship", chance.choice((1 << 14, 1 << 20))), changes(), ("acknowledge", 0)]
-        steps += [("power-cut-alone" if alone else "power-cut", chance.randrange(1000)), changes(), ("begin", 0)]
+        steps += [
+            changes(),
+            ("power-cut-alone" if alone else "power-cut", chance.randrange(1000)),
+            changes(),
+            ("begin", 0),
+        ]
     loop, host = loop_host
     directory = Path(tempfile.mkdtemp(prefix="revolume-mirrored-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
@@ -207,7 +224,7 @@ def test_half_a_write_that_its_source_lost_does_not_part_them(
     async def scenario(driver: Mirrored) -> None:
         await driver.open()
         await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         there = await driver.begin()
         await driver.send_base()
         await driver.ship()
@@ -222,6 +239,60 @@ def test_half_a_write_that_its_source_lost_does_not_part_them(
     played(loop_host, scenario)
 
 
+def test_half_a_write_is_dropped_although_the_copy_could_not_be_opened_at_once(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host],
+) -> None:
+    """Every later session was answered by the closed copy, until the process ended."""
+
+    async def scenario(driver: Mirrored) -> None:
+        await driver.open()
+        await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
+        await driver.volume.point_maker.cut()
+        there = await driver.begin()
+        await driver.send_base()
+        await driver.ship()
+        await driver.volume.durable(driver.volume.position)
+        await driver.change([(OP_WRITE, 0, payload(2, 40 * BLOCK))])
+        await driver.ship(1)
+        assert there.received < there.end.position, "it has a half"
+        driver.secondary = None
+        await driver.reopen()
+        shelf = RealCopyDirectory(driver.host, str(driver.there), THERE, there)
+        (driver.there / "image").rename(driver.there / "away")
+        with pytest.raises(Damaged, match="has lost its image"):
+            await driver.rule(driver.volume, shelf)
+        (driver.there / "away").rename(driver.there / "image")
+        assert (await driver.rule(driver.volume, shelf)).rule == Rule.LOG
+        assert shelf.secondary is not None and shelf.secondary is not there
+        assert shelf.secondary.received == shelf.secondary.end.position == there.received
+        driver.secondary = shelf.secondary
+        driver._set_up()
+        shelf.secondary.resume()
+        await finish(driver, 1)
+
+    played(loop_host, scenario)
+
+
+def test_who_has_begun_a_base_keeps_no_source_away(
+    loop_host: tuple[asyncio.AbstractEventLoop, Host],
+) -> None:
+    """A peer that named a later opening and never came to the end of its base locked the true source out."""
+
+    async def scenario(driver: Mirrored) -> None:
+        await driver.open()
+        await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
+        await driver.volume.point_maker.cut()
+        there = await driver.begin()
+        await there.manifest.record((EditKind.EPOCH, pack_epoch(Epoch(1 << 40, b"l" * 16, 0, 0))))
+        shelf = RealCopyDirectory(driver.host, str(driver.there), THERE, there)
+        decision = await driver.rule(driver.volume, shelf)
+        assert decision.rule in (Rule.BASE, Rule.RESUME_BASE), decision
+        await there.close()
+        await driver.volume.close()
+
+    played(loop_host, scenario)
+
+
 def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
     loop_host: tuple[asyncio.AbstractEventLoop, Host],
 ) -> None:
@@ -230,25 +301,25 @@ def test_a_mirror_that_has_half_a_write_folds_and_is_stopped(
     async def scenario(driver: Mirrored) -> None:
         await driver.open()
         await driver.change([(OP_WRITE, 0, payload(1, 3 * BLOCK))])
-        await driver.volume.cutter.cut()
+        await driver.volume.point_maker.cut()
         there = await driver.begin()
         await driver.send_base()
         await driver.ship()
         for number in range(2, 12):  # several segments of it
             await driver.change([(OP_WRITE, number * BLOCK, payload(number, 20 * BLOCK))])
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
         await driver.ship()
-        async with asyncio.timeout(10):
-            while there.agreed.number < driver.volume.core.points[-1].number:
+        async with asyncio.timeout(60):
+            while there.agreed.number < driver.volume.retained.points[-1].number:
                 await asyncio.sleep(0.01)
         await driver.change([(OP_WRITE, 0, payload(5, 40 * BLOCK))])
         await driver.ship(1)
         assert there.received < there.end.position, "it has a half"
         before = there.folder.folds
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await there.folder.step(True)
         assert there.folder.folds > before
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await there.close()
         await abandon(driver.volume)
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revolume.host import Host, real_host
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.offline.check import check
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
 
 from .driver import BLOCK, Driver, abandon
 
@@ -68,7 +68,10 @@ other = st.sampled_from(
 step = st.one_of(batch, batch, batch, st.tuples(other, st.integers(0, 1000)))
 
 
-async def play(driver: Driver, steps: list[tuple[str, object]]) -> None:
+Act = Callable[[Driver, str, int], Awaitable[None]]
+
+
+async def play(driver: Driver, steps: list[tuple[str, object]], acted: Act) -> None:
     await driver.open()
     seed = 0
     for name, what in steps:
@@ -79,7 +82,7 @@ async def play(driver: Driver, steps: list[tuple[str, object]]) -> None:
                 changes.append((kind, offset, payload(seed, length) if kind == OP_WRITE else length))
             await driver.change(changes)
         else:
-            await act(driver, name, int(what))  # type: ignore[call-overload]
+            await acted(driver, name, int(what))  # type: ignore[call-overload]
     await driver.check_live()
     await driver.check_moments(12)
     await driver.volume.close()
@@ -91,10 +94,10 @@ async def play(driver: Driver, steps: list[tuple[str, object]]) -> None:
     await driver.volume.close()
 
 
-async def play_to_the_end(driver: Driver, steps: list[tuple[str, object]]) -> None:
+async def play_to_the_end(driver: Driver, steps: list[tuple[str, object]], acted: Act | None = None) -> None:
     """``play``, and nothing left behind if it fails."""
     try:
-        await play(driver, steps)
+        await play(driver, steps, acted or act)
     except BaseException:
         await abandon(driver.volume)
         raise
@@ -106,17 +109,17 @@ async def act(driver: Driver, name: str, number: int) -> None:
         case "flush":
             await volume.durable(volume.position)
         case "cut":
-            await volume.cutter.cut()
+            await volume.point_maker.cut()
         case "reopen":
             await driver.reopen()
         case "crash":
             await driver.crash()
         case "fold":
-            await volume.cutter.cut()
+            await volume.point_maker.cut()
             await driver.fold()
         case "rebase":
-            await volume.cutter.cut()
-            await volume.folder.rebase(force=True)
+            await volume.point_maker.cut()
+            await volume.base_maps.renew(force=True)
         case "snapshot":
             name = f"s-{number}"
             if name not in [s.name for s in volume.snapshots()] and volume.write:

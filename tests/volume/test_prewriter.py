@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from revolume.blocks.geometry import BLOCK
 from revolume.errors import RevolumeError
-from revolume.host.real_disk import RealDisk
-from revolume.log import pool as module
-from revolume.log.pool import PoolLimits, SegmentPool
-from revolume.log.prewriting import is_written
-from revolume.log.transfer import BLOCK
-from revolume.volume import admission
-from revolume.volume.admission import Admission
+from revolume.host.real.disk import RealDisk
+from revolume.log.format.segment import segment_name
+from revolume.log.write import segment_pool as module
+from revolume.log.write.pool_limits import PoolLimits
+from revolume.log.write.prewriting import is_written
+from revolume.log.write.segment_pool import SegmentPool
+from revolume.volume.space import admission
+from revolume.volume.space.admission import Admission
 
 from .faulty import Faults, FaultyDisk
 from .store import Inline
@@ -47,10 +49,10 @@ def test_a_burst_is_let_pass_until_somebody_waits(tmp_path: Path, monkeypatch: p
         assert len(pool.ready) == 3, "while enough stands ready the writer has the disk to itself"
         pool.demand(4)
         assert await pool.wait_ready(30)
-        await asyncio.wait_for(until(pool, 4), 30)
+        await asyncio.wait_for(until(pool, 4), 60)
         pool.take()
         await asyncio.sleep(0.01)
-        await asyncio.wait_for(pool.stop(), 30)
+        await asyncio.wait_for(pool.stop(), 60)
         pool.close()
 
     asyncio.run(scenario())
@@ -69,7 +71,7 @@ def test_what_is_in_demand_is_only_allocated_and_written_at_leisure(
         pool.start()
         await until(pool, 8)
         assert not any(segment.written for segment in pool.ready)
-        assert pool.prewritten_bytes == 0
+        assert pool.disk_files.written_bytes == 0
         taken = [pool.take(), pool.take()]
         assert pool.handed_out_unwritten == 2
         for segment in taken:
@@ -88,7 +90,7 @@ def test_what_is_in_demand_is_only_allocated_and_written_at_leisure(
             block = bytearray(BLOCK)
             segment.file.preadv([block], 0)
             assert block == b"x" * BLOCK
-        await asyncio.wait_for(pool.stop(), 30)
+        await asyncio.wait_for(pool.stop(), 60)
         pool.close()
 
     asyncio.run(scenario())
@@ -151,7 +153,7 @@ def test_a_segment_that_cannot_be_opened_is_not_taken_and_is_waited_for(
             pool.take()
         assert len(pool.ready) == 1, "nothing was taken"
         asyncio.get_running_loop().call_later(0.3, faults.never)
-        await asyncio.wait_for(waiting.wait(1), 30)  # descriptors come back, and nobody was refused
+        await asyncio.wait_for(waiting.wait(1), 60)  # descriptors come back, and nobody was refused
         assert pool.take().use == 2
         await pool.stop()
         pool.close()
@@ -175,5 +177,35 @@ def test_no_descriptor_is_waited_for_as_long_as_it_says(tmp_path: Path, monkeypa
             await Admission(pool, lambda blocks, spare: bool(pool.ready)).wait(1)
         assert asyncio.get_running_loop().time() - began > 0.15, "each attempt fails at once"
         await pool.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_the_manifest_may_call_used_stays(tmp_path: Path) -> None:
+    """The edit failed, and may be on the disk all the same: only files that are free for certain are removed."""
+
+    async def scenario() -> None:
+        fails = [False]
+
+        async def register(uses: dict[int, int]) -> None:
+            if fails[0]:
+                raise OSError(errno.EIO, "the manifest was written, and an error told")
+
+        limits = PoolLimits(ready=1, budget_bytes=1 << 20, reserve_bytes=0)
+        pool = SegmentPool(RealDisk().open(str(tmp_path)), Inline(), SEGMENT_BLOCKS, limits, register)
+        for _ in range(3):
+            pool.sealed((await pool.fresh()).use)
+        pool.release(pool.give_back(list(pool.by_use)))
+        fails[0] = True
+        with pytest.raises(OSError, match="the manifest"):
+            await pool.fresh()
+        pool.limits = PoolLimits(ready=1, budget_bytes=0, reserve_bytes=0)
+        await pool.shrink()
+        assert len(pool.free) == 1 and [path.name for path in tmp_path.iterdir()] == [segment_name(pool.free[0])]
+        fails[0] = False
+        pool.release(pool.give_back([(await pool.fresh()).use]))
+        await pool.shrink()
+        assert not pool.free and not list(tmp_path.iterdir())
+        pool.close()
 
     asyncio.run(scenario())

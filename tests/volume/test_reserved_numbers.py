@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import NoSpace
-from revolume.log.ops import OP_WRITE, NoRoomNow
-from revolume.volume.manifest import EditKind
+from revolume.log.write.operations import OP_WRITE, WouldBlock
+from revolume.volume.metadata.manifest_edits import EditKind
 
 from .driver import BLOCK, Driver, abandon
 from .store import TINY, inline_host, payload
@@ -42,16 +42,16 @@ async def write(driver: Driver, times: int) -> None:
 
 def stays_ahead(driver: Driver) -> None:
     volume = driver.volume
-    assert volume.write < volume.core.manifest.state.reserved <= volume.write + 2 * STEP
+    assert volume.write < volume.manifest.state.reserved <= volume.write + 2 * STEP
 
 
 def test_numbers_are_reserved_anew_before_they_are_used_up(tmp_path: Path) -> None:
     async def scenario(driver: Driver) -> None:
-        reserved = {driver.volume.core.manifest.state.reserved}
+        reserved = {driver.volume.manifest.state.reserved}
         for _ in range(20 * STEP // 8):
             await write(driver, 8)
             stays_ahead(driver)
-            reserved.add(driver.volume.core.manifest.state.reserved)
+            reserved.add(driver.volume.manifest.state.reserved)
         assert 20 <= len(reserved) <= 60, "each time for a step or so"
         await driver.check_live()
 
@@ -65,17 +65,17 @@ def test_a_crash_that_takes_the_end_of_the_log_gives_no_number_out_again(tmp_pat
         await write(driver, 10)
         volume = driver.volume
         await volume.durable(volume.position)
-        syncs = volume.core.commit.syncs
+        syncs = volume.log.commit.syncs
         kept, log = volume.write, {path: path.read_bytes() for path in (driver.path / "log").iterdir()}
         await write(driver, 3 * STEP)
         given_out = volume.write
-        assert given_out == kept + 3 * STEP and volume.core.commit.syncs == syncs, "nothing of it is durable"
+        assert given_out == kept + 3 * STEP and volume.log.commit.syncs == syncs, "nothing of it is durable"
         await abandon(volume)
         for path in (driver.path / "log").iterdir():
             path.write_bytes(log.get(path, bytes(path.stat().st_size)))
         driver.model.roll_back(kept)
         await driver.open()
-        assert driver.volume.core.appender.write >= given_out, "the next write goes above it"
+        assert driver.volume.log.appender.write >= given_out, "the next write goes above it"
         await write(driver, 1)
         assert driver.volume.write > given_out + 1
         await driver.check_live()
@@ -87,7 +87,7 @@ def test_a_crash_that_takes_the_end_of_the_log_gives_no_number_out_again(tmp_pat
 def test_where_no_more_can_be_reserved_writes_are_refused_and_go_on_afterwards(tmp_path: Path) -> None:
     async def scenario(driver: Driver) -> None:
         volume = driver.volume
-        recorder, reserved = volume.core.recorder, volume.core.manifest.state.reserved
+        recorder, reserved = volume.manifest, volume.manifest.state.reserved
         record = recorder.record
 
         async def failing(*edits: tuple[EditKind, bytes]) -> None:
@@ -99,7 +99,7 @@ def test_where_no_more_can_be_reserved_writes_are_refused_and_go_on_afterwards(t
         with pytest.raises(NoSpace):
             await write(driver, 2 * STEP)
         assert volume.write == reserved - 1, "the last number below the reservation"
-        with pytest.raises(NoRoomNow):
+        with pytest.raises(WouldBlock):
             volume.append([(OP_WRITE, 0, 512, memoryview(bytes(512)))])
         await driver.check_live()
         recorder.record = record  # type: ignore[method-assign]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revolume.chain.point import Point
-from revolume.log.ops import OP_WRITE
-from revolume.volume.retention import FILLS_ITS_BUDGET, OLDER_THAN_KEEP, FoldPlan, plan_fold
+from revolume.log.write.operations import OP_WRITE
+from revolume.volume.space.retention import FILLS_ITS_BUDGET, OLDER_THAN_KEEP, FoldPlan, LogFacts, plan_fold
 
 from .clocks import SetClock
 from .driver import BLOCK, SMALL, Driver
@@ -41,10 +41,11 @@ def plan(
     pressed: bool = False,
     room: int = 1 << 40,
 ) -> FoldPlan | None:
-    return plan_fold(
-        points, horizon_address=0, retired_write=0, held_write=held, keep_before_ms=int(keep_before * 1000),
+    facts = LogFacts(
+        points=points, horizon_address=0, retired_write=0, held_write=held, keep_before_ms=int(keep_before * 1000),
         log_bytes=log * SEGMENT, budget_bytes=budget, segment_bytes=SEGMENT, pressed=pressed, room_bytes=room,
     )  # fmt: skip
+    return plan_fold(facts)
 
 
 def at(*places: tuple[float, float]) -> list[Point]:

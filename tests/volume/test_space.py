@@ -1,7 +1,7 @@
 """No room: a write is refused before it has a number, so that nothing of it is there; nothing that was answered is
 lost; and when room returns, by whatever way, writes go on by themselves.
 
-The budget is used up while a snapshot keeps everything, or somebody else fills the disk (a small tmpfs).
+The budget is used up while a mirror keeps everything, or somebody else fills the disk (a small tmpfs).
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from revolume.blocks.numbers import WriteNumber
 from revolume.errors import NoSpace
 from revolume.host import Host, JobFailed, real_host
-from revolume.host.real_work import RealWork
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO, NoRoomNow, Op
-from revolume.offline.check import check
-from revolume.volume.admission import ATTEMPTS, PATIENCE_S
-from revolume.volume.manifest import MirrorMode
-from revolume.volume.options import OpenOptions
+from revolume.host.real.work import RealWork
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.offline.check.check import check
+from revolume.volume.metadata.manifest_state import MirrorMode
+from revolume.volume.open.options import OpenOptions
+from revolume.volume.space.admission import ATTEMPTS, PATIENCE_S
+from revolume.volume.space.holder import HolderKind
 from tests.support.programs import kernel_lacks
 
 from .driver import BLOCK, SEGMENT, SMALL, Driver, abandon
@@ -47,6 +49,10 @@ class Filling:
         self.driver = Driver(host, path, SIZE, options)
         self.chance = random.Random(5)
         self.seed = 0
+
+    def keep_all(self) -> Callable[[], None]:
+        """Somebody keeps the whole log and never gives way, until what is returned is called."""
+        return self.driver.volume.holders.lease(HolderKind.REQUIRED_MIRROR, "keep-all", WriteNumber(0))
 
     async def write(self, blocks: int = 6) -> None:
         self.seed += 1
@@ -79,7 +85,7 @@ class Filling:
         ]
         before = volume.write
         for ops in changes:
-            with pytest.raises(NoRoomNow):
+            with pytest.raises(WouldBlock):
                 volume.append(ops)
             with pytest.raises(NoSpace):
                 await volume.room(ops)
@@ -135,25 +141,26 @@ def run(filling: Filling, play: object) -> None:
     asyncio.run(whole())
 
 
-def test_a_budget_used_up_under_a_snapshot(place: Path) -> None:
+def test_a_budget_used_up_under_a_holder(place: Path) -> None:
     filling = Filling(real_host(), place / "v", SMALL_BUDGET)
 
     async def play() -> None:
         driver = filling.driver
         await driver.open()
         await filling.write()
-        await driver.volume.snapshot("keep-all")
-        pinned = driver.volume.write
+        await driver.volume.snapshot("named")
+        release, pinned = filling.keep_all(), driver.volume.write
         await filling.until_full()
-        assert [h.name for h in driver.volume.status().holders] == ["snapshot keep-all"], "who it is, is told"
+        told = [h.name for h in driver.volume.status().holders]
+        assert told == ["mirror keep-all", "snapshot named"], "who it is, is told"
         await filling.refuses()
         await filling.everything_is_there()
         await driver.check_moment(pinned)
 
         waiting = asyncio.ensure_future(filling.write())
         await asyncio.sleep(0)
-        await driver.volume.drop_snapshot("keep-all")
-        await asyncio.wait_for(waiting, 20)
+        release()
+        await asyncio.wait_for(waiting, 60)
         for _ in range(60):
             await filling.write()
         assert driver.volume.status().state == "online"
@@ -177,15 +184,17 @@ def test_a_full_volume_is_stopped_crashed_and_opened_again(place: Path) -> None:
         driver = filling.driver
         await driver.open()
         await filling.write()
-        await driver.volume.snapshot("keep-all")
+        release = filling.keep_all()
         await filling.until_full()
         for _ in range(3):
             await driver.reopen()
+            release = filling.keep_all()
             await filling.everything_is_there()
         for _ in range(3):
             await driver.crash()
+            release = filling.keep_all()
             await driver.check_live()
-        await driver.volume.drop_snapshot("keep-all")
+        release()
         for _ in range(30):
             await filling.write()
         await filling.ends_well()
@@ -200,8 +209,8 @@ def test_zeroes_and_trims_of_a_full_volume(place: Path) -> None:
     async def play() -> None:
         driver = filling.driver
         await driver.open()
-        await driver.volume.snapshot("keep-all") if driver.volume.write else await filling.write()
-        await driver.volume.snapshot("keep-all-too")
+        await filling.write()
+        release = filling.keep_all()
         await filling.until_full()
         done = 0
         for turn in range(400):
@@ -212,7 +221,7 @@ def test_zeroes_and_trims_of_a_full_volume(place: Path) -> None:
                 break
         assert done < 400
         await filling.everything_is_there()
-        await driver.volume.drop_snapshot("keep-all-too")
+        release()
         await driver.change([(OP_TRIM, 0, SIZE)])
         await filling.ends_well()
 
@@ -228,10 +237,10 @@ def test_one_write_larger_than_the_budget(place: Path) -> None:
         await driver.open()
         await filling.write()
         huge: list[Op] = [(OP_WRITE, 0, 2 * MiB, memoryview(bytes(2 * MiB)))]
-        with pytest.raises(NoRoomNow):
+        with pytest.raises(WouldBlock):
             driver.volume.append(huge)
         with pytest.raises(NoSpace):
-            await asyncio.wait_for(driver.volume.room(huge), 30)
+            await asyncio.wait_for(driver.volume.room(huge), 60)
         for _ in range(40):
             await filling.write()
         await filling.ends_well()
@@ -255,7 +264,7 @@ def test_a_disk_that_somebody_else_fills(small_disk: Path) -> None:
         for _ in range(5):
             await filling.write()
         await driver.volume.cut()
-        await driver.volume.snapshot("keep-all")
+        filling.keep_all()
         fill(left=256 << 10)
         await filling.until_full()
         await filling.refuses()
@@ -269,7 +278,7 @@ def test_a_disk_that_somebody_else_fills(small_disk: Path) -> None:
         waiting = asyncio.ensure_future(filling.write())
         await asyncio.sleep(0.05)
         filler.unlink()
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
         for _ in range(10):
             await filling.write()
         await filling.everything_is_there()
@@ -350,7 +359,7 @@ def test_writes_wait_for_a_required_mirror_that_keeps_the_log(place: Path) -> No
         try:
             await driver.open()
             await filling.write()
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
             await driver.begin()
             await driver.send_base()
             await driver.volume.mirrors.register("m", MirrorMode.SYNC)
@@ -361,7 +370,7 @@ def test_writes_wait_for_a_required_mirror_that_keeps_the_log(place: Path) -> No
             writing = asyncio.create_task(many(filling, 400))
             await asyncio.wait([writing], timeout=2 * ATTEMPTS * PATIENCE_S + 2)
             status = driver.volume.status()
-            assert not writing.done() and status.state == "full" and "mirror m has come on" in status.reason
+            assert not writing.done() and status.state == "full" and "mirror m has caught up" in status.reason
             while not writing.done():
                 await driver.ship()
                 await driver.settle()
@@ -370,7 +379,7 @@ def test_writes_wait_for_a_required_mirror_that_keeps_the_log(place: Path) -> No
             await writing
             status = driver.volume.status()  # nothing waits any more; the budget is small, and that is said
             assert status.state == "online" or status.reason.startswith("mirror m keeps"), status.reason
-            assert driver.volume.core.admission.refused == 0
+            assert driver.volume.admission.refused == 0
             await filling.driver.check_live()
             assert driver.secondary is not None
             await driver.secondary.close()
@@ -386,8 +395,8 @@ async def many(filling: Filling, count: int) -> None:
         await filling.write()
 
 
-def test_a_snapshot_that_keeps_the_log_is_not_waited_for(place: Path) -> None:
-    """A required mirror lacks points too, but what it would give back, the snapshot keeps."""
+def test_a_mirror_is_not_waited_for_where_somebody_else_keeps_the_log(place: Path) -> None:
+    """A required mirror lacks points too, but what it would give back, another holder keeps."""
 
     async def play() -> None:
         driver = Mirrored(real_host(), place / "v", SIZE, SMALL_BUDGET)
@@ -396,11 +405,11 @@ def test_a_snapshot_that_keeps_the_log_is_not_waited_for(place: Path) -> None:
         try:
             await driver.open()
             await filling.write()
-            await driver.volume.cutter.cut()
+            await driver.volume.point_maker.cut()
             await driver.begin()
             await driver.send_base()
             await driver.volume.mirrors.register("m", MirrorMode.SYNC)
-            await driver.volume.snapshot("old")
+            driver.volume.holders.lease(HolderKind.UNDER_WAY, "old", driver.volume.write)
             await driver.ship()
             await driver.settle()
             await driver.acknowledge()

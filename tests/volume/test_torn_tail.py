@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from revolume.errors import Damaged
-from revolume.history.stopped import look
+from revolume.history.offline_volume import open_offline
 from revolume.host import Host
-from revolume.log.ops import OP_TRIM, OP_WRITE, OP_ZERO
-from revolume.log.segment import segment_name
-from revolume.offline.check import check
-from revolume.volume.manifest import Manifest
-from revolume.volume.volume import Volume
+from revolume.log.format.segment import segment_name
+from revolume.log.write.operations import OP_TRIM, OP_WRITE, OP_ZERO
+from revolume.offline.check.check import check
+from revolume.volume.metadata.manifest import Manifest
+from revolume.volume.primary import Volume
 
 from .driver import BLOCK, SEGMENT, Driver, Model, abandon
 from .store import FAR, SIZE, TINY, Store, Verdict, inline_host, judged, opened, payload, read_live, read_moment
@@ -53,21 +53,21 @@ class Crashed:
         volume = driver.volume
         await driver.change([(OP_WRITE, at * BLOCK, payload(at, BLOCK)) for at in range(5)])
         await driver.change([(OP_WRITE, 3 * BLOCK + 100, payload(6, 600)), (OP_TRIM, 20 * BLOCK, FAR * BLOCK)])
-        await volume.cutter.cut()
+        await volume.point_maker.cut()
         await driver.change([(OP_WRITE, 8 * BLOCK, payload(7, 8192)), (OP_WRITE, 4 * BLOCK + 9, payload(8, 50))])
         await volume.durable(volume.position)
-        self.begin = volume.core.appender.address
+        self.begin = volume.log.appender.address
         self.durable = volume.write
-        await volume.cutter.cut()  # its record is not on the disk, what it covers is
+        await volume.point_maker.cut()  # its record is not on the disk, what it covers is
         await driver.change([(OP_WRITE, 9 * BLOCK, payload(9, BLOCK))])
         await driver.change([(OP_WRITE, 4 * BLOCK + 20, payload(10, 5000)), (OP_ZERO, 100, 700)])
         await driver.change([(OP_WRITE, 30 * BLOCK, payload(11, 18 * BLOCK))])  # continued in the next segment
         await driver.change([(OP_ZERO, 25 * BLOCK, FAR * BLOCK)])
         await driver.change([(OP_WRITE, 31 * BLOCK + 1, payload(12, 2 * BLOCK))])
-        assert volume.core.commit.durable < volume.position
-        self.end = volume.core.appender.address
-        self.segments = {s.use: segment_name(s.index) for s in volume.core.pool.segments()}
-        self.blocks = volume.core.pool.segment_blocks
+        assert volume.log.commit.durable < volume.position
+        self.end = volume.log.appender.address
+        self.segments = {s.use: segment_name(s.index) for s in volume.log.pool.segments()}
+        self.blocks = volume.log.pool.segment_blocks
         await abandon(volume)
 
     def sectors(self, begin: int, end: int) -> list[tuple[Path, int]]:
@@ -236,7 +236,7 @@ def test_a_manifest_damaged_in_its_middle_is_not_an_older_state(tmp_path: Path) 
         report = check(host, str(path))
         assert any("manifest" in problem.what for problem in report.problems), report
         with pytest.raises(Damaged):
-            look(host, str(path))
+            open_offline(host, str(path))
 
     asyncio.run(scenario())
 

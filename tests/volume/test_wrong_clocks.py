@@ -14,14 +14,15 @@ import pytest
 
 from revolume.errors import NotFound
 from revolume.history.moments import Ago, AtTime
-from revolume.history.stopped import look
-from revolume.history.timeline import Timeline
-from revolume.log.ops import OP_WRITE
-from revolume.offline.check import check
-from revolume.volume.clock_step import follow_clock
+from revolume.history.offline_volume import open_offline
+from revolume.history.open_history import OpenHistory
+from revolume.history.resolver import MomentResolver
+from revolume.log.write.operations import OP_WRITE
+from revolume.offline.check.check import check
+from revolume.volume.clocks.clock_step import follow_clock
 
 from .clocks import SECOND, SetClock
-from .driver import BLOCK, SMALL, Driver
+from .driver import BLOCK, SMALL, Driver, abandon
 from .mirrored import Mirrored
 
 HOUR, DAY = 3600.0, 86400.0
@@ -56,7 +57,9 @@ class History:
 
     async def tick(self) -> None:
         """As every second: labels follow the clock, a point, a fold if one is due."""
-        follow_clock(self.driver.volume.core)
+        volume = self.driver.volume
+        follow_clock(volume.clocks, volume.log, volume.events)
+        await volume.clocks.remember_steps(volume.log.appender.position)
         await self.driver.volume.cut()
         await self.driver.volume.folder.step()
 
@@ -70,7 +73,7 @@ class History:
         return max([0, *(write for _, write in self.times if write <= number)])
 
     def asked(self, ago_s: int) -> int:
-        return Timeline(self.driver.volume).resolve(Ago(ago_s)).write
+        return MomentResolver(OpenHistory(self.driver.volume)).resolve(Ago(ago_s)).write
 
     async def stop(self) -> None:
         await self.driver.volume.close()
@@ -155,7 +158,7 @@ def test_a_wrong_clock_ages_nothing(place: Path, trouble: Trouble, by: float) ->
             assert history.asked(ago_s) == history.at(ago_s), f"@-{ago_s}s"
         await history.stop()
         history.clock.pass_by(3)
-        stopped = look(history.driver.host, str(place))
+        stopped = open_offline(history.driver.host, str(place))
         for ago_s in (2, 4, 9, 20, 35):
             assert stopped.resolve(Ago(ago_s)).write == history.at(ago_s), f"stopped, @-{ago_s}s"
         assert check(history.driver.host, str(place)).good
@@ -213,6 +216,35 @@ def test_what_is_older_goes_by_lived_time(place: Path) -> None:
     asyncio.run(play())
 
 
+def test_time_after_a_kill_counts_although_the_clock_step_before_it_was_folded_away(place: Path) -> None:
+    """Its mark is of the opening, before the step: what the log says of the step has to reach the mark."""
+
+    async def play() -> None:
+        history = History(place)
+        await history.driver.open()
+        for _ in range(4):
+            await history.write()
+        history.clock.set_by(2 * DAY)
+        await history.tick()
+        for _ in range(30):
+            await history.write()
+            await history.tick()
+        history.clock.pass_by(KEEP_S + 10)
+        for _ in range(12):
+            await history.write()
+            await history.tick()
+        volume = history.driver.volume
+        assert volume.folder.horizon.position > volume.clocks.steps[-1].position
+        await abandon(volume)
+        history.clock.pass_by(20)
+        await history.driver.open()
+        assert history.asked(15) == history.at(15) == history.times[-1][1]
+        assert not any("was set" in event.message for event in history.driver.volume.status().events)
+        await history.stop()
+
+    asyncio.run(play())
+
+
 def test_time_while_stopped_counts_back(place: Path) -> None:
     async def play() -> None:
         history = History(place)
@@ -242,22 +274,22 @@ def test_a_time_that_was_twice_is_said_to_be(place: Path) -> None:
         await history.write(10)
         history.clock.set_by(-15)
         await history.tick()
-        assert history.driver.volume.core.steps
+        assert history.driver.volume.clocks.steps
         before_set = history.driver.volume.write
         await history.write(5)
-        timeline = Timeline(history.driver.volume)
-        twice = timeline.resolve(AtTime(at_first - SECOND))
+        resolver = MomentResolver(OpenHistory(history.driver.volume))
+        twice = resolver.resolve(AtTime(at_first - SECOND))
         assert twice.write == before_set and f"up to w{before_set}" in twice.note
-        later = timeline.resolve(AtTime(history.clock.wall_ns()))
+        later = resolver.resolve(AtTime(history.clock.wall_ns()))
         assert later.write == history.driver.volume.write and later.note
-        early = timeline.resolve(AtTime(at_first - 6 * SECOND))
+        early = resolver.resolve(AtTime(at_first - 6 * SECOND))
         assert (early.write, early.note) == (0, "")
         assert first < before_set
         with pytest.raises(NotFound) as future:
-            timeline.resolve(AtTime(history.clock.wall_ns() + int(HOUR) * SECOND))
+            resolver.resolve(AtTime(history.clock.wall_ns() + int(HOUR) * SECOND))
         assert future.value.code == "moment-in-future"
         await history.stop()
-        stopped = look(history.driver.host, str(place))
+        stopped = open_offline(history.driver.host, str(place))
         assert stopped.resolve(AtTime(at_first - SECOND)) == twice
 
     asyncio.run(play())
@@ -300,10 +332,10 @@ def test_a_mirror_ages_by_its_own_lived_time(place: Path, by: float, wrong_at: s
             await step()
         assert there.folder.retired_write == oldest
         assert there.failure is None
-        assert [s.by_ns for s in there.core.steps] == [s.by_ns for s in mirrored.volume.core.steps]
-        assert len(there.core.steps) == (2 if wrong_at == "source" else 0)
+        assert [s.by_ns for s in there.clocks.steps] == [s.by_ns for s in mirrored.volume.clocks.steps]
+        assert len(there.clocks.steps) == (2 if wrong_at == "source" else 0)
         for ago_s in (1, 4, 8, 15, 25):
-            assert Timeline(there).resolve(Ago(ago_s)).write == history.at(ago_s), f"@-{ago_s}s"
+            assert MomentResolver(OpenHistory(there)).resolve(Ago(ago_s)).write == history.at(ago_s), f"@-{ago_s}s"
         await there.close()
         await history.stop()
 
