@@ -9,9 +9,9 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 TESTS  := $(VENV)/.installed-tests
 
-# How the tests are spread over the cores (all that the system shows: "auto" would count two threads of a core as
-# one); `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
-JOBS ?= logical
+# How many processes the tests are spread over: one more than there are cores, since many tests wait for programs,
+# disks and time-outs; `make test JOBS=0 ARGS="-k fio -x"` runs some of them in one process.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
 ARGS ?=
 # `make soak` simulates for so long, on so many processes, seeds from these; then it does everything else that is long.
 MINUTES ?= 20
@@ -62,14 +62,14 @@ prepared: $(if $(CI),lint) $(TESTS) foreign
 	@:
 
 soak: $(TESTS) foreign
-	$(RUN) -m revolume.sim.report --begin
+	$(RUN) -m revolume.sim.campaigns.report --begin
 	-$(RUN) -m revolume.sim --seeds $(SEEDS) --minutes $(MINUTES) --jobs $(SOAK_JOBS) --part
 	-$(RUN) -m revolume.sim --planted --jobs $(SOAK_JOBS) --part
-	-$(RUN) -m revolume.sim.every_byte --jobs $(SOAK_JOBS)
-	-$(RUN) -m revolume.sim.nth --jobs $(SOAK_JOBS)
+	-$(RUN) -m revolume.sim.campaigns.every_byte --jobs $(SOAK_JOBS)
+	-$(RUN) -m revolume.sim.campaigns.call_failures --jobs $(SOAK_JOBS)
 	REVOLUME_SOAK=1 $(RUN) -m pytest -m soak --timeout 7200 $(ARGS) || \
-	  $(RUN) -m revolume.sim.report --failed "make soak: pytest -m soak"
-	$(RUN) -m revolume.sim.report
+	  $(RUN) -m revolume.sim.campaigns.report --failed "make soak: pytest -m soak"
+	$(RUN) -m revolume.sim.campaigns.report
 
 bench: $(TESTS) foreign
 	$(RUN) -m bench --scale $(SCALE) $(ARGS)

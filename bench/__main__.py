@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     asked = argparse.ArgumentParser(prog="bench", description="One table beside the C servers.")
     asked.add_argument(
-        "--scale", choices=list(SCALES), default=FULL.name, help="about two minutes, twenty, or an hour and more"
+        "--scale", choices=list(SCALES), default=FULL.name, help="a few minutes, twenty, or an hour and more"
     )
     asked.add_argument("--only", nargs="*", default=[], metavar="ROW", help="some rows by key")
     asked.add_argument("--peer", nargs="*", default=[], metavar="NAME", help="some peers by name")
@@ -54,6 +54,7 @@ def main() -> int:
             "memory-full": bench.memory_full,
             "crash-open": bench.crash_open,
             "new-mirror": bench.new_mirror,
+            "scrub": bench.scrub,
         }
         for key, measure in own.items():
             ours = not options.peer or "revolume" in options.peer

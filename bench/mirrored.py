@@ -107,14 +107,14 @@ class QemuMirror(NbdkitFile):
         self.target: subprocess.Popen[bytes] | None = None
 
     def command(self, options: Sequence[str]) -> list[str]:
-        return [
+        return [  # in the order in which it does them: who has met its NBD socket finds the other sockets
             self.program,
+            "--chardev", f"socket,id=q,path={self.socket}.qmp,server=on,wait=off", "--monitor", "chardev=q",
             "--blockdev", f"driver=file,node-name=f,filename={self._file()},cache.direct=off",
             "--blockdev", "driver=raw,node-name=vol,file=f,discard=unmap",
             "--blockdev", f"driver=nbd,node-name=copy,server.type=unix,server.path={self.socket}.copy",
             "--nbd-server", f"addr.type=unix,addr.path={self.socket}",
             "--export", "type=nbd,id=e,node-name=vol,name=vol,writable=on",
-            "--chardev", f"socket,id=q,path={self.socket}.qmp,server=on,wait=off", "--monitor", "chardev=q",
         ]  # fmt: skip
 
     def start(self, options: Sequence[str] = (), wait: float = 60) -> None:
@@ -122,9 +122,15 @@ class QemuMirror(NbdkitFile):
         copy = self.folder / "copy.img"
         with copy.open("wb") as file:
             file.truncate(self.size)
-        words = ["qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", f"{self.socket}.copy", str(copy)]
-        self.target = subprocess.Popen(words)
-        time.sleep(0.5)
+        there = Path(f"{self.socket}.copy")
+        there.unlink(missing_ok=True)
+        self.target = subprocess.Popen(
+            ["qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", str(there), str(copy)]
+        )
+        deadline = time.monotonic() + wait
+        while not there.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)  # it has its name before it listens
         super().start(options, wait)
         with self._monitor() as ask:
             ask("qmp_capabilities")

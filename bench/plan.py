@@ -48,6 +48,7 @@ class Scale:
     full_touched: int = 128 * MiB
     tail: int = 4 * GiB
     new_mirror: int = 10 * GiB
+    many_snapshots: int = 100
     quiet_seconds: float = 1.0
     fill_seconds: float = 10.0
     mirrored: tuple[str, ...] = MIRRORED
@@ -56,19 +57,20 @@ class Scale:
 QUICK = Scale(
     name="quick",
     size=128 * MiB,
-    seconds=0.7,
+    seconds=0.5,
     repetitions=1,
-    sustained_seconds=4.0,
+    sustained_seconds=3.0,
     sustained_repetitions=1,
     ingest=512 * MiB,
-    budget=512 * MiB,
+    budget=384 * MiB,
     memory_touched=64 * MiB,
-    full_size=1 << 36,
+    full_size=1 << 35,
     full_touched=64 * MiB,
     tail=256 * MiB,
     new_mirror=512 * MiB,
+    many_snapshots=10,
     quiet_seconds=0.2,
-    fill_seconds=0.3,
+    fill_seconds=0.2,
     mirrored=BESIDE,
 )
 FAIR = Scale(
@@ -101,6 +103,7 @@ class Row:
     options: tuple[str, ...] = field(default=())  # of revolume serve
     size: int = 0  # of the export; 0: the scale's
     export: str = "vol"  # name of the export that is measured
+    snapshots: int = 0  # taken just before, with writes between them
 
 
 def rows(scale: Scale) -> list[Row]:
@@ -165,9 +168,14 @@ def _synced(scale: Scale) -> list[Row]:
 def _long(scale: Scale) -> list[Row]:
     long = scale.sustained_seconds
     past = ("--keep", "1s", "--budget", str(scale.budget), "--cp-interval", "2s")
+    write, many = _timed("randwrite", 4 * KiB, 32, long), scale.many_snapshots
     return [
-        Row("sustained", f"4 KiB random write, depth 32, {long:.0f} s past the horizon",
-            _timed("randwrite", 4 * KiB, 32, long), "iops", STORES, state="horizon", options=past),
+        Row("sustained", f"4 KiB random write, depth 32, {long:.0f} s past the horizon", write, "iops", STORES,
+            state="horizon", options=past),
+        Row("pinned-1", "the same while a snapshot is held", write, "iops", OURS, state="pinned", options=past,
+            snapshots=1),
+        Row("pinned-many", f"the same while {many} snapshots are held", write, "iops", OURS, state="pinned",
+            options=past, snapshots=many),
         Row("recycled", f"256 KiB rewriting, {long:.0f} s past the horizon",
             _timed("write", 256 * KiB, 8, long), "MB/s", STORES, state="horizon", options=past),
     ]  # fmt: skip
@@ -209,6 +217,21 @@ def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
             rate("sustained", "nbdkit file"),
             0.8,
             times=("sustained", ours, "amplification"),
+        ),
+        Target("sustained with a snapshot / without", rate("pinned-1"), rate("sustained"), 0.8),
+        Target(
+            "its disk bytes with a snapshot / without",
+            ("pinned-1", ours, "amplification"),
+            ("sustained", ours, "amplification"),
+            1.5,
+            at_least=False,
+        ),
+        Target(
+            f"its disk bytes with {scale.many_snapshots} snapshots / with one",
+            ("pinned-many", ours, "amplification"),
+            ("pinned-1", ours, "amplification"),
+            1.3,
+            at_least=False,
         ),
         Target("random read / nbdkit file", rate("randread-32"), rate("randread-32", "nbdkit file"), 1.2),
         Target("ingest on a fresh file / nbdkit file", rate("ingest"), rate("ingest", "nbdkit file"), 0.8),
@@ -299,6 +322,7 @@ def targets(scale: Scale, map_memory: int = 256 * MiB) -> list[Target]:
             None,
             0.7,
         ),
+        Target("scrub / dd of the same directory", ("scrub", ours, "rate"), ("scrub", ours, "cat"), 0.4),
         Target("clients' p99 meanwhile / before", ("new-mirror", ours, "p99"), None, 2.0, at_least=False),
         Target("link bytes per client byte, depth 1", ("randwrite-1", sync, "link"), None, 1.03, at_least=False),
         Target(

@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from revolume.blocks.delta_map import DeltaMap
 from revolume.blocks.digest import block_digests
-from revolume.chain.mapfile import MapFile, write_map
+from revolume.chain.map_file import MapFile, write_map
 from revolume.host import Host, real_host
-from revolume.log.ops import OP_WRITE, Op
-from revolume.volume import layout
-from revolume.volume.manifest import Manifest, State
-from revolume.volume.opening import open_volume
-from revolume.volume.options import OpenOptions
-from revolume.volume.sums import Sums
+from revolume.log.write.operations import OP_WRITE, Op
+from revolume.volume.image.digest_writer import DigestWriter
+from revolume.volume.metadata import layout
+from revolume.volume.metadata.manifest import Manifest
+from revolume.volume.metadata.manifest_state import State
+from revolume.volume.open.open import open_volume
+from revolume.volume.open.options import OpenOptions
 
 U64 = npt.NDArray[np.uint64]
-Chunk = tuple[U64, U64, U64]
 
 BLOCK = 4096
 PIECE = 1 << 20
@@ -72,7 +73,7 @@ async def _begin(host: Host, path: Path, name: str, size: int) -> None:
         await volume.room(ops)
         volume.append(ops)
     await volume.cut()
-    await volume.folder.rebase(force=True)
+    await volume.base_maps.renew(force=True)
     await volume.close()
 
 
@@ -84,7 +85,7 @@ def _fill_sums(host: Host, path: Path, state: State) -> None:
     """Every block of the image has the digest of zeroes."""
     (zeroes,) = block_digests(memoryview(bytes(BLOCK)), 1)
     directory = host.disk.open(str(path))
-    sums = Sums.open(directory, state.volume)
+    sums = DigestWriter.open_to_change(directory, state.volume, state.horizon.pages_generation)
     try:
         for first in range(0, sums.blocks, BATCH):
             blocks = np.arange(first, min(sums.blocks, first + BATCH), dtype=np.uint64)
@@ -101,7 +102,7 @@ def _fill_map(host: Host, path: Path, state: State, blocks: int) -> int:
     maps = host.disk.open(str(path / layout.MAPS))
     try:
         small = MapFile.open(maps.open(state.base_map, write=False), state.volume)
-        words = np.concatenate([piece[1] for piece in small.chunks()])
+        words = np.concatenate([piece.locations for piece in small.pieces()])
         small.close()
         maps.remove(state.base_map)
         file = maps.open(state.base_map, create=True, exclusive=True)
@@ -114,10 +115,11 @@ def _fill_map(host: Host, path: Path, state: State, blocks: int) -> int:
         maps.close()
 
 
-def _entries(words: U64, blocks: int) -> Iterator[Chunk]:
+def _entries(words: U64, blocks: int) -> Iterator[DeltaMap]:
     (digest,) = block_digests(memoryview(_content()), 1)
     for first in range(0, blocks, BATCH):
         every = np.arange(first, min(blocks, first + BATCH), dtype=np.uint64)
         ours = (every >> np.uint64(IMAGE_REGION_SHIFT)) % np.uint64(IMAGE_EVERY) != 0
         chosen = every[ours]
-        yield chosen, words.take(chosen.view(np.int64) % len(words)), np.full(len(chosen), digest, np.uint64)
+        locations = words.take(chosen.view(np.int64) % len(words))
+        yield DeltaMap(chosen, locations, np.full(len(chosen), digest, np.uint64))

@@ -19,9 +19,12 @@ from bench.peers import PEERS, BareFile, Peer, Revolume
 from bench.plan import MiB, Row, Scale
 from bench.populated import populate
 from bench.process import PeakMemory, cost, device_busy_seconds, device_bytes, settle
+from bench.scrubbed import cat_rate, scrub_rate
 
 GiB = 1 << 30
 Say = Callable[[str], None]
+PAST = ("horizon", "pinned")
+"""States that are past the horizon."""
 KNOWN: tuple[type[Peer], ...] = (*PEERS, *MIRRORED, QemuMirror)
 
 
@@ -58,7 +61,7 @@ class Bench:
     # -- the table's rows
 
     def interleaved(self, row: Row) -> None:
-        times = self.scale.sustained_repetitions if row.state == "horizon" else self.scale.repetitions
+        times = self.scale.sustained_repetitions if row.state in PAST else self.scale.repetitions
         kinds = [kind for kind in self.peers if kind.name in row.peers]
         for repetition in range(times):
             for kind in rotated(kinds, repetition):
@@ -86,6 +89,7 @@ class Bench:
         bare = isinstance(peer, BareFile)
         with PeakMemory(peer.pid) as memory:
             self._bring_to(row.state, peer, repetition)
+            self._name(peer, row.snapshots)
             before = cost(peer.pid) if bare else settle(peer.pid, self.scale.quiet_seconds)
             os.sync()
             if row.state == "cold":
@@ -128,9 +132,15 @@ class Bench:
             command = [peer.program, "snapshot", str(peer.folder / "vol"), "before"]
             subprocess.run(command, check=True, capture_output=True)
             Fio("randwrite", 4096, 32, 600, amount=peer.size // 2).run(peer.uri, peer.size, 77 + repetition)
-        if state == "horizon" and isinstance(peer, Revolume):
+        if state in PAST and isinstance(peer, Revolume):
             # Past the horizon: the whole budget of log has been written once and is being used again.
             Fio("randwrite", 4096, 32, 600, amount=self.scale.budget * 3 // 2).run(peer.uri, peer.size, 55)
+
+    def _name(self, peer: Peer, snapshots: int) -> None:
+        for number in range(snapshots):
+            command = [peer.program, "snapshot", str(peer.folder / "vol"), f"s{number}"]
+            subprocess.run(command, check=True, capture_output=True)
+            Fio("randwrite", 4096, 32, 600, amount=MiB).run(peer.uri, peer.size, 200 + number)
 
     # -- rows of ours alone
 
@@ -192,6 +202,22 @@ class Bench:
             peer.stop()
             peer.clear()
         self.result("crash-open", peer.name).add(seconds=took)
+
+    def scrub(self) -> None:
+        """A volume that has been written twice and folded once is scrubbed, and read with dd, in turn."""
+        peer = self.make(Revolume)
+        peer.clear()
+        peer.start(("--keep", "1s", "--cp-interval", "1s", "--budget", str(max(128 * MiB, self.scale.size // 4))))
+        try:
+            for rw in ("write", "randwrite"):
+                Fio(rw, 256 << 10, 4, 600, amount=self.scale.size).run(peer.uri, peer.size, 6)
+            settle(peer.pid, self.scale.quiet_seconds)
+            for _ in range(self.scale.repetitions):
+                folder = peer.folder / "vol"
+                self.result("scrub", peer.name).add(cat=cat_rate(folder) / 1e6, rate=scrub_rate(folder) / 1e6)
+        finally:
+            peer.stop()
+            peer.clear()
 
     def new_mirror(self) -> None:
         """A mirror brought up over a gigabit while clients write."""

@@ -113,13 +113,33 @@ class MirrorStory:
         self._revolume("copy", self.copy, again)
         self.here.claim("stopped and opened again it is the same, byte for byte", sha256(again) == digest)
 
+    def bring_the_old_back(self) -> None:
+        self.here.chapter("The primary that was killed comes back as a mirror, and gets only what it lacks")
+        self.server = self.here.start(REVOLUME, "serve", self.copy, name="mirror")
+        assert self.server.stdout is not None
+        uri = self.server.stdout.readline().split()[1]
+        churn(uri, WRITES // 4, [])
+        old, address = self.story.volume, f"unix:{self.here.directory / 'link-back'}"
+        self._revolume("demote", old, "--mirror-listen", address)
+        self.here.start(REVOLUME, "serve", old, name="revolume")
+        self._revolume("mirror", "add", self.copy, "old", address)
+        self._revolume("wait", self.copy, "--mirror", "old")
+        told = self._mirror(self.copy)
+        sent = sum(told[f"{kind}_bytes"] for kind in ("base", "difference", "log"))
+        size = self.story.image.stat().st_size
+        self.here.claim(f"{sent:,} bytes were sent, of a volume of {size:,}", 0 < sent < size // 16)
+        images = [self.here.directory / name for name in ("new.img", "old.img")]
+        for directory, image in zip((self.copy, old), images, strict=True):
+            self._revolume("copy", directory, image)
+        self.here.claim("both hold the same, byte for byte", same(*images))
+
     # --- means ---
 
     def _revolume(self, *words: str | Path, show: bool = True) -> subprocess.CompletedProcess[str]:
         return self.here.run(REVOLUME, *words, show=show)
 
-    def _mirror(self) -> dict[str, Any]:
-        told = self._revolume("status", self.story.volume, "--json", show=False)
+    def _mirror(self, primary: Path | None = None) -> dict[str, Any]:
+        told = self._revolume("status", primary or self.story.volume, "--json", show=False)
         found: dict[str, Any] = json.loads(told.stdout)["mirrors"][0]
         return found
 
