@@ -35,7 +35,8 @@ class Lost(Mirrored):
     """The source has lost the end of its log; its mirror ``m`` has it, and can be asked at ``address``."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(real_host(), folder / "v", SIZE, replace(SMALL, sync_interval_s=3600))
+        calm = replace(SMALL, sync_interval_s=3600, rung_versions=1 << 20)  # a rung makes durable what it has
+        super().__init__(real_host(), folder / "v", SIZE, calm)
         self.address = f"unix:{folder}/m.sock"
         self.target: Target | None = None
         self.told: list[str] = []
