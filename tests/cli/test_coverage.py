@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_clones import BLOCK, FOLDS, SIZE, content, filled, folded, scribble
-from tests.support.mirrors import Node, refused, revolume, told, until, write
+from tests.support.mirrors import REVOLUME, Node, refused, revolume, told, until, write
 from tests.support.servers import revolume_only
 
 pytestmark = [revolume_only, pytest.mark.timeout(240)]
@@ -127,3 +129,49 @@ def test_a_command_proves_moments_and_the_newest_that_passes_is_found(node: Node
     node.kill()
     listed = told("points", node.directory)["proofs"]
     assert [each["verdict"] for each in listed] == ["failed", "failed", "failed", "passed", "timed-out"]
+
+
+def test_new_points_are_proved_again_and_again(node: Node) -> None:
+    """What has passed is not looked at again while nothing is newer; a daemon that is away is waited for."""
+    probe = (
+        "import subprocess, sys; "
+        "said = subprocess.run(['qemu-io', '-f', 'raw', '-c', 'read -v 0 4', sys.argv[1]], capture_output=True); "
+        "sys.exit(b'good' not in said.stdout)"
+    )
+    revolume("prove", node.directory, "--every", "0", "--", "true", "{uri}", status=2)
+    revolume("prove", node.directory, "--every", "6h", "--moment", "now", "--", "true", "{uri}", status=2)
+    words = ("prove", node.directory, "--every", "1s", "--json", "--", sys.executable, "-c", probe, "{uri}")
+    command = [REVOLUME, *map(str, words)]
+    proving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert proving.stdout is not None
+    rounds = map(json.loads, proving.stdout)
+
+    def comes(*wanted: str) -> None:
+        """A round with these verdicts, or with this refusal."""
+        for each in rounds:
+            if tuple([proof["verdict"] for proof in each["proofs"]] or [each.get("code", "none")]) == wanted:
+                return
+        pytest.fail(f"it ended before {wanted}")
+
+    try:
+        comes("no-point")
+        write(node.uri("v"), (0, b"good" * 1024))
+        revolume("snapshot", node.directory, "whole")
+        comes("passed")
+        comes("none")
+        write(node.uri("v"), (0, b"evil" * 1024))
+        revolume("snapshot", node.directory, "ruined")
+        comes("failed")
+        node.kill()
+        comes("not-served")
+        again = Node(node.directory)
+        try:
+            comes("failed")
+        finally:
+            again.kill()
+        proving.send_signal(signal.SIGINT)
+        assert proving.wait(60) == 130
+    finally:
+        proving.kill()
+        proving.wait()
+    assert [each["verdict"] for each in told("points", node.directory)["proofs"]][:2] == ["passed", "failed"]
