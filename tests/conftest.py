@@ -33,6 +33,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     config.stash[_last_line] = skipped_for_the_kernel(terminalreporter.stats.get("skipped", []))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Failures(terminal))
+
+
+class Failures:
+    """Names each test as soon as it has failed: a run that is cut short says so too."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\nFAILED in {report.when}: {report.nodeid}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _last_line in config.stash:

@@ -99,12 +99,17 @@ def test_b12_a_ruined_ext4_is_restored_to_a_second_before_and_its_mirror_too(nod
     print(f"restored {found['bytes']} bytes in {took:.2f} s")
     assert primary.status["restore"] == {"stage": "", "done": 0, "total": 0, "told": found["told"]}
     assert f"restore: {found['told']}" in revolume("status", primary.directory).stdout
+    assert found["told"].endswith(f"The state before is {found['before']}, kept for 1w.")
     undone = told("restore", primary.directory, "--undo", "--yes")
     assert undone["restored"] and content_of(primary, nodes.folder) == ruined
     primary.until_agreed()
     assert content_of(mirror, nodes.folder) == ruined
-    again = told("restore", primary.directory, "--undo", "--yes")  # what was before the undoing is a restore too
+    revolume("restore", primary.directory, "--undo", "--undo-for", "0", "--yes", status=2)
+    # What was before the undoing was kept too.
+    again = told("restore", primary.directory, "--undo", "--undo-for", "forever", "--yes")
     assert again["restored"] and content_of(primary, nodes.folder) == image.read_bytes()
+    ends = [each["expires_in_s"] for each in told("snapshot", primary.directory)["snapshots"]]
+    assert len(ends) == 3 and ends[2] is None and all(6 * 86400 < end < 8 * 86400 for end in ends[:2])
     for node in (primary, mirror):
         node.stop()
         revolume("check", node.directory)

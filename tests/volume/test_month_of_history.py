@@ -15,9 +15,11 @@ import pytest
 
 from revolume.log.write.operations import OP_WRITE
 from revolume.volume.metadata.keep_policy import KeepPolicy, Tier
+from tests.support.tally import SOAK
 
 from .clocks import SetClock
 from .driver import BLOCK, SEGMENT, SMALL, Driver
+from .restoring import Restorer
 
 HOUR, DAY = 3600, 86400
 POLICY = KeepPolicy(
@@ -81,6 +83,60 @@ def test_a_month_of_history_stays_within_its_room(place: Path) -> None:
         assert len(driver.volume.snapshots()) == 6
         for point in driver.volume.open_points()[::5]:
             await driver.check_moment(point.write)
+        await driver.volume.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.soak
+def test_hourly_restores_to_one_snapshot_stay_within_their_room(place: Path) -> None:
+    """A month, or some days, of a machine that is put back to the same state every hour. What was before each
+    restore is kept for two days, the golden snapshot for good, the rest as the policy says: so the horizon moves,
+    and room is bounded."""
+    clock, chance = SetClock(), random.Random(11)
+    options = replace(SMALL, keep_s=6 * HOUR, budget_bytes=800 * SEGMENT, spare_bytes=0)
+
+    async def an_hour(driver: Restorer, golden: int) -> None:
+        for _ in range(3):
+            first = chance.randrange(BLOCKS - 8)
+            await driver.change([(OP_WRITE, first * BLOCK, chance.randbytes(4) * (2 * BLOCK))])
+        clock.pass_by(HOUR)
+        await driver.volume.snapshot(f"before-restore-{driver.volume.write}", 2 * DAY)
+        difference = await driver.restore(golden)
+        assert len(difference.held) + difference.zeroes.block_count() <= 3 * 9
+        await driver.volume.cut()
+        await driver.volume.names.drop_expired()
+        while await driver.volume.folder.step():
+            pass
+
+    async def scenario() -> None:
+        driver = Restorer(clock.host(), place, BLOCKS * BLOCK, options)
+        await driver.open()
+        await driver.change([(OP_WRITE, 0, chance.randbytes(BLOCK) * 300)])
+        await driver.volume.snapshot("golden")
+        golden = driver.volume.write
+        driver.model.seal(golden)
+        state = dict(driver.model.blocks)
+        taken_by_day, oldest_by_day = list[tuple[int, int]](), list[int]()
+        for day in range(30 if SOAK else 9):
+            for _ in range(24):
+                await an_hour(driver, golden)
+                assert driver.model.blocks == state
+            taken_by_day.append(taken(place))
+            oldest_by_day.append(driver.volume.oldest.write)
+            driver.model.moments = {golden: driver.model.moments[golden]} | {
+                write: then for write, then in driver.model.moments.items() if write >= driver.volume.oldest.write
+            }
+            if day % 10 == 5:
+                await driver.crash()
+        print(taken_by_day, oldest_by_day)
+        grown = [size for size, _ in taken_by_day]
+        assert max(grown[6:]) < 1.25 * max(grown[3:6]), "it goes on growing"
+        assert max(files for _, files in taken_by_day) < 400
+        assert oldest_by_day == sorted(set(oldest_by_day)), "the horizon stands still"
+        assert len(driver.volume.snapshots()) in (48, 49, 50)
+        await driver.check_live()
+        await driver.check_moment(golden)
         await driver.volume.close()
 
     asyncio.run(scenario())

@@ -61,6 +61,7 @@ from revolume.api.problems import MEDIA_TYPE, problem
 from revolume.api.proof_schemas import ProofSchema
 from revolume.api.retention_routes import answer_retention
 from revolume.api.schemas import (
+    UNDO_FOR_S,
     AddedMirrorSchema,
     DemotedSchema,
     JobSchema,
@@ -115,7 +116,9 @@ class SwitchoverRequest(BaseModel):
 
 
 class RestoreRequest(BaseModel):
-    """``to``: a moment, as behind the @ of an export's name; or ``undo``. ``begin``, ``end``: bytes."""
+    """``to``: a moment, as behind the @ of an export's name; or ``undo``. ``begin``, ``end``: bytes. ``undo_for``:
+    so many seconds, for which the volume is open, the state before is kept as a snapshot; 0: until it is dropped.
+    """
 
     to: str = Field(default="", max_length=4096)
     undo: bool = False
@@ -124,6 +127,7 @@ class RestoreRequest(BaseModel):
     dry_run: bool = False
     yes: bool = False
     disconnect: bool = False
+    undo_for: float = Field(default=UNDO_FOR_S, ge=0, le=SPAN_SECONDS_MAX)
 
 
 class MirrorRequest(BaseModel):

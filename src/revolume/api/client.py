@@ -173,8 +173,8 @@ class ControlClient:
     def switch_over(self, name: str, listen: str | None = None) -> dict[str, Any]:
         return self._object("POST", "/v1/switchover", {"to": name, "listen": listen}, _PROMOTION_S)
 
-    def restore(self, to: str, **orders: bool | int | None) -> dict[str, Any]:
-        """``orders``: undo, begin, end, dry_run, yes, disconnect."""
+    def restore(self, to: str, **orders: bool | float | None) -> dict[str, Any]:
+        """``orders``: undo, begin, end, dry_run, yes, disconnect, undo_for."""
         return self._object("POST", "/v1/restore", {"to": to, **orders}, _RESTORE_S)
 
     def detach(self, name: str) -> None:

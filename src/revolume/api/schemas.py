@@ -9,7 +9,7 @@ number. ``export`` is the export name under which the moment can be opened. A pr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from revolume.api.problems import problem
 from revolume.history.moments import (
@@ -189,11 +189,16 @@ class SwitchedSchema:
     told: str
 
 
+UNDO_FOR_S: Final = 7 * 86400.0
+"""So long what was before a restore is kept, unless more or less is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOrder:
     """Bring a volume back to the moment ``to``, or, with ``undo``, to what was before the last restore: in the
     bytes [``begin``, ``end``), or all of it. ``dry_run``: only say what differs. ``disconnect``: end the
-    connections of clients that may write."""
+    connections of clients that may write. ``undo_for``: seconds of lived time for which what was before is kept as
+    a snapshot; 0: until it is dropped."""
 
     to: str = ""
     undo: bool = False
@@ -202,6 +207,7 @@ class RestoreOrder:
     dry_run: bool = False
     yes: bool = False
     disconnect: bool = False
+    undo_for: float = UNDO_FOR_S
 
 
 @dataclass(frozen=True, slots=True)

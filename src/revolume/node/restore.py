@@ -21,7 +21,7 @@ from typing import Final
 from revolume.api.schemas import RestoredSchema, RestoreOrder, RestoreStatusSchema
 from revolume.blocks.geometry import BLOCK, ceil_div
 from revolume.errors import NotFound, Refused, RevolumeError, UsageError
-from revolume.history.moments import format_time, parse_export
+from revolume.history.moments import format_span, format_time, parse_export
 from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.restoring import Difference, Report, open_restoring
 from revolume.history.suspect_moment import suspect_words
@@ -90,7 +90,7 @@ class Restore:
         try:
             if order.disconnect:
                 await self._changes.server.hang_up_from(role.name, GRACE_S)
-            return await self._restored(role, moment, bounds)
+            return await self._restored(role, moment, bounds, order.undo_for)
         except RevolumeError as error:
             self.status = RestoreStatusSchema(
                 told=f"{role.name} was not restored to w{moment.write}: {error.cause}"
@@ -112,12 +112,12 @@ class Restore:
             )
 
     async def _restored(
-        self, role: PrimaryRole, moment: ResolvedMoment, bounds: tuple[int, int]
+        self, role: PrimaryRole, moment: ResolvedMoment, bounds: tuple[int, int], undo_for_s: float
     ) -> RestoredSchema:
         volume = role.volume
         restoring = await open_restoring(volume, role.exports_now(), moment, bounds)
         try:
-            before, made = await _named(volume)
+            before, made = await _named(volume, undo_for_s)
             written = False
             try:
                 difference = await restoring.difference(self._reporting("comparing"))
@@ -136,7 +136,7 @@ class Restore:
                         await volume.drop_snapshot(before.name)
         finally:
             restoring.close()
-        told = _told(role, moment, difference, bounds, before.name if written else "")
+        told = _told(role, moment, difference, bounds, before if written else None)
         volume.events.tell(told.told)
         self.status = RestoreStatusSchema(told=told.told)
         return told
@@ -159,13 +159,14 @@ class Restore:
         _refuse_away(role)
 
 
-async def _named(volume: Volume) -> tuple[Snapshot, bool]:
-    """The snapshot of the present, and whether it was made for this."""
+async def _named(volume: Volume, keep_s: float) -> tuple[Snapshot, bool]:
+    """The snapshot of the present, and whether it was made for this: then it is kept for so many seconds of lived
+    time, 0: until somebody drops it."""
     name = f"{BEFORE}{volume.write}"
     for known in volume.snapshots():
         if known.name == name:
             return known, False
-    return await volume.snapshot(name), True
+    return await volume.snapshot(name, keep_s), True
 
 
 def _unreported(done: int, total: int) -> None:
@@ -239,8 +240,17 @@ def _unasked(role: PrimaryRole, moment: ResolvedMoment) -> Refused:
     )
 
 
+def _kept_words(snapshot: Snapshot) -> str:
+    left_s = snapshot.expires_in_s
+    return "until it is dropped" if left_s is None else f"for {format_span(max(60, round(left_s / 60) * 60))}"
+
+
 def _told(
-    role: PrimaryRole, moment: ResolvedMoment, difference: Difference, bounds: tuple[int, int], before: str = ""
+    role: PrimaryRole,
+    moment: ResolvedMoment,
+    difference: Difference,
+    bounds: tuple[int, int],
+    before: Snapshot | None = None,
 ) -> RestoredSchema:
     volume = role.volume
     size_then = volume.size_at(moment.write)
@@ -248,8 +258,11 @@ def _told(
     much = f"{size_words(difference.bytes)} of content and {size_words(difference.zero_bytes)} of zeroes"
     if difference.empty:
         told = f"{volume.name} holds what it held at {where}: nothing differs."
-    elif before:
-        told = f"{volume.name} is as it was at {where}: {much} were written back. The state before is {before}."
+    elif before is not None:
+        told = (
+            f"{volume.name} is as it was at {where}: {much} were written back. The state before is {before.name}, "
+        )
+        told += f"kept {_kept_words(before)}."
     else:
         told = f"{volume.name} differs from {where} in {much}."
     if size_then < volume.size and bounds[1] * BLOCK > size_then:
@@ -261,7 +274,7 @@ def _told(
     if moment.note:
         told += f" {moment.note[0].upper()}{moment.note[1:]}."
     return RestoredSchema(
-        name=volume.name, write=moment.write, time_ns=moment.time_ns, write_now=volume.write, before=before,
-        restored=bool(before), bytes=difference.bytes, zero_bytes=difference.zero_bytes, size=volume.size,
-        size_then=size_then, told=told,
+        name=volume.name, write=moment.write, time_ns=moment.time_ns, write_now=volume.write,
+        before=before.name if before is not None else "", restored=before is not None, bytes=difference.bytes,
+        zero_bytes=difference.zero_bytes, size=volume.size, size_then=size_then, told=told,
     )  # fmt: skip

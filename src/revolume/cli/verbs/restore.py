@@ -10,7 +10,7 @@ import typer
 from revolume.cli.options import JsonOption, VolumeArgument
 from revolume.cli.output import print_json, print_line
 from revolume.cli.target import existing
-from revolume.cli.values import parse_size
+from revolume.cli.values import parse_seconds, parse_size
 from revolume.cli.verbs.fetch import PeerOption, TlsOption, fetch_to_empty
 from revolume.errors import RevolumeError, UsageError
 
@@ -32,6 +32,10 @@ _DisconnectOption = Annotated[
 ]
 
 
+_UndoForOption = Annotated[
+    str,
+    typer.Option("--undo-for", metavar="SPAN", help="For so long the state before is kept, or 'forever'."),
+]
 _FromOption = Annotated[
     str | None,
     typer.Option("--from", metavar="MIRROR", help="Fetch the moment there, if it is not here: a name, or ADDR."),
@@ -50,6 +54,7 @@ def restore(
     dry_run: _DryRunOption = False,
     yes: _YesOption = False,
     disconnect: _DisconnectOption = False,
+    undo_for: _UndoForOption = "7d",
     source: _FromOption = None,
     tls_dir: TlsOption = None,
     peer: PeerOption = None,
@@ -57,15 +62,16 @@ def restore(
 ) -> None:
     """Bring a volume, and its mirrors, back to a retained moment.
 
-    What it holds now is kept as a snapshot, before-restore-…, to which --undo goes back. Refused while clients are
-    connected that may write, or while a required mirror is away. It is done as one: a crash leaves all or nothing.
-    With --from, a moment that only another copy holds is fetched first; in a new or empty directory that makes a
-    primary of it.
+    What it holds now is kept for --undo-for as a snapshot, before-restore-…, to which --undo goes back. Refused
+    while clients are connected that may write, or while a required mirror is away. It is done as one: a crash
+    leaves all or nothing. With --from, a moment that only another copy holds is fetched first; in a new or empty
+    directory that makes a primary of it.
     """
     from revolume.api.client import connect
 
     if (to is None) == (not undo):
         raise UsageError("usage", "Say to which moment: --to MOMENT, or --undo.", "revolume restore --help.")
+    undo_for_s = _undo_seconds(undo_for)
     begin, end = _bytes(range_) if range_ is not None else (None, None)
     client = connect(existing(volume)) if source is None or os.path.isdir(volume) else None
     if client is None:
@@ -80,12 +86,22 @@ def restore(
         if source is not None and to is not None:
             to = _fetched(client, source, to, as_json=json)
         told = client.restore(
-            to or "", undo=undo, begin=begin, end=end, dry_run=dry_run, yes=yes, disconnect=disconnect
-        )
+            to or "", undo=undo, begin=begin, end=end, dry_run=dry_run, yes=yes, disconnect=disconnect,
+            undo_for=undo_for_s,
+        )  # fmt: skip
     if json:
         print_json(told)
     else:
         print_line(told["told"])
+
+
+def _undo_seconds(text: str) -> float:
+    """0: until the snapshot is dropped."""
+    seconds = 0.0 if text == "forever" else parse_seconds(text)
+    if not seconds and text != "forever":
+        cause = "--undo-for 0 would keep nothing to go back to."
+        raise UsageError("usage", cause, "Say --undo-for 7d, or --undo-for forever.")
+    return seconds
 
 
 def _fetched(client: ControlClient, source: str, moment: str, *, as_json: bool) -> str:
