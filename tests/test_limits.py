@@ -40,8 +40,6 @@ LARGE_CLASSES: dict[str, str] = {
     "sim.kernel.wire.SimWire": "receiving, sending and ending share its state",
     "sim.worlds.trio.TrioWorld": "a method for each thing that the world does to its three copies",
     "sim.worlds.primary.PrimaryWorld": "a method for each thing that the world does to its volume",
-    "volume.jump.jumping.Jumping": "one jump from its beginning to its flip, a method for each step",
-    "volume.points.record_processor.RecordProcessor": "a record from arrival to agreement, a method for a step",
     "volume.primary.Volume": "a façade: a method for each thing that a volume can do",
     "volume.secondary.Secondary": "a façade: a method for each thing that a mirror's copy can do",
 }

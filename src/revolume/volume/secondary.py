@@ -28,6 +28,7 @@ from revolume.log.format.received_transfer import ReceivedTransfer
 from revolume.log.format.transfer import Kind
 from revolume.volume.heal.healing import Healing
 from revolume.volume.image.base_receiver import BaseFill
+from revolume.volume.jump.agreed_image import AgreedImage
 from revolume.volume.jump.jumping import Jumping
 from revolume.volume.members.base_progress import base_words
 from revolume.volume.members.feed import Feed
@@ -76,6 +77,7 @@ class SecondaryParts:
     bound: Bound
     base: BaseFill | None
     moments: ReceivedMoments
+    agreed_image: AgreedImage
     jumping: Jumping
 
 
@@ -94,6 +96,7 @@ class Secondary(OpenVolume):
         self._received = own.received
         self._fill = own.base
         self._moments = own.moments
+        self._agreed_image = own.agreed_image
         self._jumping = own.jumping
         self._closing = False
 
@@ -305,7 +308,7 @@ class Secondary(OpenVolume):
 
     async def fold_to_agreed(self) -> None:
         """The image is the point where the copy stands; unnamed moments before it are gone."""
-        await self._jumping.fold_to_agreed()
+        await self._agreed_image.fold()
 
     async def discard_jump(self) -> None:
         """What has arrived is of no use any more."""

@@ -10,7 +10,6 @@ but the next opening may touch it (``open/land.py``); it puts what has arrived i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +18,7 @@ from revolume.chain.point import Point
 from revolume.errors import NoSpace, Refused, RevolumeError
 from revolume.host.disk import Buffer
 from revolume.volume.context import VolumeContext
+from revolume.volume.jump.agreed_image import AgreedImage
 from revolume.volume.jump.jump_proof import JumpProof
 from revolume.volume.jump.jump_tables import U64
 from revolume.volume.jump.landing import names_here
@@ -29,10 +29,7 @@ from revolume.volume.metadata.manifest_edits import EditKind
 from revolume.volume.metadata.manifest_state import Jump, JumpTarget
 from revolume.volume.open_log import OpenLog
 from revolume.volume.points.record_processor import RecordProcessor
-from revolume.volume.space.folder import Folder
-from revolume.volume.space.holder import Holder
-from revolume.volume.space.holders import Holders
-from revolume.volume.state.events import EventKind, Events
+from revolume.volume.state.events import Events
 from revolume.volume.suspect.marks import Marks
 from revolume.volume.suspect.suspect_history import SuspectHistory
 from revolume.volume.suspect.suspect_rows import rows_of
@@ -51,9 +48,8 @@ class Jumping:
         log: OpenLog,
         proof: JumpProof,
         records: RecordProcessor,
-        holders: Holders,
+        agreed_image: AgreedImage,
         resync_points: PinnedResyncPoints,
-        folder: Folder,
         suspect: SuspectHistory,
         events: Events,
         tasks: UncancelledTasks,
@@ -64,9 +60,8 @@ class Jumping:
         self._work = context.host.work
         self._proof = proof
         self._records = records
-        self._holders = holders
+        self._agreed_image = agreed_image
         self._resync_points = resync_points
-        self._folder = folder
         self._suspect = suspect
         self._events = events
         self._tasks = tasks
@@ -181,12 +176,12 @@ class Jumping:
         await staged.complete()
         jump = staged.durable
         await self._prove(jump)
-        await self.fold_to_agreed()
+        await self._agreed_image.fold()
         await self._proof.check_room(jump)
         await self._manifest.record(*names_here(self._manifest.state, jump, self._records.agreed))
         await staged.flip()
         self._events.tell(f"jumped from cp{jump.target.since} to cp{jump.target.point.point}")
-        self._end_readers(self._holders.all())  # it is closed now, and opened as another moment
+        self._agreed_image.end_readers()  # it is closed now, and opened as another moment
 
     async def _prove(self, jump: Jump) -> None:
         """Refused, and what has arrived is discarded: with it this copy is not the source's point."""
@@ -210,21 +205,6 @@ class Jumping:
             return False  # what was sent is wrong
         await self._records.found_to_differ()
         return await self._proof.root(own, jump) == (point.root_low, point.root_high)
-
-    async def fold_to_agreed(self) -> None:
-        """The image is the point where the copy stands. What prevents it is raised."""
-        await self._folder.fold_to(self._records.agreed, self._give_way)
-
-    def _give_way(self, before: WriteNumber) -> None:
-        """Views of moments that no name keeps are ended."""
-        self._end_readers(each for each in self._holders.all() if each.write < before and not each.pinned)
-
-    def _end_readers(self, holders: Iterable[Holder]) -> None:
-        for holder in holders:
-            if holder.lease is not None and holder.kind.gives_way:
-                told = f"{holder.name} was ended: the copy jumps to a later point"
-                self._events.tell(told, EventKind.GAVE_WAY)
-                self._holders.revoke(holder)
 
     def log_goes_on(self) -> None:
         """The source sends log: what has arrived of a jump is not needed. RevolumeError: the copy has jumped, and

@@ -12,6 +12,7 @@ from revolume.volume.heal.block_finder import BlockFinder
 from revolume.volume.heal.healing import Healing
 from revolume.volume.heal.transfer_finder import TransferFinder
 from revolume.volume.image.base_receiver import BaseFill
+from revolume.volume.jump.agreed_image import AgreedImage
 from revolume.volume.jump.jump_proof import JumpProof
 from revolume.volume.jump.jumping import Jumping
 from revolume.volume.members.feed import Feed
@@ -26,6 +27,7 @@ from revolume.volume.open.space_builder import build_space
 from revolume.volume.points.apply_point import PointApplier
 from revolume.volume.points.named_moments import NamedMoments
 from revolume.volume.points.point_maker import PointMaker
+from revolume.volume.points.received_facts import ReceivedFacts
 from revolume.volume.points.record_processor import RecordProcessor
 from revolume.volume.primary import PrimaryParts, Volume
 from revolume.volume.primary_upkeep import PrimaryUpkeep
@@ -165,22 +167,7 @@ def build_secondary(parts: Parts, agreed: Point) -> Secondary:
     incomplete = parts.manifest.state.base is not None
     resync_points = _pinned_resync_points(parts, space.folder)
     point_applier = _point_applier(parts)
-    records = RecordProcessor(
-        parts.context,
-        log=parts.log,
-        live=parts.live,
-        image=parts.image,
-        retained=parts.retained,
-        sizes=parts.sizes,
-        clocks=parts.clocks,
-        base_maps=space.base_maps,
-        point_applier=point_applier,
-        events=parts.events,
-        hold=partial(_held, parts, space.folder),
-        resync_points=resync_points,
-        agreed=agreed,
-        waits_for_base=incomplete,
-    )
+    records = _record_processor(parts, space, point_applier, resync_points, agreed)
     room = MirrorRoom(
         pool=parts.log.pool,
         records=records,
@@ -194,6 +181,9 @@ def build_secondary(parts: Parts, agreed: Point) -> Secondary:
     )
     parts.admission.served_by(room)
     feed = Feed(parts.log)
+    agreed_image = AgreedImage(
+        records=records, folder=space.folder, holders=parts.holders, events=parts.events
+    )
     own = SecondaryParts(
         space=space,
         feed=feed,
@@ -212,9 +202,39 @@ def build_secondary(parts: Parts, agreed: Point) -> Secondary:
             rescued=parts.rescued,
             work=parts.log.work,
         ),
-        jumping=_jumping(parts, space, records, resync_points),
+        agreed_image=agreed_image,
+        jumping=_jumping(parts, space, records, agreed_image, resync_points),
     )
     return Secondary(parts, own)
+
+
+def _record_processor(
+    parts: Parts,
+    space: SpaceParts,
+    point_applier: PointApplier,
+    resync_points: PinnedResyncPoints,
+    agreed: Point,
+) -> RecordProcessor:
+    received_facts = ReceivedFacts(
+        parts.manifest,
+        clocks=parts.clocks,
+        resync_points=resync_points,
+        hold=partial(_held, parts, space.folder),
+    )
+    return RecordProcessor(
+        parts.context,
+        log=parts.log,
+        live=parts.live,
+        image=parts.image,
+        retained=parts.retained,
+        sizes=parts.sizes,
+        base_maps=space.base_maps,
+        point_applier=point_applier,
+        received_facts=received_facts,
+        events=parts.events,
+        agreed=agreed,
+        waits_for_base=parts.manifest.state.base is not None,
+    )
 
 
 def _point_applier(parts: Parts) -> PointApplier:
@@ -241,16 +261,19 @@ def _pinned_resync_points(parts: Parts, folder: Folder) -> PinnedResyncPoints:
 
 
 def _jumping(
-    parts: Parts, space: SpaceParts, records: RecordProcessor, resync_points: PinnedResyncPoints
+    parts: Parts,
+    space: SpaceParts,
+    records: RecordProcessor,
+    agreed_image: AgreedImage,
+    resync_points: PinnedResyncPoints,
 ) -> Jumping:
     return Jumping(
         parts.context,
         log=parts.log,
         proof=JumpProof(parts.context, log=parts.log, live=parts.live, image=parts.image, room=space.room),
         records=records,
-        holders=parts.holders,
+        agreed_image=agreed_image,
         resync_points=resync_points,
-        folder=space.folder,
         suspect=parts.suspect,
         events=parts.events,
         tasks=parts.tasks,

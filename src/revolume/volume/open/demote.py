@@ -2,7 +2,7 @@
 
 Nothing of the log is cut, and no opening begins: the copy stands at the newest point that is sealed in its log,
 and what lies behind that point it has as any mirror has what it received. What the primary knew of its mirrors
-stays in the manifest until another primary is heard of (``points/record_processor.py``): whoever promotes this
+stays in the manifest until another primary is heard of (``points/received_facts.py``): whoever promotes this
 copy before that gets back the primary that it was.
 
 A stopped primary is recovered first, as by any opening. After a stop that was not clean a mirror on which answers

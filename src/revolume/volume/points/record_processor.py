@@ -1,4 +1,5 @@
-"""Records in a mirror's log, dealt with in order: points are agreed to, facts are recorded.
+"""Records in a mirror's log, dealt with in order: points are agreed to here, facts are recorded by
+``received_facts.py``.
 
 A record is queued when its transfer is stored. What is refused ends this, for good: the log goes on being kept,
 and the copy stays at the last point that it has agreed to. What has to be asked of a source that is away waits for
@@ -9,37 +10,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from revolume.blocks.digest import ZERO_DIGEST
 from revolume.blocks.geometry import BLOCK
-from revolume.blocks.numbers import Address, Position, WriteNumber
+from revolume.blocks.numbers import Address, Position
 from revolume.chain.point import Part, Point, unpack_part
 from revolume.errors import Damaged, Refused, RevolumeError
 from revolume.log.format.columns import resizes
 from revolume.log.format.transfer import Flag, Kind
 from revolume.log.read.scan import FoundTransfer, SegmentReader
-from revolume.volume.clocks.label_clock import ClockStep
-from revolume.volume.clocks.volume_clocks import VolumeClocks
 from revolume.volume.context import VolumeContext
 from revolume.volume.image.volume_image import VolumeImage
 from revolume.volume.livemap.base_map_rebuild import MAP_SLACK
 from revolume.volume.livemap.base_map_renewal import BaseMapRenewal
 from revolume.volume.livemap.live_map import LiveMap
 from revolume.volume.members.received_log import bad_transfer
-from revolume.volume.members.resync_points import PinnedResyncPoints
 from revolume.volume.members.source_link import NoSource, SourceLink
 from revolume.volume.metadata import log_facts as facts
-from revolume.volume.metadata.manifest_edits import EditKind, pack_agreed, pack_number
-from revolume.volume.metadata.manifest_state import Agreed, Epoch, Member, PinnedSnapshot
-from revolume.volume.metadata.member_record import pack_membership
-from revolume.volume.metadata.moment_edits import pack_epoch, pack_snapshot
+from revolume.volume.metadata.manifest_edits import EditKind, pack_agreed
+from revolume.volume.metadata.manifest_state import Agreed, Member
 from revolume.volume.metadata.suspect_edits import Finding, SuspectRecord, pack_finding
 from revolume.volume.open_log import OpenLog
 from revolume.volume.points.apply_point import Contents, PointApplier, ReceivedRecord
+from revolume.volume.points.received_facts import ReceivedFacts
 from revolume.volume.points.retained_points import RetainedPoints
 from revolume.volume.size_history import SizeHistory
 from revolume.volume.state.events import EventKind, Events
@@ -75,16 +72,13 @@ class RecordProcessor:
         image: VolumeImage,
         retained: RetainedPoints,
         sizes: SizeHistory,
-        clocks: VolumeClocks,
         base_maps: BaseMapRenewal,
         point_applier: PointApplier,
+        received_facts: ReceivedFacts,
         events: Events,
-        hold: Callable[[WriteNumber, str], Callable[[], None] | None],
-        resync_points: PinnedResyncPoints,
         agreed: Point,
         waits_for_base: bool,
     ) -> None:
-        """``hold`` keeps a moment from being folded away until what it returns is called; None: it is gone."""
         self._clock = context.host.clock
         self._log = log
         self._manifest = log.manifest
@@ -92,12 +86,10 @@ class RecordProcessor:
         self._image = image
         self._retained = retained
         self._sizes = sizes
-        self._clocks = clocks
         self._base_maps = base_maps
         self._point_applier = point_applier
+        self._received_facts = received_facts
         self._events = events
-        self._hold = hold
-        self._resync_points = resync_points
         self._queue: deque[_Queued] = deque()
         self._queued = asyncio.Event()
         self._halted = asyncio.Event()
@@ -207,7 +199,7 @@ class RecordProcessor:
     async def _deal_with(self, queued: _Queued) -> None:
         found = await self._log.work.call(self._read, queued.address)
         if queued.kind == Kind.FACT:
-            await self._fact(found)
+            await self._received_facts.record(found.transfer)
             return
         part = unpack_part(found.transfer.body)
         if part is None:
@@ -303,57 +295,6 @@ class RecordProcessor:
             for write, size in resizes(columns):
                 if before.write < write <= point.write:
                     self._sizes.grow(write, size)
-
-    async def _fact(self, found: FoundTransfer) -> None:
-        state, t = self._manifest.state, found.transfer
-        fact = facts.unpack(t.body)
-        match fact:
-            case facts.EpochBegun(number, reign):
-                if (number, reign) != (t.epoch, t.reign):
-                    raise bad_transfer(f"the epoch begun at position {t.position} is not the transfer's own")
-                if all(e.number != number for e in state.epochs):
-                    epoch = Epoch(number, reign, Position(t.position - 1), t.write)
-                    await self._manifest.record((EditKind.EPOCH, pack_epoch(epoch)), *self._no_mirrors())
-            case facts.SnapshotTaken() | facts.SnapshotDropped() if t.position <= state.names_position:
-                pass  # this copy was told what became of that name when it began
-            case facts.SnapshotTaken(pin):
-                if all(s.name != pin.name for s in (*state.snapshots, *state.lacking)):
-                    await self._named(pin)
-            case facts.SnapshotDropped(name):
-                await self._manifest.record((EditKind.DROP_SNAPSHOT, name.encode()))
-            case facts.MemberStated() | facts.MemberGone() if t.position <= state.names_position:
-                pass  # as with names
-            case facts.MemberStated(member):
-                if member not in state.members:
-                    await self._manifest.record((EditKind.MEMBERSHIP, pack_membership(member)))
-            case facts.MemberGone(name):
-                own = any(member.name == name and member.node == state.node for member in state.members)
-                detached = [(EditKind.DETACHED, pack_number(t.position))] if own else []
-                await self._manifest.record((EditKind.DROP_MEMBERSHIP, name.encode()), *detached)
-            case facts.ResyncPointStated(resync):
-                await self._resync_points.stated(resync)
-            case facts.ClockStepped(from_ns, to_ns):
-                step = ClockStep(found.transfer.write, found.transfer.position, from_ns, to_ns)
-                self._clocks.steps.append(step)
-                self._clocks.source.stepped(step.by_ns)
-            case _:
-                raise bad_transfer(f"the fact at position {t.position} is not one that is known")
-
-    def _no_mirrors(self) -> list[tuple[EditKind, bytes]]:
-        """Another primary has been since this copy was one: its mirrors are that one's."""
-        state = self._manifest.state
-        dropped = [(EditKind.DROP_MIRROR, mirror.name.encode()) for mirror in state.mirrors]
-        return [*dropped, (EditKind.HANDED_TO, b"")] if state.handed_to else dropped
-
-    async def _named(self, pin: PinnedSnapshot) -> None:
-        """A fold that begins meanwhile does not know the name yet."""
-        release = self._hold(pin.write, f"snapshot {pin.name} being recorded")
-        kind = EditKind.LACKING if release is None else EditKind.SNAPSHOT
-        try:
-            await self._manifest.record((kind, pack_snapshot(pin)))
-        finally:
-            if release is not None:
-                release()
 
 
 def _unexpected(error: Exception) -> RevolumeError:
