@@ -46,7 +46,9 @@ LARGE_CLASSES: dict[str, str] = {
 
 LONG_FILES: dict[str, str] = {}
 
-POINTS_ELSEWHERE = re.compile(r"See (``[^`]+``|the (module|package|class|function)\b[^.:;,]*)\.?", re.IGNORECASE)
+POINTS_ELSEWHERE = re.compile(
+    r"(See|As|Like) (``[^`]+``|the (module|package|class|function)\b[^.:;,]*)\.?", re.IGNORECASE
+)
 
 POINTERS: dict[str, str] = {}
 """Modules in which a public docstring only points elsewhere."""
@@ -148,13 +150,17 @@ def test_methods_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["See the module's text.", "See ``host.Wire``.", "See the function of this name."]
+    "text",
+    ["See the module's text.", "See ``host.Wire``.", "See the function of this name.", "As ``Store.pread``."],
 )
 def test_what_points_elsewhere_alone_is_found(text: str) -> None:
     assert _pointers([_module(f'class C:\n    def f(self):\n        """{text}"""')]) == {"x"}
     assert _pointers([_module(f'def _f():\n    """{text}"""')]) == set()
 
 
-@pytest.mark.parametrize("text", ["See that it is so.", "See ``host.Wire``. Of bytes only.", "One. See ``x``."])
+@pytest.mark.parametrize(
+    "text",
+    ["See that it is so.", "See ``host.Wire``. Of bytes only.", "One. See ``x``.", "As ``x``, in a thread."],
+)
 def test_what_says_more_may_point_elsewhere(text: str) -> None:
     assert _pointers([_module(f'def f():\n    """{text}"""')]) == set()

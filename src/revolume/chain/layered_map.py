@@ -45,7 +45,9 @@ class LayeredMap:
         return self._ranges
 
     def get(self, blocks: U64, nowait: bool) -> tuple[U64, U64] | None:
-        """As ``MapFile.get``."""
+        """Locations and digests (uint64, one for each of ``blocks``, which may be in any order) of the newest
+        layer that has each; 0 where none has it. None, only with ``nowait``: pages would have to be read. Damaged:
+        a page is not what was written."""
         first, *older = self._layers
         found = first.get(blocks, nowait)
         if found is None:
@@ -62,7 +64,8 @@ class LayeredMap:
         return words, digests
 
     def within(self, start: int, end: int) -> Iterator[DeltaMap]:
-        """As ``MapFile.within``."""
+        """Entries of the blocks [start, end), ascending, in pieces: those that no newer layer covers. Waits for
+        the disk."""
         oldest, *newer = reversed(self._layers)
         pieces = oldest.within(start, end)
         for layer in newer:
@@ -70,5 +73,5 @@ class LayeredMap:
         return (piece for piece in pieces if len(piece))
 
     def pieces(self) -> Iterator[DeltaMap]:
-        """As ``MapFile.pieces``."""
+        """All entries that no newer layer covers, ascending, in pieces. Waits for the disk."""
         return self.within(0, 1 << 62)

@@ -29,7 +29,8 @@ class BranchStore(Store):
         self._files = files
 
     def pread(self, kind: int, address: int, buffers: list[Buffer], nowait: bool) -> bool:
-        """As ``Store.pread``."""
+        """Fill ``buffers`` from the branch's blocks where the address is one of theirs, else from the volume's
+        files. False: it would have to wait, or ends."""
         number, index = divmod(address - RESCUED, 1 << RESCUED_SHIFT)
         if kind != DATA or number != self._files.number:
             return super().pread(kind, address, buffers, nowait)
@@ -49,11 +50,12 @@ class BranchSource(ViewSource):
 
     @property
     def damaged(self) -> bool:
-        """As ``ViewSource.damaged``; of the branch's own table there is no other."""
+        """A page of the common point's maps has been met that is not what was written: ``exchange`` them. The
+        branch's own table can't be made anew."""
         return self._below.damaged
 
     def exchange(self, made: LayeredMap | None) -> None:
-        """As ``ViewSource.exchange``."""
+        """Look up the common point in these maps from now on."""
         self._below.exchange(made)
 
     def close(self) -> None:
@@ -65,7 +67,9 @@ class BranchSource(ViewSource):
         return np.zeros(len(blocks), np.uint64), np.zeros(len(blocks), np.uint64)
 
     def settle(self, blocks: U64, words: U64, digests: U64, nowait: bool) -> bool:
-        """As ``ViewSource.settle``."""
+        """Resolve, in place, the locations that are 0: in the branch's table, else as of the common point. False:
+        pages would have to be read, only with ``nowait``. Damaged: a page is not what was written, or one of the
+        blocks was lost when the branch was made."""
         missing = np.flatnonzero(words == 0)
         found = self._files.table.get(blocks[missing], nowait)
         if found is None:
@@ -88,20 +92,24 @@ class BranchSource(ViewSource):
         return True
 
     def words(self, blocks: U64) -> U64:
-        """As ``ViewSource.words``; what the branch has is newer than anything in the log."""
+        """Locations with their addresses (uint64, one for each of ``blocks``); what the branch has is newer than
+        anything in the log. Reads the disk."""
         found = self._files.table.get(blocks, False)
         assert found is not None
         return np.where(found[0] != 0, np.uint64(DATA_WORD | ADDRESS_MASK), self._below.words(blocks))
 
     def changed_blocks(self) -> Iterator[U64]:
-        """As ``ViewSource.changed_blocks``: what the branch changed, then what the common point had."""
+        """The numbers of blocks that the branch changed, then of those that may have changed between the horizon
+        and the common point, in pieces, each of which ascends. Waits for the disk."""
         yield from super().changed_blocks()
         yield from self._below.changed_blocks()
 
     def partial(self, block: int) -> bytes | bytearray | None:
-        """As ``ViewSource.partial``, of the common point."""
+        """The 4096 bytes of a block that was partially modified at the common point; None if it isn't one, or is
+        damaged."""
         return self._below.partial(block)
 
     async def merge_partial(self, block: int, read_version: ReadVersion) -> None:
-        """As ``ViewSource.merge_partial``."""
+        """Do nothing: partial blocks were put together when the view of the common point was opened. Damaged: this
+        one could not be."""
         await self._below.merge_partial(block, read_version)

@@ -39,7 +39,8 @@ class OriginView:
             return False  # recycled or closed meanwhile: ``read`` looks again
 
     def read(self, first: int, view: memoryview) -> bool:
-        """As ``read_now``, in a thread, waiting for the disk."""
+        """Fill ``view`` with the blocks from ``first`` on, in a thread, waiting for the disk. False: one is not
+        what was written."""
         return self._view.reader.read_waiting(first, view)
 
     async def ask(self, wanted: Sequence[Wanted]) -> Contents | None:

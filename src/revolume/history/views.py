@@ -160,12 +160,14 @@ class ViewReader(Reader):
     view: View
 
     def read_now(self, reads: list[tuple[int, memoryview]]) -> list[int]:
-        """As ``Reader.read_now``. GaveWay: the view has been ended."""
+        """Fill every buffer that can be filled from memory; the indexes of the others. GaveWay: the view has been
+        ended."""
         self.view.lease.check()
         return super().read_now(reads)
 
     async def read(self, offset: int, view: memoryview) -> None:
-        """As ``Reader.read``. GaveWay: the view has been ended, also while the read waited."""
+        """Fill ``view``, waiting for the disk where needed. Damaged: a block is not what was written. GaveWay: the
+        view has been ended, also while the read waited."""
         with self.view.using():
             await super().read(offset, view)
 

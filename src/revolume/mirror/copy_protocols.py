@@ -160,7 +160,9 @@ class RecalledMoment(Protocol):
         """What it is."""
 
     async def scan(self, first: int, count: int, read: bool) -> tuple[U64, U64, int]:
-        """As ``ComparedPoint.scan``."""
+        """The digests of ``count`` blocks from ``first`` on, 0 for those that read as zeroes or lie behind the
+        moment's end; which blocks are damaged, ascending, and how many bytes were read, both only if it looks for
+        damage. GaveWay: the volume needed the room that was kept for it."""
 
     async def read(self, blocks: U64) -> tuple[U64, memoryview]:
         """The digests of these blocks, ascending, and the content of those whose digest is not 0. What lies behind

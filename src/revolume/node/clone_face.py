@@ -48,7 +48,7 @@ def _serving(role: Role, server: Server) -> Callable[[], dict[str, Any]]:
 
 
 class _NoOtherRole:
-    """The ``RoleOrders`` of a clone: it has no other role than its parent."""
+    """The ``RoleOrders`` of a clone, which stays a primary beside its parent: every order is refused."""
 
     def __init__(self, name: str, parent: str) -> None:
         self._name = name

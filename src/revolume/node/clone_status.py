@@ -14,7 +14,7 @@ from revolume.volume.metadata.manifest_state import State
 
 @dataclass(frozen=True, slots=True)
 class OriginSchema:
-    """Over what a clone lies: the volume ``parent`` in ``directory``, as of the point at ``write``, for the moment
+    """What a clone lies over: the volume ``parent`` in ``directory``, as of the point at ``write``, for the moment
     that was asked for. ``detaching``: it is being made independent; blocks below ``own_below`` are its own."""
 
     parent: str
@@ -33,8 +33,8 @@ def clone_directory(parent: str, record: CloneRecord) -> str:
 def clone_schema(
     parent: str, state: State, record: CloneRecord, reason: str, size: int = 0, detaching: bool = False
 ) -> CloneSchema:
-    """Of a clone of the volume ``state`` in the directory ``parent``. ``size``: 0: it is not open, for
-    ``reason``."""
+    """A clone of the volume in the directory ``parent``, whose manifest is ``state``. ``size`` 0: it is not open,
+    for ``reason``."""
     return CloneSchema(
         name=record.name,
         directory=clone_directory(parent, record),

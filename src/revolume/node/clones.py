@@ -19,9 +19,7 @@ from typing import Final, Protocol
 from revolume.api.clone_schemas import CloneOrder, CloneSchema
 from revolume.errors import NotFound, Refused, RevolumeError
 from revolume.history.exports import VolumeExports
-from revolume.history.moments import (
-    check_volume_name,
-)
+from revolume.history.moments import check_volume_name
 from revolume.history.origin_view import OriginView, open_origin
 from revolume.host import Host
 from revolume.host.error_text import error_text
@@ -33,11 +31,7 @@ from revolume.node.event_log import Observer
 from revolume.node.role import Role
 from revolume.node.service_options import ServiceOptions
 from revolume.pace.pacer import Pacer
-from revolume.volume.metadata.clone_edits import (
-    CloneRecord,
-    CloneStage,
-    pack_clone,
-)
+from revolume.volume.metadata.clone_edits import CloneRecord, CloneStage, pack_clone
 from revolume.volume.metadata.manifest_edits import EditKind
 from revolume.volume.metadata.manifest_state import State
 from revolume.volume.open.directory_state import stated
@@ -187,7 +181,7 @@ class Clones:
             self._reasons.pop(record.name, None)
 
     async def close(self) -> None:
-        """Close those that are open, cleanly: they can't be without this volume. Clients are gone."""
+        """Close those that are open, cleanly: none can be served without this volume. Clients are gone already."""
         async with self._turn:
             for name in list(self._open):
                 await self._open.pop(name).ends.aclose()
@@ -267,7 +261,7 @@ class Clones:
             directory=self._directory(record), addresses=(), cp_interval_s=parent.cp_interval_s,
             keep_s=once[0], budget_bytes=once[1],
             budget_once=parent.budget_once, map_memory_bytes=parent.map_memory_bytes,
-            spare_bytes=min(SPARE_BYTES, SPARE_BYTES if parent.spare_bytes is None else parent.spare_bytes),
+            spare_bytes=SPARE_BYTES if parent.spare_bytes is None else min(SPARE_BYTES, parent.spare_bytes),
             limits=parent.limits, control=parent.control, as_recorded=False,
             scrub_period_s=parent.scrub_period_s,
         )  # fmt: skip

@@ -28,7 +28,7 @@ from revolume.volume.primary import Volume
 KIND: Final = "fetch"
 LIST_KIND: Final = "list-moments"
 NOBODY: Final = Fetch(bytes(16), bytes(16), NOWHERE)
-"""Who asks for no volume in particular."""
+"""An asker that has no volume, and asks for none in particular."""
 
 
 class FetchJobs:
@@ -126,7 +126,8 @@ async def moments_at(
 
 
 def recorded_place(host: Host, path: str, text: str) -> tuple[str, str | None]:
-    """As ``place_of``, for the volume in a directory that is not served, if there is one."""
+    """Address and certificate name of the node that ``text`` names: a mirror of the volume in the directory
+    ``path``, which is not served, or an address. NotFound: no mirror has that name. UsageError."""
     try:
         state = stated(host.disk, path)
     except (NotFound, FileNotFoundError, NotADirectoryError):

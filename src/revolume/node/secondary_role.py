@@ -189,7 +189,8 @@ class SecondaryRole:
         return self.secondary.open_points() if self.secondary is not None else []
 
     def kept(self) -> KeptHistory:
-        """As ``retention`` has it."""
+        """What is kept now, by this copy's own policy. Refused: there is no copy yet, or it is being opened
+        anew."""
         return self.retention().kept()
 
     def retention(self) -> KeepOrders:

@@ -178,14 +178,15 @@ class _Newer:
         return digests
 
     async def read(self, blocks: U64) -> tuple[U64, memoryview]:
-        """As ``NewerMoment.read``; zeroes where one is damaged."""
+        """The digests of these blocks, ascending, and the content of those whose digest is not 0; zeroes where one
+        is damaged."""
         digests = await self.digests(blocks)
         with self._view.using():
             return digests, await content_of(ViewContent(self._view), blocks[digests != 0], OURS.highest)
 
 
 def regions(first: int, count: int) -> Iterator[range]:
-    """The regions that begin at these blocks."""
+    """Blocks ``first`` to ``first + count`` in regions of REGION_BLOCKS; the last may be shorter."""
     for at in range(first, first + count, REGION_BLOCKS):
         yield range(at, min(at + REGION_BLOCKS, first + count))
 

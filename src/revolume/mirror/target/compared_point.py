@@ -33,7 +33,9 @@ class ViewedPoint:
         self._scan = BlockScan(view.volume.log.work, view.source, view.reader)
 
     async def scan(self, first: int, count: int, read: bool) -> tuple[U64, U64, int]:
-        """As ``ComparedPoint.scan``."""
+        """The digests of ``count`` blocks from ``first`` on, 0 for zeroes and behind the end; with ``read``,
+        unless it is ``quick``, also which blocks have another content than was stored, ascending, and how many
+        bytes were read. GaveWay: the volume needed the room."""
         digests, damaged, size = np.zeros(count, np.uint64), [NOTHING], 0
         for at in range(first, min(first + count, self._end), STEP_BLOCKS):
             blocks = block_numbers(at, min(STEP_BLOCKS, first + count - at, self._end - at))
@@ -60,7 +62,8 @@ class SeededImage:
         self._end = -(-copy.size // BLOCK)
 
     async def scan(self, first: int, count: int, read: bool) -> tuple[U64, U64, int]:
-        """As ``ComparedPoint.scan``; no content is read."""
+        """The digests of ``count`` blocks from ``first`` on, 0 for zeroes and behind the end. No content is read,
+        also with ``read``: nothing is said of damage."""
         digests = np.zeros(count, np.uint64)
         held = await self._copy.seed_digests(block_numbers(first, max(0, min(count, self._end - first))))
         digests[: len(held)] = held

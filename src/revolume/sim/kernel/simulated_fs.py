@@ -261,7 +261,7 @@ class Platter:
         return [found[number] for number in sorted(found)]
 
     def files(self) -> list[Inode]:
-        """As ``folders``."""
+        """All files that there are, on the disk or only in memory, in the order of their numbers."""
         found = {n.number: n for folder in self.folders() for n in _nodes(folder) if isinstance(n, Inode)}
         return [found[number] for number in sorted(found)]
 

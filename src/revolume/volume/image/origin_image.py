@@ -33,7 +33,8 @@ class OriginBlocks(Protocol):
         """Fill ``view`` with the blocks from ``first`` on. False: that would have to wait."""
 
     def read(self, first: int, view: memoryview) -> bool:
-        """As ``read_now``, in a thread, waiting for the disk. False: one is not what was written."""
+        """Fill ``view`` with the blocks from ``first`` on, in a thread, waiting for the disk. False: one is not
+        what was written."""
 
 
 class OriginDigests:

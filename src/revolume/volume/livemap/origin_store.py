@@ -25,7 +25,8 @@ class OriginStore(Store):
         self._origin = origin
 
     def pread(self, kind: int, address: int, buffers: list[Buffer], nowait: bool) -> bool:
-        """As ``Store.pread``."""
+        """Fill ``buffers`` from log or rescue file (DATA) or the image (else), whose blocks may lie in the parent.
+        False: it would have to wait, or ends."""
         if kind == DATA or self._origin.released:
             return super().pread(kind, address, buffers, nowait)
         at = address
