@@ -66,6 +66,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
         "jump",
         "scrub",
         "clone_detaching",
+        "whole_writes",
         "volume_base primary_status primary_upkeep secondary_upkeep primary secondary secondary_status open",
     ),
     "offline": ("walk", "check salvage"),

@@ -24,6 +24,7 @@ from revolume.offline.salvage.salvage import salvage
 from revolume.sim.kernel.chance import Chance
 from revolume.sim.kernel.simulated_fs import KEPT, LOST, Cut, Platter, state_of
 from revolume.sim.oracle.sample_volume import SimProcess
+from revolume.volume import whole_writes
 from revolume.volume.metadata.keep_policy import WhenFull
 from revolume.volume.metadata.manifest import read_file
 from revolume.volume.open.open import open_volume
@@ -156,7 +157,8 @@ def test_no_moment_lies_within_a_restore(play: Callable[[Play], None]) -> None:
         await driver.change([(OP_WRITE, 0, payload(99, 60 * BLOCK))])
         before = driver.volume.write
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("revolume.log.write.writer.WHOLE_BLOCKS", 5)
+            patch.setattr(whole_writes, "SLICE_BLOCKS", 3)
+            patch.setattr(whole_writes, "SLICES_IN_SEGMENT", 4)
             await driver.restore(then)
         after = driver.volume.write
         assert after - before > 20
@@ -294,8 +296,7 @@ def test_what_goes_wrong_behind_the_first_transfer_stops_the_store(play: Callabl
 
             restoring._view.reader.load = failing  # type: ignore[method-assign]
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(restoring_module, "RUN_BLOCKS", 10)
-                patch.setattr("revolume.log.write.writer.WHOLE_BLOCKS", 5)
+                patch.setattr(whole_writes, "SLICE_BLOCKS", 1)
                 with pytest.raises(Poisoned):
                     await restoring.write(difference, lambda: None)
         with pytest.raises(Poisoned):
@@ -308,13 +309,13 @@ def test_what_goes_wrong_behind_the_first_transfer_stops_the_store(play: Callabl
     play(story)
 
 
-def test_too_much_for_one_is_refused(play: Callable[[Play], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_the_map_holds_is_refused(play: Callable[[Play], None], monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(driver: Restorer) -> None:
         await driver.change([(OP_WRITE, 0, payload(1, 9 * BLOCK))])
         then = driver.volume.write
         await driver.change([(OP_WRITE, 0, payload(3, 9 * BLOCK))])
-        monkeypatch.setattr(restoring_module, "CARRIED_MAX", 8)
-        with pytest.raises(Refused, match="as one"):
+        monkeypatch.setattr(driver.volume.live.overlay, "room", lambda: 8)
+        with pytest.raises(Refused, match="more than fit the memory"):
             await driver.restore(then)
         await driver.check_live()
 

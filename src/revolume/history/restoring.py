@@ -3,8 +3,8 @@
     difference   the blocks that were changed since, less those that hold the same again; by digests alone
     read         all that is to be written is read and checked once: what can't be read stops it here, where
                  nothing has happened
-    write        in one turn of the loop: what is read again (it is in the page cache) goes into the log as one
-                 write of many places
+    write        what is read again, slice by slice, goes into the log as one write of many places
+                 (``volume/whole_writes.py``)
 
 Nobody may write between the first and the last: whoever calls keeps clients away. The moment is held by a lease
 that does not give way, since it must not be folded away before its content is in the log again.
@@ -12,7 +12,7 @@ that does not give way, since it must not be folded away before its content is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from revolume.blocks.block_set import BlockSet
 from revolume.blocks.digest import LOST_DIGEST
-from revolume.blocks.extents import numbers_in
+from revolume.blocks.extents import contiguous
 from revolume.blocks.geometry import BLOCK, ceil_div
 from revolume.blocks.numbers import Position
 from revolume.errors import Damaged, Refused
@@ -32,7 +32,9 @@ from revolume.history.live_export import LiveExport
 from revolume.history.open_history import OpenHistory
 from revolume.history.resolved_moment import ResolvedMoment
 from revolume.history.views import View, open_view
-from revolume.log.write.operations import OP_RESIZE, OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.log.format.columns import RANGE_BLOCKS
+from revolume.log.write.operations import OP_WRITE, OP_ZERO, Op, WouldBlock
+from revolume.log.write.pool_limits import WholeNeed
 from revolume.volume.livemap.base_map_rebuild import MAP_SLACK
 from revolume.volume.livemap.live_source import LiveSource
 from revolume.volume.livemap.reader import block_numbers
@@ -41,14 +43,14 @@ from revolume.volume.space.holder import HolderKind
 
 U64 = npt.NDArray[np.uint64]
 NOTHING = np.zeros(0, np.uint64)
-RUN_BLOCKS = 512
-"""Written by one entry of the log, at most."""
 READ_BLOCKS = 4096
 """Checked between two reports."""
-CARRIED_MAX = 1 << 18
-"""Blocks of content that are written in one turn of the loop, which takes about a second of it."""
 Report = Callable[[int, int], None]
 """Is told bytes done, and of how many."""
+
+
+def unreported(done: int, total: int) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +137,26 @@ class Restoring:
                 raise _unreadable(int(bad[0]))
             report(at * BLOCK, difference.bytes)
 
-    async def write(self, difference: Difference, check: Callable[[], None]) -> Position:
-        """Write what differs, as one; the position behind it, which is not durable yet. ``check`` is called in the
-        same turn of the loop, and raises if it must not be done. Refused, NoSpace: it is too much."""
-        if len(difference.held) > CARRIED_MAX:
-            raise _too_much(difference)
-        await self._map_room(len(difference.held) + difference.zeroes.block_count())
-        stated = self._stated(difference)
-        self._refuse_beyond_budget(stated)
+    async def write(
+        self, difference: Difference, check: Callable[[], None], report: Report = unreported
+    ) -> Position:
+        """Write what differs, as one; the position behind it, durable here. ``check`` is called once nobody else
+        can append any more, and raises if it must not be done. Refused, NoSpace: it is too much."""
+        volume, need = self._volume, _need(difference)
+        await self._map_room(need.blocks + difference.zeroes.block_count())
+        blocks = volume.whole_writes.log_blocks(need)
+        self._refuse_beyond_budget(blocks)
         while True:
-            await self._volume.room(stated, told=False)
-            check()
+            await volume.room([], told=False)
+            await volume.admission.wait(blocks, told=False)
             with suppress(WouldBlock):
-                return self._volume.append_whole(self._with_content(stated), stated)
+                return await volume.whole_writes.append(self._slices(difference, report), need, check)
 
-    def _refuse_beyond_budget(self, stated: list[Op]) -> None:
+    def _refuse_beyond_budget(self, blocks: int) -> None:
         """It can never have room in the log, so nobody need give way for it."""
         volume, pool = self._volume, self._volume.log.pool
         budget = pool.limits.budget_bytes - (volume.admission.spare + 1) * pool.segment_blocks * BLOCK
-        needed, kept = volume.log.writer.need_blocks(stated) * BLOCK, 0
+        needed, kept = blocks * BLOCK, 0
         if firm := volume.holders.firm():
             begin = OpenHistory(volume).address_after(firm[0].write)
             end = volume.log.appender.address
@@ -179,29 +182,20 @@ class Restoring:
                 "Restore it in parts, with --range.",
             )  # fmt: skip
 
-    def _stated(self, difference: Difference) -> list[Op]:
-        """The operations, without content; the size at the end."""
-        size, ops = self._volume.size, list[Op]()
-        held = BlockSet.of_blocks(difference.held)
-        for start, end in zip(held.starts.tolist(), held.ends.tolist(), strict=True):
-            for first in range(start, end, RUN_BLOCKS):
-                stop = min(min(first + RUN_BLOCKS, end) * BLOCK, size)
-                ops.append((OP_WRITE, first * BLOCK, stop - first * BLOCK, None))
+    async def _slices(self, difference: Difference, report: Report) -> AsyncIterator[list[Op]]:
+        """The operations, some MiB of content at a time."""
+        step, size = self._volume.whole_writes.slice_blocks, self._volume.size
+        for at in range(0, len(difference.held), step):
+            blocks = difference.held[at : at + step]
+            report(at * BLOCK, difference.bytes)
+            yield _written(blocks, await self._volume.log.work.call(self._view.reader.load, blocks), size)
         zeroes = difference.zeroes
-        for start, end in zip(zeroes.starts.tolist(), zeroes.ends.tolist(), strict=True):
-            ops.append((OP_ZERO, start * BLOCK, min(end * BLOCK, size) - start * BLOCK, None))
-        return [*ops, (OP_RESIZE, size, 0, None)]
-
-    def _with_content(self, stated: list[Op]) -> Iterator[Op]:
-        for kind, offset, length, _ in stated[:-1]:
-            content = None
-            if kind == OP_WRITE:
-                first = offset // BLOCK
-                blocks = numbers_in(
-                    np.array([first], np.uint64), np.array([ceil_div(offset + length, BLOCK)], np.uint64)
-                )
-                content = self._view.reader.load(blocks)[:length]
-            yield kind, offset, length, content
+        for at in range(0, len(zeroes), step):
+            starts, ends = zeroes.starts[at : at + step].tolist(), zeroes.ends[at : at + step].tolist()
+            yield [
+                (OP_ZERO, start * BLOCK, min(end * BLOCK, size) - start * BLOCK, None)
+                for start, end in zip(starts, ends, strict=True)
+            ]
 
     def close(self) -> None:
         """Let go of the moment."""
@@ -230,9 +224,22 @@ def _unreadable(block: int) -> Damaged:
     )
 
 
-def _too_much(difference: Difference) -> Refused:
-    return Refused(
-        "restore-too-large",
-        f"{difference.bytes >> 20} MiB of content differ; {CARRIED_MAX * BLOCK >> 20} MiB can be written as one.",
-        "Nothing has been changed. Restore it in parts, with --range.",
+def _need(difference: Difference) -> WholeNeed:
+    """What it takes of the log."""
+    counts = difference.zeroes.counts
+    return WholeNeed(
+        blocks=len(difference.held),
+        runs=len(contiguous(difference.held)[0]),
+        zero_runs=len(counts),
+        ranges=int((counts >= RANGE_BLOCKS).sum()),
     )
+
+
+def _written(blocks: U64, content: memoryview, size: int) -> list[Op]:
+    """Writes of these ascending blocks of a volume of ``size`` bytes."""
+    ops = list[Op]()
+    starts, counts, firsts = contiguous(blocks)
+    for start, count, first in zip(starts.tolist(), counts.tolist(), firsts.tolist(), strict=True):
+        length = min((first + count) * BLOCK, size) - first * BLOCK
+        ops.append((OP_WRITE, first * BLOCK, length, content[start * BLOCK : start * BLOCK + length]))
+    return ops

@@ -42,6 +42,10 @@ class Feed(Protocol):
 
     @property
     def end(self) -> Position:
+        """The newest position. It may lie within a write that is half there."""
+
+    @property
+    def complete(self) -> Position:
         """The newest complete position."""
 
     def recent(self, after: Position, max_bytes: int) -> list[OutgoingTransfer] | None:

@@ -5,11 +5,12 @@
     kept away    the live export is not opened by anybody until it is over
     named        the present becomes a snapshot, ``before-restore-…``, to which ``undo`` goes back
     compared     what differs from the moment, and whether all of it can be read (``history/restoring.py``)
-    written      as one write: a crash, here or at a mirror, leaves all of it or nothing
+    written      as one write, of any size: a crash, here or at a mirror, leaves all of it or nothing
     confirmed    durable here and at every required mirror
 
 What was between the moment and the restore stays in the history, and is folded away like any other. A restore that
-fails before it has written drops the name again.
+fails before it has written drops the name again. Once it writes it comes to its end, also if nobody waits for it:
+what is half there could only be dropped by opening the volume again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Final
 
 from revolume.api.schemas import RestoredSchema, RestoreOrder, RestoreStatusSchema
 from revolume.blocks.geometry import BLOCK, ceil_div
+from revolume.blocks.numbers import Position
 from revolume.errors import NotFound, Refused, RevolumeError, UsageError
 from revolume.history.moments import format_span, format_time, parse_export
 from revolume.history.resolved_moment import ResolvedMoment
-from revolume.history.restoring import Difference, Report, open_restoring
+from revolume.history.restoring import Difference, Report, open_restoring, unreported
 from revolume.history.suspect_moment import suspect_words
+from revolume.mirror.link import finish_uncancelled
 from revolume.mirror.wording import size_words
 from revolume.node.demotion import writers_of
 from revolume.node.primary_role import PrimaryRole
@@ -73,7 +76,7 @@ class Restore:
     ) -> RestoredSchema:
         restoring = await open_restoring(role.volume, role.exports_now(), moment, bounds)
         try:
-            difference = await restoring.difference(_unreported)
+            difference = await restoring.difference(unreported)
         finally:
             restoring.close()
         return _told(role, moment, difference, bounds)
@@ -119,13 +122,19 @@ class Restore:
         try:
             before, made = await _named(volume, undo_for_s)
             written = False
+
+            async def write(difference: Difference) -> Position:
+                nonlocal written
+                report = self._reporting("writing")
+                position = await restoring.write(difference, lambda: self._check(role, before), report)
+                written = True
+                return position
+
             try:
                 difference = await restoring.difference(self._reporting("comparing"))
                 if not difference.empty:
                     await restoring.read(difference, self._reporting("reading"))
-                    self._reporting("writing")(0, difference.bytes)
-                    position = await restoring.write(difference, lambda: self._check(role, before))
-                    written = True
+                    position = await finish_uncancelled(write(difference))
                     done = f"{volume.name} is restored to w{moment.write}; what was before is {before.name}"
                     patience_s = CONFIRMED_SECONDS + difference.bytes / SENT_BYTES_PER_S
                     await volume.confirmed(position, "restore-unconfirmed", done, patience_s)
@@ -167,10 +176,6 @@ async def _named(volume: Volume, keep_s: float) -> tuple[Snapshot, bool]:
         if known.name == name:
             return known, False
     return await volume.snapshot(name, keep_s), True
-
-
-def _unreported(done: int, total: int) -> None:
-    """Nobody is told."""
 
 
 def _resolved(role: PrimaryRole, order: RestoreOrder) -> ResolvedMoment:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from revolume.blocks.numbers import Address
 from revolume.chain.versions import segment_columns
 from revolume.host.work import Work
 from revolume.log.format.columns import Columns
 from revolume.log.format.segment import Segment
+from revolume.log.write.append_turn import AppendTurn
 from revolume.log.write.appender import Appender
 from revolume.log.write.group_commit import GroupCommit
 from revolume.log.write.segment_pool import SegmentPool
@@ -32,6 +33,7 @@ class OpenLog:
     footers: FooterWriter
     manifest: ManifestWriter
     repairs: SegmentRepairs
+    turn: AppendTurn = field(default_factory=AppendTurn)
 
     def end_mark(self, address: Address | None = None) -> Mark:
         """The log's end as the manifest records it. ``address``: another than the appender's."""

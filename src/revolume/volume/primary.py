@@ -12,7 +12,7 @@ whatever connection, sees it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from revolume.blocks.geometry import BLOCK
@@ -47,6 +47,7 @@ from revolume.volume.space.write_gate import WriteGate
 from revolume.volume.state.events import EventKind
 from revolume.volume.state.status import Snapshot, VolumeStatus
 from revolume.volume.volume_base import OpenVolume, Parts
+from revolume.volume.whole_writes import WholeWrites
 
 CUT_BLOCKS = 1 << 19
 CUT_RANGES = 4096
@@ -97,6 +98,17 @@ class Volume(OpenVolume):
         self._clock = parts.context.host.clock
         self._numbers = NumberReservation(parts.manifest, self._appender, parts.context.options.reserve_writes)
         self._writeback = Writeback(self._appender, parts.log.work)
+        self._turn = parts.log.turn
+        self.whole_writes = WholeWrites(
+            log=parts.log,
+            live=parts.live,
+            sizes=parts.sizes,
+            admission=parts.admission,
+            numbers=self._numbers,
+            point_maker=own.point_maker,
+            unsynced_bytes_max=self.unsynced_bytes_max,
+            appended=self._after_append,
+        )
         self._active = own.upkeep.active
         self._closing = False
         self._accepting = True
@@ -111,8 +123,8 @@ class Volume(OpenVolume):
 
     @property
     def position(self) -> Position:
-        """The last appended position."""
-        return self._appender.position
+        """The last appended position, but for what is half there."""
+        return self._appender.complete_position
 
     @property
     def write(self) -> WriteNumber:
@@ -127,7 +139,7 @@ class Volume(OpenVolume):
         commit = self._commit
         if commit.failure is not None:
             raise commit.failure
-        if self.gate.closed:  # asked first: what is held is not answered, not even that the volume is closing
+        if self.gate.closed or self._turn.taken:  # first: what is held is not even told that the volume is closing
             raise WouldBlock
         if not self._accepting:
             raise self._closed()
@@ -138,23 +150,6 @@ class Volume(OpenVolume):
         position = self._writer.append(ops)
         self._after_append()
         return position
-
-    def append_whole(self, ops: Iterable[Op], stated: list[Op]) -> Position:
-        """Append many writes of blocks as one, between which nothing comes; ``stated`` says how large ``ops`` are,
-        and ends with the size. The gate does not hold it. WouldBlock: wait for ``room(stated)``, nothing was done.
-        Poisoned, Refused: never."""
-        if self._commit.failure is not None:
-            raise self._commit.failure
-        if not self._accepting:
-            raise self._closed()
-        if self._tight or self._appender.write + len(stated) >= self._numbers.upto:
-            raise WouldBlock
-        if not self.admission.admits(self._writer.need_blocks(stated)):
-            raise WouldBlock
-        self._writer.append_whole(ops, self.size)
-        self.sizes.grow(self.write, self.size)
-        self._after_append()
-        return self.position
 
     def _closed(self) -> Refused:
         return Refused("closing", f"{self.name} is being closed.", "Open it again.")
@@ -192,6 +187,7 @@ class Volume(OpenVolume):
     async def room(self, ops: list[Op], told: bool = True) -> None:
         """Wait until ``ops`` would be admitted. NoSpace: they won't be; noted as a refusal if ``told``."""
         await self.gate.passed()
+        await self._turn.passed()
         if self._appender.write + len(ops) >= self._numbers.upto:
             await self._numbers.wait_for(len(ops))
             self._raise_poisoned()
@@ -259,7 +255,9 @@ class Volume(OpenVolume):
 
     def touch(self) -> None:
         """Append a write that changes nothing: the same size once more. WouldBlock: wait for ``room``."""
-        if self.gate.closed or not self._accepting or self._appender.write + 1 >= self._numbers.upto:
+        if self.gate.closed or self._turn.taken or not self._accepting:
+            raise WouldBlock
+        if self._appender.write + 1 >= self._numbers.upto:
             raise WouldBlock
         self._writer.resize(self.size)
         self.sizes.grow(self.write, self.size)
@@ -305,6 +303,8 @@ class Volume(OpenVolume):
             return
         await refuse_too_large(self.context, size)
         await self.room([(OP_RESIZE, size, 0, None)])
+        while self._turn.taken:
+            await self.room([(OP_RESIZE, size, 0, None)])
         if not self._accepting:
             raise self._closed()
         if size <= self.size:
@@ -359,6 +359,7 @@ class Volume(OpenVolume):
         """Nothing is appended any more, by nobody, and all of it is durable: it can only be closed."""
         self._accepting = False
         self.point_maker.closed = self.names.closed = self.membership.closed = self.upkeep.log_ended = True
+        await self._turn.passed()
         await self.tasks.settled()  # a point that somebody else had begun
         while self._commit.durable < self.position:
             await self._commit.wait_durable(self.position)

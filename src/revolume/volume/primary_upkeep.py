@@ -120,7 +120,7 @@ class PrimaryUpkeep:
             with contextlib.suppress(RevolumeError):  # what it meets has poisoned the volume
                 if not self.log_ended:
                     follow_clock(self._clocks, self._log, self._events)
-                await self._clocks.remember_steps(self._log.appender.position)
+                await self._clocks.remember_steps(self._log.appender.complete_position)
             if self._log.commit.unsynced_bytes:
                 self._log.commit.start()
             else:

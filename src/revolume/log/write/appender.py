@@ -13,7 +13,10 @@ segments are written whole beforehand.)
 ``append`` makes a transfer of this node's own, and gives its writes their numbers. ``append_received`` stores
 transfers that another node made, as they are: the same shared headers, node headers of our own, many of them with
 one ``pwritev``. ``complete_position`` is the last position at which no write is half there; only what it covers
-may be promised, or promoted.
+may be promised, or promoted. A write of many places may stay half there for long, and for gigabytes. So the
+transfer that completes it, if it has no payload of its own, states as durable what has been synced of the write:
+if it is there after a crash, so is all before it, and none of that need be copied; if it is not, nothing says that
+anything of the write was durable, and all of it is dropped.
 """
 
 from __future__ import annotations
@@ -103,11 +106,18 @@ class Draft:
 class NodeHeaderState:
     """What this node states in the node header of each transfer: its durable position, its last durable manifest
     edit, and its horizon's write. The parts of a volume that advance these values set them; the appender reads
-    them at each append."""
+    them at each append. ``synced``: everything up to there is on the disk, also what belongs to a write that is
+    half there; stated by the transfer alone that completes it."""
 
     durable: Position = Position(0)
     edit: int = 0
     horizon: WriteNumber = WriteNumber(0)
+    synced: Position = Position(0)
+
+    def stated(self, completes: bool) -> Position:
+        """The durable position that a transfer states. ``completes``: a write that was half there, without
+        payload."""
+        return max(self.durable, self.synced) if completes else self.durable
 
 
 class AppendObserver(Protocol):
@@ -155,7 +165,7 @@ class Appender:
         self.write = end.write
         """The next write gets a number above this: above what a crash may have given out."""
         self.written = end.write
-        """The last number that a write has got."""
+        """The last number that a write has got which is not half there."""
         self.written_ns = end.time_ns
         """The label of that write; of a log that was opened, set by whoever knows its writes."""
         self.time_ns = end.time_ns
@@ -212,10 +222,12 @@ class Appender:
         )  # fmt: skip
         if self.observer is not None:
             self.observer.packed(draft, position, shared_header)
-        stated = self._header
+        stated, durable = self._header, self._header.durable
+        if self.complete_position != self.position:
+            durable = stated.stated(not (draft.flags & CONTINUED or draft.blocks or draft.fragment_bytes))
         local = pack_node_header(
             self._seed, segment.use, self.next_block, len(shared_header),
-            (stated.durable, stated.edit, stated.horizon, lived_ns), chain,
+            (durable, stated.edit, stated.horizon, lived_ns), chain,
         )  # fmt: skip
         headers = header_blocks(len(shared_header))
         header = b"".join(
@@ -235,11 +247,14 @@ class Appender:
         self.shared_header, self.lived_ns = shared_header, lived_ns
         if position == self.position:
             return payload
-        self.position = self.complete_position = position
+        self.position = position
         self.chain = chain
-        self.write += draft.writes - (draft.flags & CONTINUED)  # type: ignore[assignment]
-        if draft.writes:
-            self.written, self.written_ns = self.write, self.time_ns
+        continued = draft.flags & CONTINUED
+        self.write += draft.writes - continued  # type: ignore[assignment]
+        if not continued:
+            self.complete_position = position
+            if draft.writes:
+                self.written, self.written_ns = self.write, self.time_ns
         return payload
 
     def append_received(self, received: Sequence[ReceivedTransfer]) -> list[Address]:
@@ -247,18 +262,21 @@ class Appender:
         payloads. Refused: they don't follow; nothing was stored. OSError: the write failed."""
         segment = self.segment
         assert segment is not None, "append to a log without an open segment"
-        blocks, lived_ns = list[int](), self._lived_ns()
-        stated = self._header.durable, self._header.edit, self._header.horizon, lived_ns
+        blocks, lived_ns, stated = list[int](), self._lived_ns(), self._header
         buffers: list[Buffer] = []
+        half_there = self.complete_position != self.position
         position, chain, block = self.position, self.chain, self.next_block
         for each in received:
             transfer = each.transfer
             if transfer.position != position + 1 or transfer.previous != chain:
                 raise _does_not_follow(transfer.position, position)
+            continued = bool(transfer.flags & CONTINUED)
+            durable = stated.stated(half_there and not continued and not transfer.payload_bytes)
             local = pack_node_header(
-                self._seed, segment.use, block, transfer.shared_header_size, stated, transfer.chain,
+                self._seed, segment.use, block, transfer.shared_header_size,
+                (durable, stated.edit, stated.horizon, lived_ns), transfer.chain,
             )  # fmt: skip
-            headers = transfer.header_blocks
+            half_there, headers = continued, transfer.header_blocks
             blocks.append(block)
             padding = PADDING[: headers * BLOCK - NODE_HEADER_SIZE - transfer.shared_header_size]
             buffers += (

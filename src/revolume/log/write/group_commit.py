@@ -24,8 +24,9 @@ from revolume.log.write.appender import NodeHeaderState
 
 class GroupCommit:
     """Syncs the log and holds this node's durable position, which begins where ``header`` says and is kept there.
-    ``position()`` returns the newest position up to which every write is complete. ``on_poison`` is called once,
-    with the cause, when a sync or a write of the log has failed."""
+    ``position()`` returns the newest position up to which every write is complete; ``appended()`` the newest of
+    all, which may lie within a write that is half there. ``on_poison`` is called once, with the cause, when a sync
+    or a write of the log has failed."""
 
     def __init__(
         self,
@@ -33,9 +34,11 @@ class GroupCommit:
         position: Callable[[], Position],
         header: NodeHeaderState,
         on_poison: Callable[[str], None] = lambda cause: None,
+        appended: Callable[[], Position] = lambda: Position(0),
     ) -> None:
         self._work = work
         self._position = position
+        self._appended = appended
         self._header = header
         self._on_poison = on_poison
         self._followers: list[Callable[[Position], None]] = []
@@ -100,7 +103,7 @@ class GroupCommit:
             self._running = None
 
     async def _sync_once(self) -> None:
-        target = self._position()
+        target, appended = self._position(), self._appended()
         files, self._dirty = list(self._dirty.values()), {}
         self.unsynced_bytes = 0
         try:
@@ -110,6 +113,7 @@ class GroupCommit:
             self.poison(f"Syncing the log failed: {error.strerror}.")
             return
         self.syncs += 1
+        self._header.synced = max(target, appended)
         self._advance(target)
 
     def _advance(self, target: Position) -> None:

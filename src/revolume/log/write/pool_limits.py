@@ -52,6 +52,28 @@ def usable_blocks(segment_blocks: int) -> int:
     return segment_blocks - segment_blocks // 64 - SEGMENT_WASTE_BLOCKS
 
 
+@dataclass(frozen=True, slots=True)
+class WholeNeed:
+    """What is to be appended as one write of many places, or a slice of that: ``blocks`` of content in so many
+    runs, zeroes in so many, ``ranges`` of which are so large that each has a transfer of its own."""
+
+    blocks: int
+    runs: int
+    zero_runs: int
+    ranges: int
+
+    def log_blocks(self, transfer_blocks: int) -> int:
+        """Blocks of log that it takes at most, headers and the footers' growth counted. ``transfer_blocks``: of
+        the largest transfer; what the end of a segment divides is in the pool's count of segments."""
+        transfers = 1 + self.ranges + self.blocks // max(1, usable_blocks(transfer_blocks))
+        entries = self.runs + self.zero_runs  # each in a header and in a footer, as is the digest of each block
+        return self.blocks + (self.blocks + entries) // 64 + 2 * transfers
+
+    def record_blocks(self) -> int:
+        """Blocks of the record of the point behind it, at most."""
+        return (self.blocks + self.zero_runs) // 128 + 4
+
+
 def need_blocks(ops: list[Op], largest_blocks: int | None = None) -> int:
     """Blocks that these operations take at most, headers and the footers' growth counted. ``largest_blocks``: of
     the volume's largest transfer, where that divides writes; what the end of a segment divides is in the pool's

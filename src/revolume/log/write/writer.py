@@ -12,7 +12,7 @@ What was written is told to a ``Sink``, in order: the live map, the partial buff
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from revolume.blocks.block_location import DATA_WORD, ZERO_WORD
 from revolume.blocks.digest import block_digests, fragment_digest
@@ -35,8 +35,6 @@ WRITE_KIND = OP_WRITE << KIND_SHIFT
 WRITES = Kind.WRITES
 ALIGNED = BLOCK - 1
 SEGMENT_SLACK = 8
-WHOLE_BLOCKS = 2048
-"""Of what is appended as one, so many blocks at least are gathered in memory."""
 
 
 class Writer:
@@ -212,27 +210,6 @@ class Writer:
         """Append the fact that the volume now has ``size`` bytes, as a write of its own."""
         numbers = array("Q", [size]), array("Q", [OP_RESIZE << KIND_SHIFT]), array("Q")
         self.emit(Draft(Kind.WRITES, *numbers, [], 0, 0, 1))
-
-    def append_whole(self, ops: Iterable[Op], size: int) -> None:
-        """Append writes of whole blocks, and zeroes, as one: after a crash, and at a mirror, all of them are there
-        or none. Every transfer goes on in the next; the last states the volume's size once more. ``ops`` may read
-        while it is gone through; what it raises behind the first transfer leaves half of it in the log, so that
-        nothing may follow: Poisoned. There must be room for all of it."""
-        before = self._appender.position
-        group = Group(self, Flag.CONTINUED | Flag.UNDIVIDED)
-        try:
-            for op in ops:
-                group.add(op)
-                if group.blocks >= WHOLE_BLOCKS:
-                    group.flush()
-                    self._sink.absorb()
-            group.flush()
-        except BaseException as error:
-            if self._appender.position != before:
-                raise self._commit.poison(f"Writing many blocks as one was broken off: {error}.") from error
-            raise
-        self._sink.absorb()
-        self.resize(size)
 
     def _append_general(self, ops: list[Op]) -> None:
         group = Group(self)

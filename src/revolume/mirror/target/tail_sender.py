@@ -36,7 +36,7 @@ class TailSender:
     async def begin(self, fetch: Fetch) -> None:
         """Answer, and start to send. Refused: it is not the same log."""
         self._version = common(fetch.versions)
-        theirs, ours = fetch.end, self._feed.end
+        theirs, ours = fetch.end, self._feed.complete
         self._version = common(fetch.versions)
         whole = await self._feed.identity_at(ours)
         if whole is None:

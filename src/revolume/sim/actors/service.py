@@ -6,13 +6,14 @@ tells the model what it accepts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from revolume.api.schemas import RestoredSchema, RestoreOrder
 from revolume.blocks.numbers import Position, WriteNumber
 from revolume.host import Host
 from revolume.log.write.operations import Op
+from revolume.log.write.pool_limits import WholeNeed
 from revolume.mirror.target.target import Target
 from revolume.nbd.bounds.limits import Limits
 from revolume.nbd.server.server import Server
@@ -70,8 +71,11 @@ class PrimaryService:
         self.model = model
         self._append = self.volume.append
         self.volume.append = self._accept  # type: ignore[method-assign]
-        self._append_whole = self.volume.append_whole
-        self.volume.append_whole = self._accept_whole  # type: ignore[method-assign]
+        self._append_whole = self.volume.whole_writes.append
+        self.volume.whole_writes.append = self._accept_whole  # type: ignore[method-assign]
+        self._whole: list[Op] | None = None
+        self._resize = self.volume.log.writer.resize
+        self.volume.log.writer.resize = self._completed  # type: ignore[method-assign]
         self.on_restored: Callable[[Op], None] = lambda op: None
         """Is told of everything that a restore writes, before it is written."""
         self._forget = self.volume.retained.forget_before
@@ -105,26 +109,32 @@ class PrimaryService:
         self._accepted(first, ops)
         return position
 
-    def _accept_whole(self, ops: Iterable[Op], stated: list[Op]) -> Position:
-        """As the volume. Of what is half done when the power goes nothing may be there, unless it was all there
-        was."""
-        commit, done = self.volume.log.commit, list[Op]()
-        failed = commit.failure
-        try:
-            position = self._append_whole(self._noted(ops, done), stated)
-        except BaseException as error:
-            stopped = commit.failure is not failed or not isinstance(error, Exception)
-            if stopped and len(done) == len(stated) - 1:
-                self._as_one(self.volume.log.appender.write + 1, done)
-            raise
-        self._as_one(self.volume.write, done)
-        return position
+    async def _accept_whole(
+        self, slices: AsyncIterator[Sequence[Op]], need: WholeNeed, check: Callable[[], None]
+    ) -> Position:
+        """As the volume."""
+        self._whole = None
+        return await self._append_whole(self._noted(slices), need, check)
 
-    def _noted(self, ops: Iterable[Op], done: list[Op]) -> Iterator[Op]:
-        for op in ops:
-            done.append(op)
-            self.on_restored(op)
-            yield op
+    async def _noted(self, slices: AsyncIterator[Sequence[Op]]) -> AsyncIterator[Sequence[Op]]:
+        done = list[Op]()
+        async for ops in slices:
+            for op in ops:
+                done.append(op)
+                self.on_restored(op)
+            yield ops
+        self._whole = done
+
+    def _completed(self, size: int) -> None:
+        """The end of a write of many places, or another size. Of what is half done when the power goes nothing may
+        be there, unless it goes while that is completed."""
+        whole, self._whole = self._whole, None
+        number = self.volume.log.appender.write + 1
+        try:
+            self._resize(size)
+        finally:
+            if whole is not None:
+                self._as_one(number, whole)
 
     def _as_one(self, number: int, ops: list[Op]) -> None:
         self.model.accepted_as_one(number, ops)

@@ -15,9 +15,9 @@ NEEDED_BLOCKS = 2
 
 def follow_clock(clocks: VolumeClocks, log: OpenLog, events: Events) -> ClockStep | None:
     """Take the wall clock up for labels; if it has jumped, state that as a fact first. Nothing is done while the
-    log has no room for it: labels go on as if it had not jumped."""
+    log has no room for it, or somebody else has the turn: labels go on as if it had not jumped."""
     due = clocks.labels.due()
-    if due is None or log.commit.failure is not None or not log.writer.holds(NEEDED_BLOCKS, 0):
+    if due is None or log.turn.taken or log.commit.failure is not None or not log.writer.holds(NEEDED_BLOCKS, 0):
         return None
     from_ns, to_ns = max(due[0], log.appender.time_ns), due[1]
     clocks.labels.set(to_ns)

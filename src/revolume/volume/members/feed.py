@@ -64,6 +64,11 @@ class Feed:
 
     @property
     def end(self) -> Position:
+        """The newest position. It may lie within a write that is half there."""
+        return self._log.appender.position
+
+    @property
+    def complete(self) -> Position:
         """The newest complete position."""
         return self._log.appender.complete_position
 

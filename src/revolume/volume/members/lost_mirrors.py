@@ -216,7 +216,7 @@ class LostMirrors:
                 await self._clock.sleep(RETRY_S)  # until the log has room
                 continue
             if position is None:
-                position = self._log.appender.position
+                position = self._log.appender.complete_position
                 self._events.tell(
                     f"the detach of mirror {mirror.name} counts once more than half of the {self._copies} copies "
                     "have it on their disk"

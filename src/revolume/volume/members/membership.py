@@ -66,6 +66,7 @@ class Membership:
     async def stated(self) -> None:
         """State what the log does not say yet, as far as it has room."""
         with contextlib.suppress(RevolumeError, OSError):
+            await self._log.turn.passed()  # not within the turn: whoever asks for the members need not wait
             async with self._turn:
                 for statements in (_statements, self._resync_points.due):
                     for body, edit in list(statements(self._state)):
@@ -77,6 +78,7 @@ class Membership:
     async def _append(self, body: bytes) -> bool:
         """Append a fact, and make it durable. Whether there was room for it."""
         draft, log = facts.draft(body), self._log
+        await log.turn.passed()
         if self.closed or (not log.appender.fits(draft) and not log.pool.ready):
             return False
         log.writer.emit(draft)

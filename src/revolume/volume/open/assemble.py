@@ -292,6 +292,7 @@ class _LogParts:
             lambda: appender.complete_position,
             ground.header,
             lambda cause: ground.events.tell(cause, EventKind.POISONED),
+            lambda: appender.position,
         )
         ground.manifest.poison_with(commit.poison)
         self.cover = Cover(ground.directory, ground.reserve, commit, copies=not ground.log.in_place())

@@ -69,9 +69,9 @@ class NamedMoments:
             number = point.number if isinstance(point, Point) else point.point
             pin = PinnedSnapshot(name, point.write, number, point.time_ns)
             async with self._turn:
-                await self._append_fact(facts.snapshot_taken(pin))
+                position = await self._append_fact(facts.snapshot_taken(pin))
                 await self._manifest.record((EditKind.SNAPSHOT, pack_snapshot(pin)), *self._end(name, expires_s))
-                return pin, self._log.appender.position
+                return pin, position
         finally:
             self._naming.discard(name)
             release()
@@ -115,6 +115,8 @@ class NamedMoments:
         """Drop the snapshots whose time is over. One that is held, or that a clone lies over, stays until it is
         not."""
         state, now_ms = self._manifest.state, self._policy.now_ms
+        if self._log.turn.taken:  # the next round will do: the volume's upkeep need not wait for it
+            return
         over = {each.name for each in state.retention.terms if 0 < each.expires_ms <= now_ms and not each.held}
         for pin in state.snapshots:
             if pin.name in over and pin.write not in state.clones.writes() and not self.closed:
@@ -150,15 +152,19 @@ class NamedMoments:
         async with self._turn:
             return self._manifest.state.snapshots, self._log.commit.durable
 
-    async def _append_fact(self, body: bytes) -> None:
-        """Append a fact to the log and make it durable."""
+    async def _append_fact(self, body: bytes) -> Position:
+        """Append a fact to the log and make it durable; its position."""
+        draft, log = facts.draft(body), self._log
+        await log.turn.passed()
+        while not log.appender.fits(draft) and not log.pool.ready:
+            await self._admission.wait(1, True)
+            await log.turn.passed()
         if self.closed:
             raise Refused("closing", f"{self._volume_name} is being closed.", "Open it again.")
-        draft, log = facts.draft(body), self._log
-        if not log.appender.fits(draft) and not log.pool.ready:
-            await self._admission.wait(1, True)
         log.writer.emit(draft)
-        await log.commit.wait_durable(log.appender.position)
+        position = log.appender.position
+        await log.commit.wait_durable(position)
+        return position
 
     def _refuse_taken(self, name: str) -> None:
         if name in {s.name for s in self._manifest.state.snapshots} | self._naming:

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -159,6 +160,12 @@ class PointMaker:
             if not self._changed():
                 watcher.touch()
             return await self._make_point(lambda: None, watcher.cut_made)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """No point is cut within, and none is being made."""
+        async with self._lock:
+            yield
 
     async def begin(self) -> Point:
         """A point, made now even if nothing was ever written: a new mirror's base needs one."""
