@@ -78,6 +78,8 @@ class PrimaryService:
         self.volume.log.writer.resize = self._completed  # type: ignore[method-assign]
         self.on_restored: Callable[[Op], None] = lambda op: None
         """Is told of everything that a restore writes, before it is written."""
+        self.slices = 0
+        """Of restores, so far."""
         self._forget = self.volume.retained.forget_before
         self.volume.retained.forget_before = self._forgotten  # type: ignore[method-assign]
         self._grow = self.volume.sizes.grow
@@ -119,6 +121,7 @@ class PrimaryService:
     async def _noted(self, slices: AsyncIterator[Sequence[Op]]) -> AsyncIterator[Sequence[Op]]:
         done = list[Op]()
         async for ops in slices:
+            self.slices += 1
             for op in ops:
                 done.append(op)
                 self.on_restored(op)

@@ -17,14 +17,15 @@ class RestoreWorld(PairWorld):
 
     def __init__(self, seed: int, *, keep: int = 0) -> None:
         super().__init__(seed, keep=keep)
-        self.restores = Restores(self.pair, self.running, self.crashes, self.takeover)
+        self.restores = Restores(self.pair, self.running, self.crashes, self.takeover, self.inspections)
 
     def groups(self) -> Sequence[object]:
         return (*super().groups(), self.restores)
 
     def operations(self) -> dict[str, int]:
         return {
-            "restore": 12, "restore_power": 5, "restore_kill": 4, "restore_promote": 4, "snapshot": 4, "point": 4,
+            "restore": 12, "restore_power": 5, "restore_kill": 4, "restore_promote": 4, "restore_beside": 5,
+            "snapshot": 4, "point": 4,
             "moments": 2, "power": 2, "kill_mirror": 1, "power_mirror": 1, "promote": 2, "stop": 1, "cut": 1,
             "scrub": 1,
         }  # fmt: skip

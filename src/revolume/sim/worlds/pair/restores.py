@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,6 +20,7 @@ from revolume.sim.kernel.machine import Ended
 from revolume.sim.oracle.sector_history import Written
 from revolume.sim.oracle.sector_payload import SECTOR, numbers_of
 from revolume.sim.worlds.pair.crashes import Crashes
+from revolume.sim.worlds.pair.inspections import Inspections
 from revolume.sim.worlds.pair.running import Running
 from revolume.sim.worlds.pair.state import PairState
 from revolume.sim.worlds.pair.takeover import Takeover
@@ -30,13 +32,16 @@ CHANGES_MAX: Final = 60
 class Restores:
     """Of the world's primary."""
 
-    def __init__(self, pair: PairState, running: Running, crashes: Crashes, takeover: Takeover) -> None:
+    def __init__(
+        self, pair: PairState, running: Running, crashes: Crashes, takeover: Takeover, inspections: Inspections
+    ) -> None:
         self.pair = pair
         self.world = pair.world
         self.chance = pair.world.chance
         self.running = running
         self.crashes = crashes
         self.takeover = takeover
+        self.inspections = inspections
 
     async def op_restore(self) -> None:
         """To one of its moments, or to what was before the last restore."""
@@ -44,7 +49,7 @@ class Restores:
         if primary is None or not (moments := self._moments(primary)):
             return
         moment = self.chance.choice(moments)
-        written: list[Written] = []
+        written, slices = list[Written](), primary.slices
         primary.on_restored = lambda op: written.extend(self._begun(op))
         try:
             told = await self.pair.first.run(
@@ -57,6 +62,7 @@ class Restores:
             return
         for each in written:
             self.world.register.answered(each, True, self.pair.holders(each.start_ns))
+        self.world.happened["- slices"] = self.world.happened.get("- slices", 0) + primary.slices - slices
         if told.restored:
             self.world.happened["- restored"] = self.world.happened.get("- restored", 0) + 1
             self._compare(moment, int(told.write_now))
@@ -119,6 +125,42 @@ class Restores:
 
         await asyncio.gather(self.op_restore(), promoted())
         await self._again()
+
+    async def op_restore_beside(self) -> None:
+        """Moments are named, and names dropped, and points made within the time that a restore takes: nothing of
+        that lies within it. Often the power goes meanwhile."""
+        machine, over = self.pair.first, asyncio.Event()
+
+        async def restored() -> None:
+            try:
+                await self.op_restore()
+            finally:
+                over.set()
+
+        async def meddled() -> None:
+            looks = self.inspections
+            while not over.is_set():
+                await asyncio.sleep(self.chance.delay(0.004))
+                await self.chance.choice((self._drop, self._drop, looks.op_snapshot, looks.op_point))()
+
+        async def lost() -> None:
+            await asyncio.sleep(self.chance.delay(0.05))
+            if self.chance.hit(0.7):
+                self.crashes.lose(machine, self.chance.choice(("killed", "lost power")))
+
+        await asyncio.gather(restored(), meddled(), lost())
+        await self._again()
+
+    async def _drop(self) -> None:
+        """One of the names."""
+        if (primary := self.pair.primary) is None:
+            return
+        names = [each.name for each in primary.volume.snapshots() if not each.holder and not each.branch]
+        if names:
+            name = self.chance.choice(names)
+            self.pair.names.pop(name, None)
+            with contextlib.suppress(Ended, RevolumeError):
+                await self.pair.first.run(primary.volume.drop_snapshot(name))
 
     async def _again(self) -> None:
         if self.pair.primary is None:
