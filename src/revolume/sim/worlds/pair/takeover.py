@@ -166,9 +166,9 @@ class Takeover:
         pair = self.pair
         deadline = self.loop.time() + PROMOTION_S
         while self.loop.time() < deadline:
-            if pair.second.process is None and self._directory_role() == Role.PRIMARY:
-                return None
             try:
+                if pair.second.process is None and self._directory_role() == Role.PRIMARY:
+                    return None
                 if pair.mirror is None and self.chance.hit(0.5):
                     await self._promote_directory()
                     return None
