@@ -111,6 +111,7 @@ class WholeWrites:
         group.flush()
         self._live.absorb()
         self._appended()
+        await asyncio.sleep(0)  # the loop has its turn, also where nothing is read or synced
         if log.commit.unsynced_bytes > self._unsynced_bytes_max:
             await log.commit.synced()
 

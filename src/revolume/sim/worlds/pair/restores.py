@@ -159,8 +159,10 @@ class Restores:
         if names:
             name = self.chance.choice(names)
             self.pair.names.pop(name, None)
+            self.pair.dropping.add(name)
             with contextlib.suppress(Ended, RevolumeError):
                 await self.pair.first.run(primary.volume.drop_snapshot(name))
+                self.pair.dropping.discard(name)
 
     async def _again(self) -> None:
         if self.pair.primary is None:

@@ -151,7 +151,7 @@ class PairWorld(World):
             self.wrong += check_equal(primary.volume, pair.there)
             if pair.history != History.NONE:
                 lacks = partial(self.watch.lacks, pair.node_there)
-                self.wrong += check_same_names(primary.volume, pair.there, lacks)
+                self.wrong += check_same_names(primary.volume, pair.there, lacks, pair.dropping)
             self.wrong += await pair.second.run(
                 check_moments(pair.there, self.model, self.chance, "mirror", 6, pair.agreed_write())
             )
