@@ -151,6 +151,28 @@ def test_kill_9_leaves_all_of_it_or_nothing(nodes: Nodes) -> None:
     revolume("check", primary.directory)
 
 
+def test_a_mirror_promoted_in_the_middle_has_what_was_before(nodes: Nodes) -> None:
+    primary, mirror = pair(nodes)
+    good, bad = random.Random(2).randbytes(12 * MiB), random.Random(3).randbytes(12 * MiB)
+    write(primary.uri(), (0, good))
+    revolume("snapshot", primary.directory, "good")
+    write(primary.uri(), (0, bad))
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(primary.control.restore, "good", yes=True)
+        until("it writes", lambda: asked.done() or primary.status["restore"]["stage"] == "writing")
+        primary.kill()
+        restored = asked.exception() is None
+    promote(mirror.directory)
+    found = read(mirror.uri())
+    assert found in {good + bytes(12 * MiB)} | ({bad + bytes(12 * MiB)} if not restored else set())
+    print("restored" if found[:1] == good[:1] else "as before")
+    promoted = nodes.nodes[0]
+    told("restore", promoted.directory, "--to", "good", "--yes")
+    assert read(promoted.uri()) == good + bytes(12 * MiB)
+    promoted.stop()
+    revolume("check", promoted.directory)
+
+
 def test_clients_that_may_write_are_named_and_with_disconnect_they_are_ended(nodes: Nodes) -> None:
     primary = nodes.serve("p", *PRIMARY)
     write(primary.uri(), (0, b"good" * 1024))

@@ -11,12 +11,13 @@ import pytest
 
 from revolume.blocks.digest import block_digests
 from revolume.blocks.geometry import BLOCK
+from revolume.blocks.numbers import Position
 from revolume.errors import Refused
 from revolume.host.disk import Buffer, File
 from revolume.host.real.disk import RealDisk
 from revolume.log.format.received_transfer import ReceivedTransfer
 from revolume.log.format.segment import Segment
-from revolume.log.format.transfer import KIND_SHIFT, EntryKind, Kind
+from revolume.log.format.transfer import KIND_SHIFT, EntryKind, Flag, Kind
 from revolume.log.read.scan import SegmentReader
 from revolume.log.write.appender import Appender, Draft, LogEnd, NodeHeaderState
 
@@ -99,6 +100,63 @@ def test_without_room_it_is_written_once_more_if_some_is_found(tmp_path: Path, f
         with pytest.raises(OSError):
             appender.append(draft(1, b"a" * BLOCK))
     assert asked == [found] and appender.position == int(found)
+
+
+def part(block: int, flags: Flag, content: bytes = b"p" * BLOCK) -> Draft:
+    """A part of a write of many places; without ``content`` its end."""
+    made = draft(block, content) if content else Draft(Kind.WRITES, *(array("Q") for _ in range(3)), [], 0, 0, 1)
+    made.flags = flags
+    return made
+
+
+def test_the_end_of_a_write_that_was_half_there_states_what_is_synced_of_it(
+    tmp_path: Path,
+) -> None:
+    appender, segment = made(tmp_path)
+    appender.append(draft(1, b"a" * BLOCK))
+    appender._header.durable = Position(1)
+    for number in range(3):
+        appender.append(part(10 + number, Flag.CONTINUED | Flag.UNDIVIDED))
+        appender._header.synced = Position(appender.position)
+        assert (appender.complete_position, appender.written, appender.position) == (1, 1, number + 2)
+    appender.append(part(0, Flag.NONE, b""))
+    assert (appender.complete_position, appender.written, appender.position) == (5, appender.write, 5)
+    appender.append(draft(2, b"b" * BLOCK))
+    found = SegmentReader(segment, VOLUME).chain_from(0, bytes(16))
+    assert [each.node_header.durable for each in found] == [7, 1, 1, 1, 4, 1]
+
+
+def test_an_end_with_content_states_nothing_of_its_write(tmp_path: Path) -> None:
+    """It may be there in part."""
+    appender, segment = made(tmp_path)
+    appender.append(part(1, Flag.CONTINUED))
+    appender._header.durable, appender._header.synced = Position(0), Position(1)
+    appender.append(part(2, Flag.NONE))
+    found = SegmentReader(segment, VOLUME).chain_from(0, bytes(16))
+    assert [each.node_header.durable for each in found] == [7, 0] and appender.complete_position == 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_end_of_one_that_is_received_states_what_is_synced_here(tmp_path: Path, batch: int) -> None:
+    (tmp_path / "there").mkdir()
+    source, segment = made(tmp_path)
+    source.append(draft(1, b"a" * BLOCK))
+    for number in range(3):
+        source.append(part(10 + number, Flag.CONTINUED | Flag.UNDIVIDED))
+    source.append(part(0, Flag.NONE, b""))
+    source.append(draft(2, b"b" * BLOCK))
+    reader, sent = SegmentReader(segment, VOLUME), list[ReceivedTransfer]()
+    for each in reader.chain_from(0, bytes(16)):
+        payload = bytearray(each.transfer.payload_bytes)
+        segment.file.preadv([payload], each.payload_block * BLOCK)
+        sent.append(ReceivedTransfer(each.transfer, reader.shared_header(each), memoryview(payload)))
+    copy, there = made(tmp_path / "there")
+    copy._header.durable, copy._header.synced = Position(0), Position(2)
+    for at in range(0, len(sent), batch):
+        copy.append_received(sent[at : at + batch])
+        assert copy.complete_position == (copy.position if copy.position in (1, 5, 6) else 1)
+    found = SegmentReader(there, VOLUME).chain_from(0, bytes(16))
+    assert [each.node_header.durable for each in found] == [0, 0, 0, 0, 2, 0]
 
 
 def test_an_observer_is_told_before_the_write_is_in_the_file(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ class Log:
         self.told: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.commit = GroupCommit(self, lambda: self.position, self.header, self.told.append)  # type: ignore[arg-type]
+        self.half_there = 0
+        self.commit = GroupCommit(
+            self, lambda: self.position, self.header, self.told.append, lambda: self.position + self.half_there,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     async def call_sync(self, fn: Callable[[], Any]) -> Any:
         self.syncing = True
@@ -112,5 +115,20 @@ def test_synced_covers_what_has_no_position_of_its_own() -> None:
         log.commit.dirtied(file, 4096)  # type: ignore[arg-type]
         await log.commit.synced()
         assert file.syncs == 1
+
+    play(scenario)
+
+
+def test_what_is_half_there_is_synced_and_not_durable() -> None:
+    async def scenario(log: Log) -> None:
+        position, log.half_there = log.write(File()), 3
+        log.gate.clear()
+        synced = asyncio.create_task(log.commit.synced())
+        while not log.syncing:
+            await asyncio.sleep(0)
+        log.half_there = 5  # behind the sync that runs
+        log.gate.set()
+        await synced
+        assert (log.commit.durable, log.header.durable, log.header.synced) == (position, position, position + 3)
 
     play(scenario)

@@ -25,8 +25,8 @@ def check_same_names(
     volume: OpenVolume, there: OpenVolume, lacks: Callable[[int], bool], dropping: Collection[str] = ()
 ) -> list[str]:
     """A mirror that has come to rest, and that was to begin at the oldest name at least, has every name of its
-    source, or says that it lacks it: if it has jumped over that, or its source lacks it. Of those in ``dropping`` the
-    order to drop them was not answered: a crash may have left one at the source that the mirror has dropped."""
+    source, or says that it lacks it: if it has jumped over that, or its source lacks it. Of those in ``dropping``
+    the order to drop them was not answered: a crash may leave one at the source that the mirror has dropped."""
     known = {snapshot.name: snapshot.write for snapshot in volume.snapshots() if not snapshot.holder}
     names = {name: write for name, write in known.items() if name not in dropping}
     return check_names(names, there, "the mirror", lacks)

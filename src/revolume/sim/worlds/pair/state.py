@@ -58,9 +58,9 @@ class PairState:
         self.crashes: dict[str, str] = {}
         self.history = chance.choice((History.NAMED, History.NAMED, History.ALL, History.NONE))
         self.names: dict[str, int] = {}
-        self.dropping: set[str] = set()
-        """Names that were to be dropped, which was not answered."""
         """Snapshots that were answered, and the write number of each."""
+        self.dropping: set[str] = set()
+        """Snapshots that were to be dropped, which was not answered."""
         self.detached_at: int | None = None
         """What had been told when the mirror was given up: nothing is kept for it since."""
         self.may_part: int | None = None
