@@ -24,7 +24,7 @@ from revolume.host.disk import Directory
 from revolume.log.format.columns import Columns, ColumnsBuilder
 from revolume.log.format.log_cut import NO_CUT, LogCut
 from revolume.log.format.segment import SEGMENT_SUFFIX, Footer, Segment, read_footer, trailer_edit
-from revolume.log.format.transfer import NODE_HEADER_SIZE, Kind, pack_node_header, volume_seed
+from revolume.log.format.transfer import NODE_HEADER_SIZE, Flag, Kind, pack_node_header, volume_seed
 from revolume.log.read.scan import FoundTransfer, SegmentReader, chain_behind, complete_prefix, payload_holds
 from revolume.log.write.appender import LogEnd
 
@@ -50,6 +50,16 @@ class Recovered:
     tail: list[FoundTransfer] = field(default_factory=list)
     end: LogEnd = field(default_factory=lambda: LogEnd(Position(0), bytes(16), WriteNumber(0), 0))
     unused: list[Segment] = field(default_factory=list)
+
+    def complete_position(self, start: Position) -> Position:
+        """The last position in ``pieces`` at which no write is half there; ``start`` if there is none. What is
+        known to be durable may end within a write of which the end alone is in ``tail``."""
+        for piece in reversed(self.pieces):
+            rows = piece.columns.rows
+            complete = rows["position"][rows["flags"] & Flag.CONTINUED == 0]
+            if len(complete):
+                return Position(int(complete[-1]))
+        return start
 
 
 class _ChainWalk:
@@ -239,7 +249,8 @@ def last_of(piece: RecoveredSegment, volume: bytes) -> FoundTransfer:
 
 class TailCopy:
     """Copies transfers into a fresh segment: the same shared headers and payloads, new node headers with the lived
-    time of the originals."""
+    time of the originals. What one states as durable beyond ``stated`` is of a write that it completes, and stays
+    so."""
 
     def __init__(self, segment: Segment, volume: bytes, stated: tuple[Position, int, WriteNumber]) -> None:
         self.segment = segment
@@ -265,7 +276,8 @@ class TailCopy:
         durable, edit, horizon = self._stated
         buffer[:NODE_HEADER_SIZE] = pack_node_header(
             self._seed, self.segment.use, self.next_block, found.transfer.shared_header_size,
-            (durable, edit, horizon, found.node_header.lived_ns), found.transfer.chain,
+            (max(durable, found.node_header.durable), edit, horizon, found.node_header.lived_ns),
+            found.transfer.chain,
         )  # fmt: skip
         self.segment.file.pwritev([buffer], self.next_block * BLOCK)
         self.builder.add_transfer(found.transfer, self.next_block, found.node_header.lived_ns)

@@ -141,8 +141,9 @@ class Ending:
         durable, edit = await host.work.call(stated_durable, segments, state.volume, state.cut)
         judge_end(self._ground.manifest.number, edit)
         durable = max(durable, state.durable.position, state.horizon.position)
-        self._ground.header.durable = durable
         found = await host.work.call(self._recover, segments, durable)
+        # What is written now may be all that a second crash leaves: none of it speaks of half a write.
+        self._ground.header.durable = found.complete_position(state.horizon.position)
         if state.epochs and (found.pieces or found.tail):  # a new one has nothing to recover
             self._ground.events.tell(
                 f"recovered after an unclean stop: {len(found.tail)} transfers beyond position {durable} kept"
