@@ -179,7 +179,7 @@ class Restoring:
         if overlay.room() < blocks:
             raise Refused(
                 "restore-too-large", f"{blocks} blocks differ, more than fit the memory of the volume's map.",
-                "Restore it in parts, with --range.",
+                "Nothing has been changed. Raise --map-memory, or restore it in parts, with --range.",
             )  # fmt: skip
 
     async def _slices(self, difference: Difference, report: Report) -> AsyncIterator[list[Op]]:
