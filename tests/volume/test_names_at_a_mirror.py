@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from revolume.blocks.numbers import Position
 from revolume.log.write.operations import OP_WRITE
 from revolume.volume.metadata.manifest_edits import EditKind
 
@@ -45,9 +46,9 @@ def test_no_fold_crosses_a_moment_whose_name_is_being_recorded(place: Path) -> N
         await driver.send_base()
         append = driver.volume.names._append_fact
 
-        async def behind_another_point(body: bytes) -> None:
+        async def behind_another_point(body: bytes) -> Position:
             await fill(driver, 3)
-            await append(body)
+            return await append(body)
 
         driver.volume.names._append_fact = behind_another_point  # type: ignore[method-assign]
         await fill(driver, 2)
