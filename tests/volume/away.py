@@ -73,6 +73,20 @@ class Source(Driver):
             if chance.random() < 0.04:
                 await self.volume.cut()
 
+    def folds_by_order(self) -> None:
+        """From now on the volume folds when a test says so or a writer needs room, not by itself."""
+        by_itself = self.volume.folder.step
+
+        async def step(pressed: bool = False) -> bool:
+            return pressed and await by_itself(pressed)
+
+        vars(self.volume.folder)["step"] = step
+
+    async def folded(self) -> None:
+        """No fold is under way."""
+        while self.volume.folder.folding:
+            await asyncio.sleep(0.01)
+
     async def fold_all(self) -> None:
         await self.volume.cut()
         while await self.fold():

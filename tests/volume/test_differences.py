@@ -51,6 +51,7 @@ def test_of_plain_writes_exactly_the_changed_blocks_come(place: Path, horizon: s
     """``mapped``: a base map that was made before the fold leads to what the earlier point's record carries."""
 
     async def scenario(driver: Source) -> None:
+        driver.folds_by_order()
         await driver.write(0, 1, 100)
         await driver.change([(OP_WRITE, 150 * BLOCK + 512, payload(5, 512))])  # the point carries it whole
         since = await driver.volume.cut()

@@ -286,10 +286,12 @@ def test_it_goes_with_the_mirror(place: Path, end: str) -> None:
 @pytest.mark.parametrize("met_by", ["fold", "difference"])
 def test_one_that_is_damaged_or_gone_says_nothing(place: Path, what: str, met_by: str) -> None:
     async def scenario(driver: Source) -> None:
+        driver.folds_by_order()
         await driver.write(0, 1, 30)
         since = await driver.volume.cut()
         await lost(driver, since)
         await driver.overwrite(1, 2)
+        await driver.folded()
         (file,) = (driver.path / layout.MIRRORS).iterdir()
         if what == "gone":
             file.unlink()
