@@ -11,6 +11,7 @@ import pytest
 
 from revolume.errors import RevolumeError
 from revolume.nbd.client import Client
+from tests.support import live_files
 from tests.support.mirrors import SMALL, Node, client, revolume, until, write
 
 BLOCK = 4096
@@ -75,8 +76,8 @@ def pair(folder: Path) -> Iterator[Pair]:
 
 def places(node: Node, content: bytes) -> list[tuple[Path, int]]:
     """File and offset of everything in the node's directory that holds these bytes."""
-    files = [path for path in sorted(node.directory.rglob("*")) if path.is_file()]
-    return [(path, at) for path in files if (at := path.read_bytes().find(content)) >= 0]
+    files = live_files.contents(node.directory)
+    return [(path, at) for path, held in files if (at := held.find(content)) >= 0]
 
 
 def bend(place: tuple[Path, int]) -> None:

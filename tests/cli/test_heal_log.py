@@ -20,6 +20,7 @@ from revolume.log.format.transfer import (
     unpack_node_header,
     unpack_shared_header,
 )
+from tests.support import live_files
 from tests.support.mirrors import SMALL, Node, client, revolume, until, write
 
 BLOCK = 4096
@@ -58,8 +59,8 @@ def history(primary: Node) -> None:
 def transfers(node: Node) -> list[Found]:
     """File, byte, node header and header of all in the log, in its order."""
     found: list[Found] = []
-    for path in sorted((node.directory / "log").glob("*.seg")):
-        content = memoryview(path.read_bytes())
+    for path, held in live_files.contents(node.directory, "log/*.seg"):
+        content = memoryview(held)
         for at in range(0, len(content), BLOCK):
             if content[at : at + 8] == NODE_HEADER_MAGIC:
                 header = unpack_node_header(content[at : at + NODE_HEADER_SIZE])

@@ -38,6 +38,7 @@ from revolume.mirror.wire.greeting_messages import (
 from revolume.mirror.wire.session_messages import pack_positions, unpack_refusal
 from revolume.volume.members.positions import Positions
 from revolume.volume.open.log_identity import End
+from tests.support import live_files
 from tests.support.pairs import MirrorServer, Pair, free_port, pair
 from tests.support.processes import run_revolume
 from tests.support.servers import Server, revolume, without_folder
@@ -540,8 +541,7 @@ def test_a_birth_of_a_size_that_cannot_be(folder: Path, ends: contextlib.ExitSta
     print(unpack_refusal(memoryview(body)))
     a_sentence(unpack_refusal(memoryview(body)).cause)
     assert memory(mirror) < before + 64 * MiB
-    files = [path for path in mirror.directory.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_blocks * 512 for path in files) < MiB
+    assert live_files.taken(mirror.directory)[0] < MiB
     assert "Traceback" not in mirror.said()
     true = source(ends, folder, "p", "--mirror-to", f"{listen},name=m")
     write(true, 0, KEPT)

@@ -15,6 +15,7 @@ import pytest
 
 from revolume.log.write.operations import OP_WRITE
 from revolume.volume.metadata.keep_policy import KeepPolicy, Tier
+from tests.support.live_files import taken
 from tests.support.tally import SOAK
 
 from .clocks import SetClock
@@ -35,12 +36,6 @@ def place() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield path / "v"
     shutil.rmtree(path)
-
-
-def taken(place: Path) -> tuple[int, int]:
-    """Bytes on the disk, and files."""
-    files = [path for path in place.rglob("*") if path.is_file()]
-    return sum(path.stat().st_blocks * 512 for path in files), len(files)
 
 
 def test_a_month_of_history_stays_within_its_room(place: Path) -> None:
