@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from revolume.blocks.block_set import BlockSet
 from revolume.blocks.extents import contiguous
-from revolume.blocks.geometry import BLOCK
+from revolume.blocks.geometry import BLOCK, ceil_div
 from revolume.blocks.numbers import WriteNumber
 from revolume.chain.point import Point
 from revolume.chain.versions import of_writes
 from revolume.errors import GaveWay
 from revolume.log.format.columns import Columns
+from revolume.mirror.wire.comparison_messages import REGION_BLOCKS
 from revolume.volume.primary import Volume
 from revolume.volume.space.holder import HolderKind
 
@@ -95,6 +96,14 @@ class HostChanges:
         inside = blocks[blocks < np.uint64(8 * len(self._bits))]
         bits = self._bits[(inside >> np.uint64(3)).astype(np.int64)] >> (inside & np.uint64(7)).astype(np.uint8)
         return BlockSet.of_blocks(inside[(bits & 1).astype(bool)])
+
+    def regions(self) -> BlockSet:
+        """The regions of a comparison in which clients have changed anything, whole."""
+        size = REGION_BLOCKS // 8
+        padded = np.zeros(ceil_div(len(self._bits), size) * size, np.uint8)
+        padded[: len(self._bits)] = self._bits
+        firsts = np.flatnonzero(padded.reshape(-1, size).any(axis=1)).astype(np.uint64) * np.uint64(REGION_BLOCKS)
+        return BlockSet.of_intervals(firsts, firsts + np.uint64(REGION_BLOCKS))
 
     def _changed_within(self, start: int, end: int) -> U64:
         low, high = start // 8, min(-(-end // 8), len(self._bits))

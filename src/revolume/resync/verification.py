@@ -1,6 +1,7 @@
 """A mirror's copy compared with its primary, from the first cut to the last; clients write all the time.
 
-    S0   a point, made also if nothing has changed. The copy agrees on it, and holds it open.
+    S0   a point, made also if nothing has changed. The copy agrees on it, and holds it open. If it has said
+         that it differs since an earlier point, what was overwritten between the two is looked for first.
     scan region by region: the primary as it is now, the copy as of S0 → the compare delta map
     S1   a point. What clients changed in (S0, S1] is the scan delta map; subtracted: the *revised* map, durable.
     copy batch by batch: blocks read live are sent; then
@@ -38,6 +39,7 @@ from revolume.resync.copier import Copier
 from revolume.resync.cuts import BatchCut, PlainCut, pin_of
 from revolume.resync.history_marks import HistoryMarks
 from revolume.resync.host_changes import HostChanges
+from revolume.resync.overwritten_findings import OverwrittenFindings
 from revolume.resync.region_scan import RegionScan
 from revolume.resync.reviser import revise
 from revolume.resync.scanner import LiveReader
@@ -131,6 +133,10 @@ class Verification:
         start = await self._cut()
         self.result.point = start.number
         await self._agreed(start)
+        if self._mirror.differs_since and self._orders.repair:
+            since = self._mirror.differs_since
+            findings = OverwrittenFindings(self._volume, self._copy, self._pacer, since, start)
+            self.result.were_different = await findings.mark()
         with ExitStack() as held:
             changes = held.enter_context(closing(HostChanges(self._volume, start)))
             marks = held.enter_context(closing(HistoryMarks(self._volume, self._copy, start)))
@@ -143,7 +149,7 @@ class Verification:
             revised = revise(compared, scan)
             self._note(found, scan, revised)
             if self._orders.repair:
-                self.result.were_different = await marks.mark(revised, found, scan, end)
+                self.result.were_different += await marks.mark(revised, found, scan, end)
             changes.close()
             marks.close()
             if len(revised) and self._orders.repair:

@@ -39,6 +39,7 @@ class ComparisonWorld(PairWorld):
     async def _judge(self) -> None:
         for _ in range(ATTEMPTS):
             await self.patiently("the mirror is connected", self.pair.caught_up, 60)
+            await self.comparisons.ended()
             if await self.comparisons.verify():
                 break
         else:

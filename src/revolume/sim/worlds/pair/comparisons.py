@@ -25,6 +25,12 @@ from revolume.volume.secondary import Secondary
 PATIENCE_S = 60.0
 
 
+def _mapped(there: Secondary, address: int) -> bool:
+    """Whether a sorted map of the copy says already what it holds at this address."""
+    rungs = there.manifest.state.rungs
+    return there.live.based >= address or any(rung.address >= address for rung in rungs)
+
+
 class Comparisons:
     """``planted``: blocks that are wrong at the mirror, or were when it lost its power."""
 
@@ -54,7 +60,7 @@ class Comparisons:
             agreed = there.agreed
             if agreed.number <= there.folder.horizon.point or there.failure is not None:
                 return
-            if there.dirty.busy.locked() or there.live.based >= agreed.address:
+            if there.dirty.busy.locked() or _mapped(there, agreed.address):
                 return  # a map of that point would be left that says what was there before
             self.planted |= set(chosen)
             put, record = await there.point_applier._stored(agreed, contents, agreed.record)
@@ -84,6 +90,11 @@ class Comparisons:
             self.world.tell(f"verify: {job.state}, {job.error}")
             return False
         return await self._judged(job, before)
+
+    async def ended(self) -> None:
+        """None is running, for now."""
+        if (running := self._running()) is not None:
+            await self._ended(running)
 
     def _running(self) -> Job | None:
         primary = self.pair.primary
