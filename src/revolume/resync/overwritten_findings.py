@@ -1,8 +1,9 @@
 """What made a copy differ when that was found, and was overwritten by clients before the copy was compared.
 
-A copy says at which point its root was first not its source's. What clients have overwritten since can't be found
-in the present any more, but the moments in between hold it. So each stretch between two points, from the one of
-the finding to the beginning of the comparison, is looked at: the blocks that clients changed in it are compared as
+A copy says at which point its root was first not its source's: what clients changed up to there had held something
+else before. That can't be found in the present any more, nor what they have overwritten since, but the moments in
+between hold it. So each stretch between two points, from the one before the finding to the beginning of the
+comparison, is looked at: the blocks that clients changed in it are compared as
 of the point before it, by the digests that both sides keep. Those that differ are suspect up to the end of the
 stretch. Where a point can't be opened any more, all that was changed behind it is.
 """
@@ -44,8 +45,9 @@ class OverwrittenFindings:
         self._volume = volume
         self._copy = copy
         self._pacer = pacer
-        points = [point for point in volume.points() if found <= point.number < start.number]
-        self._points = [*points[:STRETCHES_MAX], start]
+        points = [point for point in volume.points() if point.number < start.number]
+        first = max(0, sum(point.number < found for point in points) - 1)
+        self._points = [*points[first : first + STRETCHES_MAX], start]
 
     async def mark(self) -> int:
         """How many blocks were found; their marks are durable at the copy. ConnectionError."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from revolume.history.resolver import MomentResolver
 from revolume.resync import suspect_history as walking
+from revolume.resync.overwritten_findings import OverwrittenFindings
 from revolume.resync.suspect_walk import suspect_rows
 from revolume.sim.campaigns.plant import Plant
 from revolume.volume.open import assemble
@@ -33,7 +34,13 @@ def _silently(self: MomentResolver, asked: Any) -> Any:
     return self.resolve(asked.moment)
 
 
+async def _none_looked_for(self: OverwrittenFindings) -> int:
+    return 0
+
+
 PLANTED_MARKS: Final = (
+    Plant("overwritten-findings-forgotten", "what clients overwrote before the comparison is not looked for",
+          "comparison", 40, ((OverwrittenFindings, "mark", _none_looked_for),), "diverge verify", told="differs"),
     Plant("walk-ends-early", "the suspect walk ends one map too early", "comparison", 20,
           ((walking, "suspect_rows", _one_map_early),), "diverge verify", told="differs"),
     Plant("marks-go-with-fold", "upkeep forgets marks of moments that are still there", "comparison", 20,
