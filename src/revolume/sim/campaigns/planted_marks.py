@@ -40,7 +40,8 @@ async def _none_looked_for(self: OverwrittenFindings) -> int:
 
 PLANTED_MARKS: Final = (
     Plant("overwritten-findings-forgotten", "what clients overwrote before the comparison is not looked for",
-          "comparison", 40, ((OverwrittenFindings, "mark", _none_looked_for),), "diverge verify", told="differs"),
+          "comparison", 40, ((OverwrittenFindings, "mark", _none_looked_for),), "diverge verify",
+          first=10, told="differs"),
     Plant("walk-ends-early", "the suspect walk ends one map too early", "comparison", 20,
           ((walking, "suspect_rows", _one_map_early),), "diverge verify", told="differs"),
     Plant("marks-go-with-fold", "upkeep forgets marks of moments that are still there", "comparison", 20,
