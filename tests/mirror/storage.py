@@ -144,6 +144,10 @@ class Log:
         return self.last.position
 
     @property
+    def complete(self) -> int:
+        return self.last.position
+
+    @property
     def end_address(self) -> int:
         return sum(1 + -(-len(kept.payload) // BLOCK) for kept in self.kept)
 

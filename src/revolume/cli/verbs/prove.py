@@ -7,9 +7,11 @@ With ``--every`` it is done again and again, until it is stopped: for a service 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
@@ -111,6 +113,8 @@ class ProveOrder:
 def _prove_again_and_again(order: ProveOrder, every_s: float) -> NoReturn:
     """A round each ``every_s`` seconds, from beginning to beginning, and a line for each. What can't be looked at
     in one (nobody serves it, there is no point yet) is looked at in the next."""
+    # The one of asyncio only cancels the round's task: an interrupt at its very end would be lost.
+    signal.signal(signal.SIGINT, _interrupted)
     passed: int | None = None
     while True:
         began = time.monotonic()
@@ -127,6 +131,10 @@ def _prove_again_and_again(order: ProveOrder, every_s: float) -> NoReturn:
                 print_line(f"w{passed} is still the newest point, and has passed")
             passed = next((int(each["write"]) for each in proofs if each["verdict"] == "passed"), passed)
         time.sleep(max(0.0, began + every_s - time.monotonic()))
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _proofs(order: ProveOrder, passed: int | None = None) -> list[dict[str, Any]]:
