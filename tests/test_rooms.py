@@ -97,6 +97,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
         "suspect_history reviser fixup_merge scanner compare_map host_changes",
         "comparer copier cuts",
         "region_scan history_marks",
+        "overwritten_findings",
         "fetched_moment",
         "moment_fetch verification",
     ),
