@@ -100,8 +100,10 @@ def test_killed_at_the_release_the_mirror_alone_is_not_promoted(both: Pair, lose
     time.sleep(1.0)
     bring_back = lose(both)
     both.wait("answers wait", lambda: time.monotonic() - client.last > 1.0)
-    before = client.newest
+    before, sent = client.newest, both.state()["log_bytes"]
     both.wait("the first answer without the mirror", lambda: client.newest > before, STALL_S_MAX)
+    if code == "mirror-detached":
+        both.wait("that it is detached has been sent", lambda: both.state()["log_bytes"] > sent)
     both.primary.kill()
     left = both.status(both.primary)["mirrors"][0]
     assert left["detached_ns"] and not left["required"], "durable before the first answer"

@@ -225,6 +225,7 @@ def test_its_point_is_offered_as_one_to_go_back_to(place: Path) -> None:
 @pytest.mark.parametrize("durably", [True, False])
 def test_b6_only_a_durable_acknowledgement_clears_it(place: Path, durably: bool) -> None:
     async def scenario(driver: Source) -> None:
+        driver.folds_by_order()
         await driver.write(0, 1, 30)
         since = await driver.volume.cut()
         await lost(driver, since)
@@ -236,6 +237,7 @@ def test_b6_only_a_durable_acknowledgement_clears_it(place: Path, durably: bool)
         assert point is not None
         at, durable = point.position, point.position if durably else since.position
         await driver.volume.log.commit.wait_durable(at)
+        await driver.folded()
         driver.volume.mirrors.connected(driver.mirror, Positions(at, durable, jump.point, at))
         await driver.volume.mirrors.advance_hold(driver.mirror)
         assert (driver.volume.dirty.of("m") is None) == durably
