@@ -66,7 +66,7 @@ async def fill(path: Path, wanted: Fill) -> float:
 
 
 def batches(wanted: Fill) -> Iterator[list[Op]]:
-    """The same for the same wish."""
+    """The writes that fill a volume as ``wanted`` says, some at a time; a wish always gives the same ones."""
     chance, content = random.Random(1), memoryview(random.Random(2).randbytes(8 << 20))
     blocks = wanted.size // BLOCK
     for first in range(0, wanted.writes, BATCH):

@@ -76,7 +76,7 @@ class PageDirectory:
         return buckets
 
     def bucket_of(self, key: int) -> int:
-        """The same of a single key, in plain numbers."""
+        """The home bucket of one key, reckoned in plain numbers: an array for one costs more."""
         mixed = (key ^ self._seed_number) * _MIX_NUMBER & _MOD
         mixed = (mixed ^ mixed >> 32) * _STIR_NUMBER & _MOD
         first: int = self._slots.item(mixed >> (64 - self._bits))

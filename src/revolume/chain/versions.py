@@ -94,7 +94,8 @@ def load_range(directory: Directory, log_range: LogRange, volume: bytes) -> Iter
 
 
 def load_segments(directory: Directory, log_range: LogRange, volume: bytes) -> Iterator[tuple[Segment, Columns]]:
-    """The same with the segments, each open until the next is asked for."""
+    """Each segment of the range with its columns, oldest first; a segment is open until the next is asked for.
+    Damaged: a transfer is missing."""
     last, reached = log_range.after, 0
     for spec in log_range.segments:
         file = directory.open(segment_name(spec.index), write=False)

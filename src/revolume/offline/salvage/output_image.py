@@ -54,7 +54,7 @@ class OutputImage:
 
     @property
     def unproved(self) -> Extents:
-        """The same of what was taken as it was, because its digest is lost."""
+        """(first block, count) of what was taken as it was found, because its digest is lost."""
         return _extents(self._unproved)
 
     @property

@@ -118,7 +118,8 @@ def rewound_edits(state: State, number: int, place: CutPlace, found: Found, base
 
 
 def jumped_edits(state: State, number: int, place: CutPlace, branch: Branch, found: Found) -> list[Edit]:
-    """The same where the image has left the point: the next opening jumps back to it, and does the rest."""
+    """The edits that take a copy back to the point ``place``, which its image has left: the next opening jumps
+    back to it by what is staged, and does the rest."""
     assert found.staged is not None
     point, left = place.point, set(found.names.left)
     names = (*(pin for pin in (*state.snapshots, *state.lacking) if pin.name not in left), *found.names.back)

@@ -51,7 +51,8 @@ class LogRanges:
         return self._log_range(base, _behind(reach_of(self._retained, point.number)), point.number)
 
     def up_to_write(self, base: MapMeta | None, write: WriteNumber) -> LogRange:
-        """The same up to a write: to the first point that is not older, else to the log's end."""
+        """What changed between ``base`` (without one, the horizon) and a write, and a little more: up to the first
+        point that is not older than the write, else up to the log's end."""
         end, upto = self._log.appender.address, 0
         for point in self._retained:
             if point.write <= write:

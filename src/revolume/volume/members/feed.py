@@ -147,7 +147,8 @@ class Feed:
         return found
 
     async def older(self, after: Position, max_bytes: int) -> list[OutgoingTransfer]:
-        """The same from the log's files. Nothing: the log does not reach back so far."""
+        """Transfers behind position ``after``, read from the log's files: at least one, and otherwise at most so
+        many bytes. []: the log does not reach back so far."""
         place = self._places.get(after)
         if place is not None and self._log.pool.by_use.get(place.segment.use) is place.segment:
             shipments = await self._read_on(place, after, max_bytes)

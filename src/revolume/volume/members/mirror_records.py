@@ -48,7 +48,8 @@ class MirrorRecords:
         await self._tasks.finish(self._changed(mirror, change))
 
     async def change_at(self, mirror: Mirror, point: Point | None, change: Change) -> None:
-        """The same; the point from which it keeps the log is not folded meanwhile."""
+        """Change what is recorded of a mirror, durably, then in memory. ``point``, from which the log is kept for
+        it, is not folded meanwhile; None: there is none."""
         if point is None:
             await self.change(mirror, change)
             return
